@@ -1,0 +1,56 @@
+"""The `scratchlab` command: finds the family a command belongs to, loads only that, and prints errors as messages."""
+
+import importlib
+import sys
+
+import click
+
+from scratchlab import __version__
+from scratchlab.errors import ScratchlabError
+
+# command: (where it lives, its line in --help). The line stands here so that --help imports no command.
+COMMANDS = {
+    "corpus": ("scratchlab.cli.corpus:corpus", "Build, show and verify corpora."),
+    "train": ("scratchlab.cli.train:train", "Train a model from a recipe, or resume a run."),
+    "evaluate": ("scratchlab.cli.evaluate:evaluate", "Measure a run's loss on held-out text."),
+    "sample": ("scratchlab.cli.sample:sample", "Let a trained model write."),
+    "show": ("scratchlab.cli.runs:show", "What a run is, how it went, where things lie."),
+    "runs": ("scratchlab.cli.runs:runs", "List runs, compare two, delete one."),
+    "recipe": ("scratchlab.cli.recipe:recipe", "Check a recipe, or print the JSON Schema of all recipes."),
+}
+
+
+class LazyCommands(click.Group):
+    """A group whose commands are imported when they are called, not before."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        return getattr(importlib.import_module(module), name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyCommands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: scratchlab corpus build my-writing/ --out corpora/mine",
+)
+@click.version_option(__version__, prog_name="scratchlab")
+def cli() -> None:
+    """Train small language models from scratch on your own machine."""
+
+
+def main() -> None:
+    """Run the command line; a user's mistake becomes a message and an exit code, never a traceback."""
+    try:
+        cli.main(standalone_mode=True)
+    except ScratchlabError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,112 @@
+"""Writing files so that nothing half-written is ever mistaken for a whole one, and hashing them."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scratchlab.errors import ScratchlabError
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path, what: str) -> Iterator[None]:
+    """Turn a full disk or a missing permission while writing `what` at `path` into a message that can be acted on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(nearest_existing(path)).free
+            raise ScratchlabError(
+                f"{what} could not be written to {path}: {os.strerror(error.errno)} ({free / 1e6:.0f} MB free there). "
+                "Nothing written earlier was lost. Free some space and run the same command again."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise ScratchlabError(f"{what} could not be written to {path}: {os.strerror(error.errno)}.") from error
+        raise
+
+
+def nearest_existing(path: Path) -> Path:
+    """The deepest folder on the way to `path` that exists."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename or a creation inside `folder` survive a power cut (a no-op where folders cannot be synced)."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` beside `path`, sync it and rename it: a reader sees the old file or the new one, never a part."""
+    data = content.encode() if isinstance(content, str) else content
+    with disk_errors(path, path.name):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def folder_in_one_piece(path: Path, what: str) -> Iterator[Path]:
+    """Yield a hidden folder beside `path` to fill; renamed to `path` at the end, removed if anything goes wrong."""
+    with disk_errors(path, what):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.partial-"))
+        try:
+            os.chmod(partial, 0o755)
+            yield partial
+            for file in partial.rglob("*"):
+                descriptor = os.open(file, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            os.replace(partial, path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes as hex, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text, so that hashes of it can be compared."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256_of_json(value: Any) -> str:
+    """SHA-256 of `canonical_json(value)` as hex."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def pretty_json(value: Any) -> str:
+    """JSON for files that people open."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
