@@ -15,7 +15,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 quickstart: install
-	$(BIN)/python -m scratchlab.quickstart $(if $(TEXT),--text '$(TEXT)')
+	$(BIN)/python -m scratchlab.cli.quickstart $(if $(TEXT),--text '$(TEXT)')
 
 test: install lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scratchlab.corpus.store import open_corpus
+    from scratchlab.model.load import load
     from scratchlab.recipe import load_recipe
-    from scratchlab.training.backend import load
     from scratchlab.training.loop import train
 
 __all__ = ["load", "load_recipe", "open_corpus", "train"]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load": "scratchlab.training.backend",
+    "load": "scratchlab.model.load",
     "load_recipe": "scratchlab.recipe",
     "open_corpus": "scratchlab.corpus.store",
     "train": "scratchlab.training.loop",

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from scratchlab.errors import ScratchlabError
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path, what: str) -> Iterator[None]:
+def disk_errors(path: Path, what: str) -> Generator[None]:
     """Turn a full disk or a missing permission while writing `what` at `path` into a message that can be acted on."""
     try:
         yield
@@ -70,7 +70,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def folder_in_one_piece(path: Path, what: str) -> Iterator[Path]:
+def folder_in_one_piece(path: Path, what: str) -> Generator[Path]:
     """Yield a hidden folder beside `path` to fill; renamed to `path` at the end, removed if anything goes wrong."""
     with disk_errors(path, what):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ def initial_normal(seed: int, parameter: str, shape: tuple[int, ...]) -> npt.NDA
 
 
 def noise_seed(seed: int, step: int, first_sequence: int) -> int:
-    """The 63-bit seed of the default generator before the micro-batch that starts at global sequence `first_sequence`."""
+    """63 bits for the default generator, before the micro-batch that starts at global sequence `first_sequence`."""
     return derive(seed, "noise", step, first_sequence) >> 65
 
 

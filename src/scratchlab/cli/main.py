@@ -47,10 +47,15 @@ def cli() -> None:
     """Train small language models from scratch on your own machine."""
 
 
-def main() -> None:
-    """Run the command line; a user's mistake becomes a message and an exit code, never a traceback."""
+def run_command(command: click.Command) -> None:
+    """Run a command; a user's mistake becomes a message and an exit code, never a traceback."""
     try:
-        cli.main(standalone_mode=True)
+        command.main(standalone_mode=True)
     except ScratchlabError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+def main() -> None:
+    """The `scratchlab` command."""
+    run_command(cli)

@@ -1,0 +1,51 @@
+"""What the commands share: JSON on request, tables and figures for people."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from scratchlab.files import pretty_json
+from scratchlab.training.progress import Bar, Lines, Reporter
+
+as_json: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def show(report: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]], str]) -> None:
+    """Print a report, as JSON or as the text it makes."""
+    click.echo(pretty_json(report).rstrip() if as_json else text(report))
+
+
+@contextmanager
+def reporter() -> Generator[Reporter]:
+    """A progress bar on a terminal, plain lines elsewhere; both on standard error."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Lines()
+        return
+    with Bar(console) as bar:
+        yield bar
+
+
+def with_error(value: float, error: float | None, digits: int = 4) -> str:
+    """`1.2345 ± 0.0067`, or the value alone where there is no error to give."""
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def loss_text(loss: dict[str, Any]) -> str:
+    """A loss in both units with its standard errors and what they rest on."""
+    nats = with_error(loss["nats_per_token"], loss["nats_per_token_error"])
+    bits = with_error(loss["bits_per_byte"], loss["bits_per_byte_error"])
+    unit = loss["unit"] if loss["n_units"] != 1 else loss["unit"].removesuffix("s")
+    return f"{nats} nats/token, {bits} bits/byte (n = {loss['n_units']} {unit}, {loss['n_tokens']:,} tokens)"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,178 @@
+"""`scratchlab show` and `scratchlab runs`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scratchlab.cli.output import as_json, duration, loss_text
+from scratchlab.cli.output import show as print_report
+
+
+@click.command(epilog="Example: scratchlab show runs/first")
+@click.argument("run")
+@as_json
+def show(run: str, as_json: bool) -> None:
+    """What RUN is, how it went, and where things lie."""
+    from scratchlab.runfolder import RunFolder
+
+    print_report(describe(RunFolder.open(run)), as_json, run_text)
+
+
+@click.group(epilog="Example: scratchlab runs diff runs/first runs/second")
+def runs() -> None:
+    """List runs, compare two, delete one."""
+
+
+@runs.command("list", epilog="Example: scratchlab runs list runs")
+@click.argument("folder", default="runs")
+@as_json
+def list_runs(folder: str, as_json: bool) -> None:
+    """The runs in FOLDER (default: runs), with where each stands."""
+    from scratchlab.runfolder import find_runs
+
+    print_report({"runs": [describe(run) for run in find_runs(folder)]}, as_json, _list_text)
+
+
+@runs.command(epilog="Example: scratchlab runs diff runs/first runs/second --json")
+@click.argument("a")
+@click.argument("b")
+@as_json
+def diff(a: str, b: str, as_json: bool) -> None:
+    """What differs between the recipes and the results of runs A and B."""
+    from scratchlab.recipe import differences
+    from scratchlab.runfolder import RunFolder
+
+    left, right = RunFolder.open(a), RunFolder.open(b)
+    report = {
+        "a": a,
+        "b": b,
+        "same_fingerprint": left.manifest()["fingerprint"] == right.manifest()["fingerprint"],
+        "recipe": {field: list(values) for field, values in differences(left.resolved(), right.resolved()).items()},
+        "environment": _changed(left.manifest()["environment"], right.manifest()["environment"]),
+        "corpus": _changed(left.manifest()["corpus"], right.manifest()["corpus"]),
+        "results": _changed(_flat_result(left.result()), _flat_result(right.result())),
+    }
+    print_report(report, as_json, _diff_text)
+
+
+@runs.command(epilog="Example: scratchlab runs delete runs/first")
+@click.argument("run")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete(run: str, yes: bool) -> None:
+    """Delete RUN and everything in it. Asks first."""
+    from scratchlab.runfolder import RunFolder
+
+    folder = RunFolder.open(run)
+    if not yes:
+        click.confirm(f"Delete {run} and its {folder.size() / 1e6:.1f} MB for good?", abort=True)
+    folder.delete()
+    click.echo(f"Deleted {run}.")
+
+
+def describe(folder: Any) -> dict[str, Any]:
+    """Everything worth knowing about a run, from its folder alone."""
+    from scratchlab.training.summary import step_records
+
+    recipe, manifest = folder.resolved(), folder.manifest()
+    done = step_records(folder.metrics())
+    checkpoints = folder.checkpoint_steps()
+    samples = folder.samples()
+    return {
+        "run": str(folder.path),
+        "state": "finished" if folder.result() else "unfinished",
+        "step": done[-1]["step"] + 1 if done else 0,
+        "steps": recipe.training.steps,
+        "last_checkpoint": checkpoints[-1] if checkpoints else None,
+        "fingerprint": manifest["fingerprint"],
+        "corpus": manifest["corpus"]["path"],
+        "recipe": recipe.model_dump(),
+        "environment": manifest["environment"],
+        "result": folder.result(),
+        "sample": samples[-1]["text"] if samples else None,
+        "bytes_on_disk": folder.size(),
+        "charts": [str(path) for path in folder.charts()],
+    }
+
+
+def run_text(run: dict[str, Any]) -> str:
+    """A run for people."""
+    model, training, execution = (run["recipe"][part] for part in ("model", "training", "execution"))
+    lines = [
+        f"{run['run']}: {run['state']}, step {run['step']} of {run['steps']}",
+        f"  model      {model['n_layer']} layers, {model['n_head']} heads, {model['d_model']} wide, "
+        f"context {model['context_length']}",
+        f"  training   {training['global_batch_size']} sequences a step, learning rate {training['learning_rate']:g}, "
+        f"{training['schedule']}, {training['precision']}, on {run['environment']['device']}",
+        f"  execution  {execution['threads']} threads, micro-batch {execution['micro_batch_size']}, "
+        f"compile {'on' if execution['compile'] else 'off'}",
+        f"  corpus     {run['corpus']}",
+    ]
+    lines += _result_lines(run["result"]) if run["result"] else [f"  resume     scratchlab train --resume {run['run']}"]
+    lines += [f"  charts     {Path(run['charts'][0]).parent}"] if run["charts"] else []
+    lines += [f"  on disk    {run['bytes_on_disk'] / 1e6:.1f} MB"]
+    if run["sample"]:
+        lines += ["  it writes", *("    " + line for line in run["sample"].strip().splitlines()[:8])]
+    return "\n".join(lines)
+
+
+def _result_lines(result: dict[str, Any]) -> list[str]:
+    cost, health = result["cost"], result["health"]
+    lines = [f"  test       {loss_text(result['test'])}"] if result["test"] else []
+    if result["validation"]:
+        lines += [f"  validation {loss_text(result['validation'])}"]
+        lines += [
+            f"  best       validation {result['best_validation']['nats_per_token']:.4f} nats/token at step "
+            f"{result['best_validation']['step']}"
+        ]
+    parts = ", ".join(f"{part} {duration(seconds)}" for part, seconds in cost["seconds"].items())
+    nominal = cost["mfu_of_nominal_peak"]
+    lines += [
+        f"  parameters {result['parameters']:,}",
+        f"  cost       {duration(cost['total_seconds'])} ({parts}), peak memory "
+        f"{result['peak_memory_bytes'] / 1e9:.2f} GB",
+        f"  speed      {cost['training_tokens_per_second']:,.0f} tokens/s, {cost['mfu_of_measured_matmul']:.0%} of the "
+        f"{cost['measured_matmul_flops_per_second'] / 1e9:,.0f} GFLOP/s measured for a large product here"
+        + (f", {nominal:.0%} of the nominal peak" if nominal else ""),
+        f"  health     {health['skipped_steps']} steps skipped, {health['clipped_share']:.0%} clipped, "
+        f"{len(health['spikes'])} loss spikes",
+    ]
+    return lines
+
+
+def _list_text(report: dict[str, Any]) -> str:
+    if not report["runs"]:
+        return "No runs here."
+    rows = [("run", "state", "step", "test bits/byte")]
+    for run in report["runs"]:
+        test = (run["result"] or {}).get("test")
+        rows.append(
+            (run["run"], run["state"], f"{run['step']}/{run['steps']}", f"{test['bits_per_byte']:.4f}" if test else "-")
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _diff_text(report: dict[str, Any]) -> str:
+    lines = [f"{report['a']} and {report['b']}"]
+    if report["same_fingerprint"]:
+        lines.append("  the same recipe on the same corpus (equal fingerprints)")
+    for part in ("recipe", "environment", "corpus", "results"):
+        lines += [f"  {part} {field}: {a} | {b}" for field, (a, b) in report[part].items()]
+    return "\n".join(lines)
+
+
+def _changed(a: dict[str, Any], b: dict[str, Any]) -> dict[str, list[Any]]:
+    return {key: [a.get(key), b.get(key)] for key in sorted(a | b) if a.get(key) != b.get(key)}
+
+
+def _flat_result(result: dict[str, Any] | None) -> dict[str, Any]:
+    """The figures of a result that two runs are compared by."""
+    flat: dict[str, Any] = {"parameters": (result or {}).get("parameters")}
+    for part in ("test", "validation", "best_validation"):
+        for name in ("nats_per_token", "bits_per_byte"):
+            flat[f"{part}.{name}"] = ((result or {}).get(part) or {}).get(name)
+    cost = (result or {}).get("cost") or {}
+    return flat | {name: cost.get(name) for name in ("total_seconds", "training_tokens_per_second")}

@@ -1,0 +1,28 @@
+"""Scoring: tokens in, the loss of each target out."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from scratchlab.model.gpt import GPT
+from scratchlab.model.loss import token_losses
+
+# (tokens_BT, targets_BT) -> losses_BT in nats. Disturbs no random stream.
+Scorer = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.float32]]
+
+
+def model_scorer(model: GPT) -> Scorer:
+    """Scores with a model, chunk by chunk, without gradients."""
+
+    @torch.no_grad()
+    def score(tokens_BT: npt.NDArray[np.int64], targets_BT: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        device = model.head_weight.device
+        hidden_BTC, _ = model.hidden(torch.from_numpy(np.ascontiguousarray(tokens_BT)).to(device))
+        dtype = model.compute_dtype
+        targets_N = torch.from_numpy(np.ascontiguousarray(targets_BT)).to(device).flatten()
+        losses_N = token_losses(hidden_BTC.flatten(0, 1).to(dtype), model.head_weight.to(dtype), targets_N)
+        return losses_N.view(targets_BT.shape).cpu().numpy()
+
+    return score

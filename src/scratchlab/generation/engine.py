@@ -1,0 +1,49 @@
+"""Tokens one after another, with a key-value cache."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from scratchlab.generation.sampling import choose
+from scratchlab.model.gpt import GPT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How to write. `stop` ends the text before the first of these strings."""
+
+    max_tokens: int = 100
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 1
+    stop: Sequence[str] = ()
+
+
+@torch.inference_mode()
+def generate(model: GPT, prompt: Sequence[int], settings: Settings, end_of_text: int | None = None) -> Iterator[int]:
+    """Yield new tokens, one at a time, until `max_tokens` or `end_of_text` (which is not yielded).
+
+    The prompt must have a token at least. When the context is full, the older half of it is let go and the rest is
+    read again: each token sees between half a context and a whole one.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    context_length = model.config.context_length
+    seen = list(prompt)
+    model.eval()
+    cache, unread = None, seen[-context_length:]
+    for _ in range(settings.max_tokens):
+        if cache is None or cache.lengths[0] + len(unread) > context_length:
+            unread = seen[-context_length:] if cache is None else seen[-max(1, context_length // 2) :]
+            capacity = min(context_length, len(unread) + settings.max_tokens)
+            cache = model.new_cache(1, capacity)
+        tokens_BT = torch.tensor([unread], device=model.head_weight.device)
+        hidden_BTC, _ = model.hidden(tokens_BT, cache)
+        logits_BV = model.logits(hidden_BTC[:, -1])
+        token = int(choose(logits_BV, settings.temperature, settings.top_k, settings.top_p, generator))
+        if token == end_of_text:
+            return
+        seen.append(token)
+        unread = [token]
+        yield token

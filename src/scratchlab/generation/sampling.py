@@ -1,0 +1,33 @@
+"""Choosing the next token."""
+
+import torch
+from torch import Tensor
+
+
+def choose(
+    logits_BV: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator
+) -> Tensor:
+    """One token a row, shape (B,). Temperature 0 takes the likeliest.
+
+    `top_k` keeps the k likeliest tokens; `top_p` the fewest whose probabilities sum to at least p (Holtzman et al.
+    2020, nucleus sampling). Both apply after the temperature. Draws on the CPU, so that a seed gives the same text
+    for the same logits on every device.
+    """
+    logits_BV = logits_BV.float().cpu()
+    if temperature == 0:
+        return logits_BV.argmax(-1)
+    logits_BV = logits_BV / temperature
+    if top_k is not None and top_k < logits_BV.shape[-1]:
+        smallest_kept = logits_BV.topk(top_k).values[:, -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < smallest_kept, -torch.inf)
+    probabilities_BV = logits_BV.softmax(-1)
+    if top_p is not None and top_p < 1:
+        probabilities_BV = _nucleus(probabilities_BV, top_p)
+    return torch.multinomial(probabilities_BV, 1, generator=generator).squeeze(-1)
+
+
+def _nucleus(probabilities_BV: Tensor, top_p: float) -> Tensor:
+    ordered, places = probabilities_BV.sort(-1, descending=True)
+    before = ordered.cumsum(-1) - ordered
+    kept = ordered.masked_fill(before >= top_p, 0.0)
+    return torch.zeros_like(probabilities_BV).scatter(-1, places, kept)

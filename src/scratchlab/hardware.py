@@ -1,0 +1,179 @@
+"""What this machine can do: devices, precisions, measured and nominal rates, memory. torch is imported when asked."""
+
+import functools
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from typing import TYPE_CHECKING, Literal
+
+from scratchlab.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["float32", "tf32", "bf16", "fp16"]
+
+# Dense tensor-core peaks in TFLOP/s (bf16, or fp16 where there is no bf16; tf32; float32), from the makers' data
+# sheets. MFU against such a peak says so: nobody reaches it.
+NOMINAL_TFLOPS: dict[str, tuple[float, float, float]] = {
+    "B200": (2250, 1125, 75),
+    "H200": (989, 494, 67),
+    "H100 PCIe": (756, 378, 51),
+    "H100": (989, 494, 67),
+    "A100": (312, 156, 19.5),
+    "L40S": (362, 183, 91.6),
+    "L4": (121, 60, 30.3),
+    "A10G": (70, 35, 31.2),
+    "RTX 4090": (165, 83, 82.6),
+    "RTX 3090": (71, 36, 35.6),
+    "V100": (125, 15.7, 15.7),
+    "T4": (65, 8.1, 8.1),
+}
+
+
+def choose_device(name: str) -> str:
+    """Settle `auto`, or check that a named device is here. `DeviceError` if it is not."""
+    import torch
+
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    if name.startswith("cuda"):
+        index = int(name.partition(":")[2] or 0)
+        if index >= torch.cuda.device_count():
+            raise DeviceError(
+                f"execution.device = {name!r}: this machine has {torch.cuda.device_count()} CUDA devices."
+            )
+    if name == "mps" and not has_mps:
+        raise DeviceError("execution.device = 'mps': this machine has no Apple GPU that PyTorch can use.")
+    return name
+
+
+def refuse_precision(device: str, precision: Precision) -> None:
+    """`DeviceError` if the device cannot compute in this precision, with what it can."""
+    able = precisions_of(device)
+    if precision not in able:
+        raise DeviceError(f"training.precision = {precision!r}: {device} cannot; it offers {', '.join(able)}.")
+
+
+def precisions_of(device: str) -> list[Precision]:
+    """The precisions a device offers, the most exact first."""
+    import torch
+
+    if device == "cpu":
+        return ["float32", "bf16"]
+    if device == "mps":
+        return ["float32", "fp16"]
+    major, _ = torch.cuda.get_device_capability(device)
+    return ["float32", "tf32", "bf16", "fp16"] if major >= 8 else ["float32", "fp16"]
+
+
+def choose_precision(device: str) -> Precision:
+    """Settle `auto`: the fastest precision that trains like float32. On a CPU that is found by measuring."""
+    if device == "cpu":
+        # A processor without bf16 instructions emulates them, a hundred times slower than float32: ask a small product.
+        rates = {precision: matmul_rate("cpu", precision, size=256) for precision in precisions_of("cpu")}
+        return "bf16" if rates["bf16"] > 1.3 * rates["float32"] else "float32"
+    able = precisions_of(device)
+    return "bf16" if "bf16" in able else "fp16"
+
+
+def compute_dtype(precision: Precision) -> "torch.dtype":
+    """The type of the products inside linear layers and attention."""
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+
+
+def allow_tf32(precision: Precision) -> None:
+    """Let float32 products on a GPU run in TF32, or forbid it, for the whole process."""
+    import torch
+
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+
+
+@functools.lru_cache
+def matmul_rate(device: str, precision: Precision, size: int | None = None) -> float:
+    """FLOP/s that a large square product reaches here: the median of several, measured once a process."""
+    import torch
+
+    size = size or (8192 if device.startswith("cuda") else 1024)
+    a, b = (torch.randn(size, size, device=device).to(compute_dtype(precision)) for _ in range(2))
+    seconds: list[float] = []
+    deadline = time.perf_counter() + 0.3
+    while len(seconds) < 3 or (time.perf_counter() < deadline and len(seconds) < 50):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(seconds)
+
+
+def nominal_rate(device: str, precision: Precision) -> float | None:
+    """FLOP/s by the maker's data sheet, or None where we know none (CPUs, Apple GPUs, other cards)."""
+    if not device.startswith("cuda"):
+        return None
+    column = {"bf16": 0, "fp16": 0, "tf32": 1, "float32": 2}[precision]
+    name = device_name(device)
+    return next((rates[column] * 1e12 for part, rates in NOMINAL_TFLOPS.items() if part in name), None)
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device has done what it was given."""
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+def device_name(device: str) -> str:
+    """The device as its maker calls it."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    if device == "cpu" and sys.platform == "linux":
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+        if names:
+            return f"{names[0]} ({len(names)} cores)"
+    return platform.processor() or platform.machine()
+
+
+def physical_threads() -> int:
+    """How many threads to compute with: the cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_memory(device: str) -> int:
+    """Bytes: the most this process has allocated on the device (on a CPU: its largest resident size)."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def environment(device: str) -> dict[str, str]:
+    """What a result may depend on besides the recipe; recorded with every run."""
+    import numpy
+    import torch
+
+    from scratchlab import __version__
+
+    return {
+        "scratchlab": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "device": device_name(device),
+        "platform": platform.platform(),
+    }

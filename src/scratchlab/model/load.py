@@ -1,0 +1,63 @@
+"""A trained model out of its run folder."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from scratchlab import hardware
+from scratchlab.errors import RunError
+from scratchlab.model.gpt import GPT
+from scratchlab.runfolder import RunFolder
+
+At = Literal["final", "best"]
+
+
+class Logits(nn.Module):
+    """A model that is called with tokens (B, T) and gives logits (B, T, V), and nothing else."""
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        return self.model(tokens_BT)[0]
+
+
+def load(run: str | Path, at: At = "final", device: str = "auto") -> Logits:
+    """The model of a run as a torch module in evaluation mode, called with tokens (B, T), giving logits (B, T, V)."""
+    return Logits(load_model(RunFolder.open(run), at, device)).eval()
+
+
+def load_model(folder: RunFolder, at: At = "final", device: str = "auto") -> GPT:
+    """The weights of the last checkpoint, or the best snapshot, in the precision they were trained in.
+
+    On a device that does not have that precision, in float32. `RunError` if there are no such weights.
+    """
+    device = hardware.choose_device(device)
+    precision = folder.resolved().settled.precision
+    if precision not in hardware.precisions_of(device):
+        precision = "float32"
+    with torch.device("meta"):
+        model = GPT(folder.resolved().model, folder.manifest()["vocab_size"], hardware.compute_dtype(precision))
+    model.load_state_dict(_weights(folder, at, [name for name, _ in model.named_parameters()]), assign=True)
+    return model.to(device).eval()
+
+
+def _weights(folder: RunFolder, at: At, names: list[str]) -> dict[str, Tensor]:
+    if at == "best":
+        path = folder.snapshot("best")
+        if not path.is_file():
+            raise RunError(f"{folder.path} has no best snapshot; it is kept at the first evaluation.")
+    else:
+        found, problems = folder.last_good_checkpoint()
+        if found is None:
+            raise RunError("\n".join([f"{folder.path} has no checkpoint to take weights from.", *problems]))
+        path, _ = found
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise RunError(f"{path} is damaged or does not hold this model: {error}.") from None

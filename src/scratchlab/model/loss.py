@@ -1,0 +1,89 @@
+"""Cross-entropy over the vocabulary, in chunks where the logits would be large."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Logits of this many entries (float32: 64 MB) are made whole; beyond it the rows go through in chunks of this size.
+CHUNK_ENTRIES = 2**24
+
+
+class Objective(nn.Module):
+    """The one thing that is compiled and wrapped: a model and its loss.
+
+    `objective(tokens_BT, targets_BT, weights_BT, state)` gives the weighted sum of the losses in nats (a float32
+    scalar), the sum of the weights, and the model's new state.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, tokens_BT: Tensor, targets_BT: Tensor, weights_BT: Tensor, state: Any = None
+    ) -> tuple[Tensor, Tensor, Any]:
+        hidden_BTC, state = self.model.hidden(tokens_BT, state)
+        head_VC = self.model.head_weight.to(self.model.compute_dtype)
+        hidden_NC = hidden_BTC.flatten(0, 1).to(self.model.compute_dtype)
+        loss_sum = weighted_cross_entropy(hidden_NC, head_VC, targets_BT.flatten(), weights_BT.flatten())
+        return loss_sum, weights_BT.sum(), state
+
+
+def weighted_cross_entropy(hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
+    """Sum over N of weight times -log softmax(hidden @ head.T)[target], with no more logits at once than needed."""
+    if len(hidden_NC) * len(head_VC) <= CHUNK_ENTRIES:
+        losses_N = F.cross_entropy(F.linear(hidden_NC, head_VC).float(), targets_N, reduction="none")
+        return torch.dot(losses_N, weights_N)
+    return _ChunkedCrossEntropy.apply(hidden_NC, head_VC, targets_N, weights_N)  # pyright: ignore[reportReturnType]
+
+
+def token_losses(hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor) -> Tensor:
+    """-log softmax(hidden @ head.T)[target] of every target, without gradients, in chunks. Shape (N,), float32."""
+    rows = max(1, CHUNK_ENTRIES // len(head_VC))
+    return torch.cat(
+        [
+            F.cross_entropy(F.linear(hidden, head_VC).float(), targets, reduction="none")
+            for hidden, targets in zip(hidden_NC.split(rows), targets_N.split(rows), strict=True)
+        ]
+    )
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """The loss and its gradients chunk by chunk, in the forward pass.
+
+    The gradient with respect to the logits is softmax minus one-hot, known as soon as the logits are. Taking it
+    at once means that no logits are kept for the backward pass and none are computed twice (as Liger Kernel does).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
+        rows = max(1, CHUNK_ENTRIES // len(head_VC))
+        hidden_gradient = torch.empty_like(hidden_NC)
+        head_gradient = torch.zeros_like(head_VC, dtype=torch.float32)
+        loss_sum = hidden_NC.new_zeros((), dtype=torch.float32)
+        for start in range(0, len(hidden_NC), rows):
+            here = slice(start, start + rows)
+            logits = F.linear(hidden_NC[here], head_VC).float()
+            normalizers = logits.logsumexp(-1)
+            picked = logits.gather(-1, targets_N[here, None]).squeeze(-1)
+            loss_sum += torch.dot(normalizers - picked, weights_N[here])
+            gradient = torch.exp_(logits.sub_(normalizers[:, None]))
+            gradient.scatter_add_(-1, targets_N[here, None], gradient.new_full((len(gradient), 1), -1.0))
+            gradient = gradient.mul_(weights_N[here, None]).to(head_VC.dtype)
+            torch.mm(gradient, head_VC, out=hidden_gradient[here])
+            head_gradient += gradient.t() @ hidden_NC[here]
+        ctx.save_for_backward(hidden_gradient, head_gradient.to(head_VC.dtype))
+        return loss_sum
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        hidden_gradient, head_gradient = ctx.saved_tensors
+        (scale,) = outputs
+        return (
+            hidden_gradient * scale.to(hidden_gradient.dtype),
+            head_gradient * scale.to(head_gradient.dtype),
+            None,
+            None,
+        )

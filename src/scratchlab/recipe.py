@@ -1,0 +1,335 @@
+"""The recipe: everything that defines a training run, as one TOML file and one frozen object.
+
+Sections are pydantic models that refuse unknown fields. Every field is a flat scalar, so that each can be overridden
+as `dotted.path=value` and an intervention is a table of the same. What is `auto` is settled when a run is made
+(`training/resolve.py`); `fingerprint` hashes what then matters to the result.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from scratchlab.errors import RecipeError
+from scratchlab.files import sha256_of_json
+from scratchlab.hardware import Precision
+
+# Raised when a golden number changes on purpose: runs made before and after are then different runs.
+NUMERICS_VERSION = 1
+
+Auto = Literal["auto"]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Section(BaseModel):
+    """Frozen, keyword-only, refuses unknown fields and silent conversions (a 1 that stands for true, say)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class GPTSection(Section):
+    """`[model]` of a GPT. The defaults are GPT-2's."""
+
+    architecture: Literal["gpt"] = "gpt"
+    n_layer: Count = 12
+    n_head: Count = 12
+    d_model: Count = 768
+    context_length: Count = 1024
+    dropout: Share = 0.0
+    """Of the embedding, the attention weights and both residual branches."""
+    qkv_bias: bool = True
+    tie_weights: bool = True
+    """Whether the head is the token embedding (the book's model has two matrices)."""
+
+    @model_validator(mode="after")
+    def heads_divide_width(self) -> Self:
+        if self.d_model % self.n_head:
+            raise ValueError(
+                f"d_model ({self.d_model}) must be a multiple of n_head ({self.n_head}): each head takes an equal part"
+            )
+        return self
+
+
+class TrainingSection(Section):
+    """`[training]`: how long, how much at once, and by which rule the weights move. The rule is AdamW."""
+
+    steps: Count | None = None
+    tokens: Count | None = None
+    tokens_per_parameter: Positive | None = None
+    epochs: Positive | None = None
+    global_batch_size: Count = 64
+    """Sequences per optimizer step, over all processes and micro-batches."""
+    learning_rate: Positive = 1e-3
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
+    """After the warm-up: constant, falling in a line, falling along a cosine, or warm-up-stable-decay."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Where linear, cosine and wsd end, as a fraction of `learning_rate`."""
+    decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """The last part of the run in which wsd falls (linearly)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Decoupled, on matrices only: not on biases and norms."""
+    beta1: Share = 0.9
+    beta2: Share = 0.95
+    eps: Positive = 1e-8
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    """The largest global gradient norm; 0 means no clipping."""
+    precision: Precision | Auto = "auto"
+    checkpoint_every: Count = 250
+
+    @model_validator(mode="after")
+    def one_length(self) -> Self:
+        given = [name for name in LENGTHS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(LENGTHS)} (given: {', '.join(given) or 'none'})")
+        if self.steps is not None and self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) is more than steps ({self.steps})")
+        return self
+
+
+LENGTHS = ("steps", "tokens", "tokens_per_parameter", "epochs")
+
+
+class EvaluationSection(Section):
+    """`[evaluation]`: what is measured while training, on the validation split."""
+
+    corpus: str | None = None
+    """The corpus that scores the run, where it is not the one that trains it."""
+    every: Count = 250
+    max_tokens: Count | None = None
+    """At most so many validation tokens per evaluation while training (all of them if not given)."""
+    sample_tokens: Annotated[int, Field(ge=0)] = 64
+    """The length of the sample written into samples.jsonl at each evaluation; 0 for none."""
+
+
+class SeedsSection(Section):
+    """`[seeds]`: one seed a role. See `scratchlab.seeds`."""
+
+    init: Seed = 1
+    data: Seed = 1
+    noise: Seed = 1
+
+
+class ExecutionSection(Section):
+    """`[execution]`: on what and how. Each `auto` is settled once, when the run is made, and written down."""
+
+    backend: Literal["torch"] = "torch"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda|cuda:\d+)$")] = "auto"
+    compile: bool | Auto = "auto"
+    micro_batch_size: Count | Auto = "auto"
+    """Sequences that pass through the model at once. It bounds memory and never changes the mathematics."""
+    threads: Count | Auto = "auto"
+    deterministic: bool = False
+    """Refuse kernels whose result depends on timing. (A CPU run is deterministic as it is.)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What is no longer open in a resolved recipe."""
+
+    steps: int
+    precision: Precision
+    device: str
+    compile: bool
+    micro_batch_size: int
+    threads: int
+
+
+class Recipe(Section):
+    """One training run, defined. `corpus` is a path, relative to the folder the command is run in."""
+
+    corpus: str
+    model: GPTSection = GPTSection()
+    training: TrainingSection
+    evaluation: EvaluationSection = EvaluationSection()
+    seeds: SeedsSection = SeedsSection()
+    execution: ExecutionSection = ExecutionSection()
+
+    def replaced(self, changes: Mapping[str, Any]) -> "Recipe":
+        """A copy with dotted fields replaced, validated anew; `RecipeError` if it does not hold together."""
+        tables = self.model_dump(exclude_unset=True)
+        for dotted, value in changes.items():
+            _set(tables, dotted, value)
+        return recipe_from(tables, where="recipe")
+
+    @property
+    def settled(self) -> Settled:
+        """The fields that may be `auto`, of a recipe in which none is any more."""
+        training, execution = self.training, self.execution
+        assert training.steps is not None
+        assert training.precision != "auto"
+        assert execution.compile != "auto"
+        assert execution.micro_batch_size != "auto"
+        assert execution.threads != "auto"
+        return Settled(
+            steps=training.steps,
+            precision=training.precision,
+            device=execution.device,
+            compile=execution.compile,
+            micro_batch_size=execution.micro_batch_size,
+            threads=execution.threads,
+        )
+
+    def to_toml(self) -> str:
+        """The recipe as it was given: the fields that were set, no others."""
+        return tomli_w.dumps(_without_nothing(self.model_dump(exclude_unset=True)))
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file and apply `dotted.path=value` overrides. `RecipeError` lists everything that is wrong."""
+    path = Path(path)
+    if not path.is_file():
+        raise RecipeError(f"{path}: there is no such recipe file{_near_files(path)}.")
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not valid TOML: {error}.") from None
+    for override in overrides:
+        dotted, value = parse_override(override)
+        _set(tables, dotted, value)
+    return recipe_from(tables, where=str(path))
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`training.steps=500` as (dotted path, value). Values are TOML; a word that is not is a string."""
+    dotted, equals, value = text.partition("=")
+    dotted = dotted.strip()
+    if not equals or not dotted:
+        raise RecipeError(f"{text!r}: an override is dotted.path=value, for example training.steps=500.")
+    try:
+        return dotted, tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return dotted, value.strip()
+
+
+def recipe_from(tables: Mapping[str, Any], where: str) -> Recipe:
+    """Validate nested tables; `where` names their origin in the message of a `RecipeError`."""
+    try:
+        return Recipe.model_validate(tables)
+    except ValidationError as error:
+        problems = _describe_all([dict(problem) for problem in error.errors()])
+        heading = f"{where}: {len(problems)} problem{'s' * (len(problems) > 1)}"
+        raise RecipeError("\n  ".join([heading, *problems])) from None
+
+
+def fingerprint(recipe: Recipe, corpus_sha256: str, evaluation_sha256: str | None = None) -> str:
+    """SHA-256 over what matters to the result of a resolved recipe: two runs that share it are the same run.
+
+    Left out are the fields at their defaults (so that a new switch moves no old fingerprint), cadences, and paths,
+    for which the hashes of the corpora stand in.
+    """
+    fields = recipe.model_dump(exclude_defaults=True)
+    for section, name in CADENCES:
+        fields.get(section, {}).pop(name, None)
+    fields["corpus"] = corpus_sha256
+    if recipe.evaluation.corpus is not None:
+        fields["evaluation"]["corpus"] = evaluation_sha256
+    fields = {key: value for key, value in fields.items() if value != {}}
+    return sha256_of_json({"numerics_version": NUMERICS_VERSION, "recipe": fields})
+
+
+CADENCES = (("training", "checkpoint_every"), ("evaluation", "every"), ("evaluation", "sample_tokens"))
+
+
+def differences(a: Recipe, b: Recipe) -> dict[str, tuple[Any, Any]]:
+    """The dotted fields in which two recipes differ, with both values."""
+    left, right = _flatten(a.model_dump()), _flatten(b.model_dump())
+    return {key: (left.get(key), right.get(key)) for key in sorted(left | right) if left.get(key) != right.get(key)}
+
+
+def _set(tables: Any, dotted: str, value: Any) -> None:
+    *sections, name = dotted.split(".")
+    for depth, section in enumerate(sections):
+        tables = tables.setdefault(section, {})
+        if not isinstance(tables, dict):
+            raise RecipeError(f"{dotted}: {'.'.join(sections[: depth + 1])} is a value, not a section.")
+    if sections == ["training"] and name in LENGTHS:  # the new length of a run takes the old one's place
+        for other in LENGTHS:
+            tables.pop(other, None)
+    tables[name] = value
+
+
+def _flatten(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tables.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _without_nothing(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML has no null: a field that is not given is left out."""
+    return {
+        key: _without_nothing(value) if isinstance(value, Mapping) else value
+        for key, value in tables.items()
+        if value is not None
+    }
+
+
+def _describe_all(problems: list[dict[str, Any]]) -> list[str]:
+    """One line a field. A field that may be of two types fails once for each: what each expects is joined by "or"."""
+    expected: dict[str, list[str]] = {}
+    given: dict[str, Any] = {}
+    lines: list[str] = []
+    for problem in problems:
+        path = ".".join(str(part) for part in problem["loc"])
+        place = _field_part(problem["loc"])
+        match problem["type"]:
+            case "extra_forbidden":
+                lines.append(f"{path}: there is no such field{_suggest(path)}.")
+            case "missing":
+                lines.append(f"{path}: this field is needed.")
+            case "value_error":
+                lines.append(f"{place or 'recipe'}: {problem['ctx']['error']}.")
+            case "string_pattern_mismatch":
+                expected.setdefault(place, []).append(f"of the form {problem['ctx']['pattern'].strip('^$')}")
+            case _:
+                expected.setdefault(place, []).append(problem["msg"].removeprefix("Input should be "))
+        given[place] = problem["input"]
+    lines += [f"{place}: should be {' or '.join(what)}, not {given[place]!r}." for place, what in expected.items()]
+    return sorted(lines)
+
+
+def _field_part(location: tuple[str | int, ...]) -> str:
+    """The dotted field at the start of a pydantic location, which goes on with the branch of a union."""
+    known: Any = Recipe
+    fields: list[str] = []
+    for part in location:
+        if not isinstance(known, type) or not issubclass(known, Section) or part not in known.model_fields:
+            break
+        fields.append(str(part))
+        known = known.model_fields[str(part)].annotation
+    return ".".join(fields)
+
+
+def _suggest(dotted: str) -> str:
+    names = [*field_names(), *Recipe.model_fields]
+    near = difflib.get_close_matches(dotted, names, n=1, cutoff=0.6)
+    last = dotted.rpartition(".")[2]
+    near = near or [name for name in names if name.rpartition(".")[2] == last]
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def field_names() -> list[str]:
+    """Every dotted field a recipe can have."""
+    names: list[str] = []
+    for section, field in Recipe.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            names += [f"{section}.{name}" for name in field.annotation.model_fields]
+        else:
+            names.append(section)
+    return names
+
+
+def _near_files(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path("recipes")
+    names = [str(other) for other in sorted(folder.glob("*.toml"))] if folder.is_dir() else []
+    near = difflib.get_close_matches(str(path), names, n=1) or names[:3]
+    return f" (there is {', '.join(near)})" if near else ""

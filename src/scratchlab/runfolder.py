@@ -1,0 +1,261 @@
+"""The layout of a run folder. The only module that knows its file names.
+
+recipe.toml      the recipe as it was given
+resolved.json    the recipe with every `auto` settled: what the run is a function of
+manifest.json    fingerprint, seeds, hashes, environment, command
+metrics.jsonl    a record a step: losses, gradient norm, learning rate (a function of the recipe, to the bit)
+meters.jsonl     time, tokens/s, MFU, memory (not a function of the recipe)
+samples.jsonl    what the model wrote along the way
+checkpoints/     the full state of the last two saves; snapshots/ weights alone
+tokenizer.json   the corpus's, so that the run needs nothing else to write
+charts/          PNG files
+result.json      the final figures; it is there when the run is finished
+"""
+
+import difflib
+import json
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from scratchlab.errors import RunError
+from scratchlab.files import disk_errors, folder_in_one_piece, pretty_json, sha256_of_file, write_atomically
+from scratchlab.recipe import Recipe, load_recipe, recipe_from
+
+FORMAT_VERSION = 1
+KEPT_CHECKPOINTS = 2
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run folder at `path`. Making the object touches nothing on disk."""
+
+    path: Path
+
+    @classmethod
+    def create(
+        cls, path: str | Path, recipe: Recipe, resolved: Recipe, manifest: Record, tokenizer: str
+    ) -> "RunFolder":
+        """Make a new run folder in one piece. `RunError` if something is there already."""
+        folder = cls(Path(path))
+        if folder.path.exists():
+            hint = f" To go on with it: scratchlab train --resume {path}." if folder.exists() else ""
+            raise RunError(f"{path} exists already; a new run needs a folder of its own.{hint}")
+        with folder_in_one_piece(folder.path, "the run folder") as partial:
+            write_atomically(partial / "recipe.toml", recipe.to_toml())
+            write_atomically(partial / "resolved.json", pretty_json(resolved.model_dump()))
+            write_atomically(partial / "manifest.json", pretty_json({"format_version": FORMAT_VERSION, **manifest}))
+            write_atomically(partial / "tokenizer.json", tokenizer)
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """An existing run folder. `RunError` if there is none at `path` or it is of a later format."""
+        folder = cls(Path(path))
+        if not folder.exists():
+            raise RunError(f"{path} is not a run folder{_near_runs(folder.path)}.")
+        version = folder.manifest().get("format_version")
+        if version != FORMAT_VERSION:
+            raise RunError(f"{path}: format version {version!r}; this scratchlab reads version {FORMAT_VERSION}.")
+        return folder
+
+    def exists(self) -> bool:
+        return (self.path / "manifest.json").is_file()
+
+    @contextmanager
+    def locked(self) -> Generator[None]:
+        """Hold the run for writing. `RunError` if another process does; the lock dies with its process."""
+        lock = filelock.FileLock(self.path / ".lock")
+        with disk_errors(self.path, "the lock of the run"):
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                raise RunError(f"{self.path} is being written by another process; wait for it or end it.") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    # What it is.
+
+    def recipe(self) -> Recipe:
+        """The recipe as it was given."""
+        return load_recipe(self.path / "recipe.toml")
+
+    def resolved(self) -> Recipe:
+        """The recipe with every `auto` settled."""
+        path = self.path / "resolved.json"
+        return recipe_from(_read_json(path), where=str(path))
+
+    def manifest(self) -> Record:
+        return _read_json(self.path / "manifest.json")
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.path / "tokenizer.json"
+
+    # How it goes.
+
+    def append_metrics(self, records: Iterable[Mapping[str, Any]]) -> None:
+        _append_lines(self.path / "metrics.jsonl", records)
+
+    def metrics(self) -> list[Record]:
+        """The records of every step so far, in order; a torn last line is dropped."""
+        return _read_lines(self.path / "metrics.jsonl")
+
+    def append_meters(self, record: Mapping[str, Any]) -> None:
+        _append_lines(self.path / "meters.jsonl", [record])
+
+    def meters(self) -> list[Record]:
+        return _read_lines(self.path / "meters.jsonl")
+
+    def append_sample(self, record: Mapping[str, Any]) -> None:
+        _append_lines(self.path / "samples.jsonl", [record])
+
+    def samples(self) -> list[Record]:
+        return _read_lines(self.path / "samples.jsonl")
+
+    def rewind(self, step: int) -> None:
+        """Drop the metrics and samples of steps from `step` on (and torn lines): a resume writes them again."""
+        for name in ("metrics.jsonl", "samples.jsonl", "meters.jsonl"):
+            path = self.path / name
+            if path.exists():
+                kept = [record for record in _read_lines(path) if record["step"] < step or name == "meters.jsonl"]
+                write_atomically(path, "".join(_line(record) for record in kept))
+        for leftover in self.path.glob("checkpoints/.*"):  # of a save that was cut off
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    # What it keeps.
+
+    def save_checkpoint(self, step: int, write_tensors: Callable[[Path], None], state: Mapping[str, Any]) -> None:
+        """Keep the full state at `step`, in one piece and hashed; then let go of all but the last two."""
+        path = self._checkpoint(step)
+        if path.exists():  # one that turned out damaged, and was passed over when the run was resumed
+            shutil.rmtree(path)
+        with folder_in_one_piece(path, f"the checkpoint of step {step}") as partial:
+            write_tensors(partial / "tensors.safetensors")
+            digest = sha256_of_file(partial / "tensors.safetensors")
+            content = {"format_version": FORMAT_VERSION, "step": step, "sha256": digest, **state}
+            (partial / "state.json").write_text(pretty_json(content), encoding="utf-8")
+        for old in self.checkpoint_steps()[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(self._checkpoint(old), ignore_errors=True)
+
+    def checkpoint_steps(self) -> list[int]:
+        """The steps of the checkpoints that are there, good or not, in order."""
+        return sorted(int(path.name.removeprefix("step-")) for path in self.path.glob("checkpoints/step-*"))
+
+    def checkpoint(self, step: int) -> tuple[Path, Record]:
+        """The tensor file and the state of one checkpoint. `RunError` names what is damaged."""
+        path = self._checkpoint(step)
+        tensors = path / "tensors.safetensors"
+        state = _read_json(path / "state.json")
+        if not tensors.is_file():
+            raise RunError(f"{tensors} is missing.")
+        if sha256_of_file(tensors) != state.get("sha256"):
+            raise RunError(f"{tensors} is damaged: its SHA-256 is not the one in {path / 'state.json'}.")
+        return tensors, state
+
+    def last_good_checkpoint(self) -> tuple[tuple[Path, Record] | None, list[str]]:
+        """The newest checkpoint whose hash holds (None if there is none), and what is wrong with the newer ones."""
+        problems: list[str] = []
+        for step in reversed(self.checkpoint_steps()):
+            try:
+                return self.checkpoint(step), problems
+            except RunError as error:
+                problems.append(str(error))
+        return None, problems
+
+    def save_snapshot(self, name: str, write_tensors: Callable[[Path], None]) -> None:
+        """Keep weights alone, as `snapshots/NAME.safetensors`."""
+        path = self.snapshot(name)
+        with disk_errors(path, f"the snapshot {name}"):
+            path.parent.mkdir(exist_ok=True)
+            partial = path.with_name(f".{path.name}")
+            write_tensors(partial)
+            os.replace(partial, path)
+
+    def snapshot(self, name: str) -> Path:
+        return self.path / "snapshots" / f"{name}.safetensors"
+
+    def chart(self, name: str) -> Path:
+        return self.path / "charts" / f"{name}.png"
+
+    def charts(self) -> list[Path]:
+        return sorted(self.path.glob("charts/*.png"))
+
+    # How it ended.
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        write_atomically(self.path / "result.json", pretty_json(result))
+
+    def result(self) -> Record | None:
+        """The final figures, or None while the run is not finished."""
+        path = self.path / "result.json"
+        return _read_json(path) if path.is_file() else None
+
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    def delete(self) -> None:
+        """Remove the folder and all in it. `RunError` if another process is writing it."""
+        with self.locked():
+            shutil.rmtree(self.path)
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step-{step:08d}"
+
+
+def find_runs(folder: str | Path) -> list[RunFolder]:
+    """The run folders directly inside `folder`, by name."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RunError(f"{folder}: there is no such folder.")
+    return [RunFolder(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+
+
+def _read_json(path: Path) -> Record:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is damaged: {error}.") from None
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    with disk_errors(path, path.name), path.open("a", encoding="utf-8") as file:
+        file.write("".join(_line(record) for record in records))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_lines(path: Path) -> list[Record]:
+    if not path.exists():
+        return []
+    whole, _, _torn = path.read_bytes().rpartition(b"\n")
+    records: list[Record] = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            raise RunError(f"{path}, line {number}: damaged, not a JSON record.") from None
+    return records
+
+
+def _near_runs(path: Path) -> str:
+    siblings = [folder.parent.name for folder in sorted(path.parent.glob("*/resolved.json"))]
+    near = difflib.get_close_matches(path.name, siblings, n=1) or siblings[:3]
+    return f" (there is {', '.join(str(path.parent / name) for name in near)})" if near else ""

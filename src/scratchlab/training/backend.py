@@ -1,0 +1,42 @@
+"""What the loop needs of whatever does the arithmetic. One loop serves every implementation."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from scratchlab.corpus.windows import Batch
+from scratchlab.evaluation.scorer import Scorer
+from scratchlab.model.gpt import GPT
+
+
+class Backend(Protocol):
+    """Arithmetic on one model. `State` is opaque to the loop: weights, moments and whatever else a step changes."""
+
+    def init(self) -> Any:
+        """The state before the first step, a function of the recipe."""
+        ...
+
+    def step(self, state: Any, batch: Batch, step: int) -> tuple[Any, Mapping[str, Any]]:
+        """One update. The metrics (`loss`, `gradient_norm`, `skipped`) may still be under way on the device."""
+        ...
+
+    def scorer(self, state: Any) -> Scorer:
+        """Scores tokens with the weights as they are."""
+        ...
+
+    def model(self, state: Any) -> GPT:
+        """The weights as they are, as a torch model in evaluation mode."""
+        ...
+
+    def tensors(self, state: Any) -> dict[str, Tensor]:
+        """Everything to keep, on the CPU: weights by parameter name, moments as `name.exp_avg` and so on."""
+        ...
+
+    def extras(self, state: Any) -> dict[str, Any]:
+        """What else must be kept, as JSON."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor], extras: Mapping[str, Any]) -> Any:
+        """The state that gave these tensors and extras."""
+        ...

@@ -1,0 +1,91 @@
+"""The charts of a run, as PNG files: loss, learning rate, gradient norm."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scratchlab.files import write_atomically
+from scratchlab.recipe import Recipe
+from scratchlab.runfolder import Record, RunFolder
+from scratchlab.training.summary import step_records, validation_records
+
+BAND_POINTS = 200  # a longer run is drawn as so many groups of steps: the median of each, between its 5% and 95%
+
+
+def draw_charts(folder: RunFolder, recipe: Recipe) -> None:
+    """Draw what the run's metrics say into its charts folder."""
+    metrics = folder.metrics()
+    steps = step_records(metrics)
+    charts = {
+        "loss": _loss_chart(steps, validation_records(metrics)),
+        "learning_rate": _learning_rate_chart(steps),
+        "gradient_norm": _gradient_norm_chart(steps, recipe.training.clip_norm),
+    }
+    for name, figure in charts.items():
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=150)
+        write_atomically(folder.chart(name), picture.getvalue())
+
+
+def _loss_chart(steps: Sequence[Record], validations: Sequence[Record]) -> Figure:
+    figure, axes = _axes("loss (nats per token)")
+    _draw_band(axes, steps, "loss", "training batches: median, 5% to 95%")
+    if validations:
+        losses = [record["validation"] for record in validations]
+        axes.errorbar(
+            [record["step"] for record in validations],
+            [loss["nats_per_token"] for loss in losses],
+            [loss["nats_per_token_error"] or 0.0 for loss in losses],
+            fmt="o-",
+            color="tab:orange",
+            capsize=3,
+            label="validation, with standard error",
+        )
+    # The first steps fall from ln(vocabulary) and would flatten all that is worth seeing.
+    shown = [r["loss"] for r in steps[len(steps) // 50 :] if r["loss"] is not None]
+    if shown:
+        low, high = min(shown), max(shown)
+        axes.set_ylim(low - 0.05 * (high - low) - 0.01, high + 0.05 * (high - low) + 0.01)
+    axes.legend()
+    return figure
+
+
+def _learning_rate_chart(steps: Sequence[Record]) -> Figure:
+    figure, axes = _axes("learning rate")
+    axes.plot([record["step"] for record in steps], [record["learning_rate"] for record in steps])
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+def _gradient_norm_chart(steps: Sequence[Record], clip_norm: float) -> Figure:
+    figure, axes = _axes("global gradient norm, before clipping")
+    _draw_band(axes, steps, "gradient_norm", "median, 5% to 95%")
+    if clip_norm:
+        axes.axhline(clip_norm, color="tab:red", linestyle="--", label=f"clipped above {clip_norm:g}")
+    axes.set_yscale("log")
+    axes.legend()
+    return figure
+
+
+def _axes(ylabel: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes: Any = figure.subplots()
+    axes.set_xlabel("step")
+    axes.set_ylabel(ylabel)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _draw_band(axes: Axes, steps: Sequence[Record], name: str, label: str) -> None:
+    known = [(record["step"], record[name]) for record in steps if record[name] is not None]
+    if not known:
+        return
+    groups = np.array_split(np.array(known), min(BAND_POINTS, len(known)))
+    centers = [group[:, 0].mean() for group in groups]
+    low, middle, high = (np.array([np.quantile(group[:, 1], q) for group in groups]) for q in (0.05, 0.5, 0.95))
+    axes.fill_between(centers, low, high, alpha=0.3, linewidth=0)
+    axes.plot(centers, middle, label=label)

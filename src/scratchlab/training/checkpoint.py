@@ -1,0 +1,59 @@
+"""The full state of a run at a step, on disk and back.
+
+One format whatever trained it: a safetensors file keyed `name`, `name.exp_avg`, `name.exp_avg_sq`, `name.step`, and a
+JSON file for the rest. No random state is kept, for there is none: every stream is a function of seed and step.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from scratchlab.errors import RunError
+from scratchlab.model.count import parameter_count
+from scratchlab.recipe import Recipe
+from scratchlab.runfolder import KEPT_CHECKPOINTS, RunFolder
+from scratchlab.training.backend import Backend
+
+BYTES_PER_PARAMETER = 12  # a weight and AdamW's two moments, float32
+
+
+def save_checkpoint(folder: RunFolder, backend: Backend, state: Any, step: int) -> None:
+    """Keep everything a resume needs. `ScratchlabError` if the disk is full; the earlier checkpoints stay."""
+    tensors = backend.tensors(state)
+    folder.save_checkpoint(step, lambda path: save_file(tensors, path), backend.extras(state))
+
+
+def save_best(folder: RunFolder, backend: Backend, state: Any) -> None:
+    """Keep the weights alone, as the snapshot `best`."""
+    weights = {name: parameter.detach().cpu() for name, parameter in backend.model(state).named_parameters()}
+    folder.save_snapshot("best", lambda path: save_file(weights, path))
+
+
+def restore_checkpoint(folder: RunFolder, backend: Backend, say: Callable[[str], None]) -> tuple[Any, int]:
+    """The state of the last good checkpoint and its step; a damaged one is named and passed over.
+
+    Without a good one the run begins again, which gives the same numbers, only later.
+    """
+    found, problems = folder.last_good_checkpoint()
+    for problem in problems:
+        say(f"Warning: {problem} Falling back to the checkpoint before it.")
+    if found is None:
+        return backend.init(), 0
+    path, record = found
+    state = backend.restore(load_file(path), record)
+    say(f"Going on from step {record['step']}.")
+    return state, int(record["step"])
+
+
+def check_disk(free_bytes: int, recipe: Recipe, vocab_size: int) -> int:
+    """Bytes the run's checkpoints and best snapshot will take. `RunError` if the disk does not have them."""
+    parameters = parameter_count(recipe.model, vocab_size)
+    # One more checkpoint than is kept, and one more snapshot: each is written before the old one goes.
+    needed = parameters * (BYTES_PER_PARAMETER * (KEPT_CHECKPOINTS + 1) + 2 * 4)
+    if needed > free_bytes:
+        raise RunError(
+            f"The run needs {needed / 1e9:.1f} GB of disk for its checkpoints and {free_bytes / 1e9:.1f} GB are free. "
+            "Free some space or put the run on another disk with --out."
+        )
+    return needed

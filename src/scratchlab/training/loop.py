@@ -1,0 +1,148 @@
+"""The training loop.
+
+Read `train_steps` first: it is the loop. `start.py` makes a run or picks one up; `step.py` is what happens in a step.
+"""
+
+import math
+from pathlib import Path
+
+from scratchlab import hardware
+from scratchlab.errors import Terminated
+from scratchlab.evaluation.loss import LossResult, evaluate_loss
+from scratchlab.generation.engine import Settings
+from scratchlab.generation.text import write
+from scratchlab.model.count import parameter_count, training_flops_per_token
+from scratchlab.recipe import Recipe, load_recipe
+from scratchlab.runfolder import Record, RunFolder
+from scratchlab.training.charts import draw_charts
+from scratchlab.training.checkpoint import save_best, save_checkpoint
+from scratchlab.training.progress import Reporter, Silent
+from scratchlab.training.schedule import learning_rate
+from scratchlab.training.signals import StopRequest, stop_on_signals
+from scratchlab.training.start import Run, create_run, pick_up
+from scratchlab.training.summary import cost, health, validation_records
+
+
+def train(recipe: Recipe | str | Path, out: str | Path, report: Reporter | None = None) -> Record:
+    """Train `recipe` (or the recipe file at that path) in a new run folder `out`; gives the content of result.json.
+
+    Raises RecipeError, CorpusError, DeviceError or RunError for what a person can put right, and Terminated, with a
+    checkpoint saved, when told to stop.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    return resume(create_run(recipe, out).path, report)
+
+
+def resume(out: str | Path, report: Reporter | None = None) -> Record:
+    """Go on with the run at `out` from its last good checkpoint; a finished run gives its result at once."""
+    folder, report = RunFolder.open(out), report or Silent()
+    with folder.locked(), stop_on_signals() as stop:
+        result = folder.result()
+        if result is not None:
+            report.say(f"{folder.path} is finished.")
+            return result
+        run = pick_up(folder, report)
+        train_steps(run, stop)
+        return finish(run)
+
+
+def train_steps(run: Run, stop: StopRequest) -> None:
+    """Train from `run.step` to the end, with one extra turn so that the last save and evaluation need no copy."""
+    training, evaluation = run.recipe.training, run.recipe.evaluation
+    for step in range(run.step, run.steps + 1):
+        last = step == run.steps
+        if step > run.step and (last or stop.requested or step % training.checkpoint_every == 0):
+            save(run, step)  # before it is evaluated: a resume from here repeats the evaluation
+        if stop.requested and not last:
+            raise Terminated(f"Stopped at step {step}. To go on: scratchlab train --resume {run.folder.path}")
+        if last or (step > 0 and step % evaluation.every == 0):
+            evaluate(run, step)
+        if last:
+            break
+        batch = run.windows.batch(step * training.global_batch_size, training.global_batch_size, run.recipe.seeds.data)
+        run.state, metrics = run.backend.step(run.state, batch, step)
+        run.journal.add(step, learning_rate(training, step, run.steps), metrics)
+        if run.journal.due:
+            write_metrics(run, keep_newest=True)
+
+
+def write_metrics(run: Run, keep_newest: bool = False) -> None:
+    """Append the metrics that are ready, show where the run is, and look at the very first loss."""
+    records = run.journal.write(keep_newest)
+    if records and records[0]["step"] == 0:
+        check_first_loss(records[0]["loss"], run.corpus.vocab_size, run.report)
+    if records:
+        run.report.at(records[-1]["step"] + 1, run.steps, records[-1]["loss"], run.journal.tokens_per_second)
+
+
+def save(run: Run, step: int) -> None:
+    """A checkpoint, after the metrics of every step before it."""
+    write_metrics(run)
+    with run.journal.spent_on("checkpoints"):
+        save_checkpoint(run.folder, run.backend, run.state, step)
+
+
+def evaluate(run: Run, step: int) -> None:
+    """The validation loss, the weights if they are the best so far, and a sample of what they write."""
+    write_metrics(run)
+    with run.journal.spent_on("evaluation"):
+        if "validation" in run.yardstick.manifest.splits:
+            result = split_loss(run, "validation", run.recipe.evaluation.max_tokens)
+            run.journal.note({"step": step, "validation": result.to_json()})
+            nats, bits = result.nats_per_token, result.bits_per_byte
+            run.report.say(f"step {step}: validation loss {nats:.4f} nats/token, {bits:.4f} bits/byte")
+            if nats < run.best:
+                run.best = nats
+                save_best(run.folder, run.backend, run.state)
+        if run.recipe.evaluation.sample_tokens:
+            run.folder.append_sample({"step": step, "text": write_sample(run)})
+
+
+def split_loss(run: Run, split: str, max_tokens: int | None = None) -> LossResult:
+    """Loss of the weights as they are on one split of the corpus that scores."""
+    scorer = run.backend.scorer(run.state)
+    return evaluate_loss(scorer, run.yardstick.split(split), run.recipe.model.context_length, max_tokens)
+
+
+def write_sample(run: Run) -> str:
+    """What the model writes from the start of a document, always with the same seed."""
+    settings = Settings(max_tokens=run.recipe.evaluation.sample_tokens)
+    return "".join(write(run.backend.model(run.state), run.corpus.tokenizer, "", settings))
+
+
+def check_first_loss(loss: float | None, vocab_size: int, report: Reporter) -> None:
+    """An untrained model should find every token about as likely as any other: a loss of ln(vocabulary)."""
+    expected = math.log(vocab_size)
+    if loss is None or abs(loss - expected) > 0.1 * expected:
+        shown = "not finite" if loss is None else f"{loss:.3f}"
+        report.say(
+            f"Warning: the first loss is {shown}, where ln(vocabulary) is {expected:.3f}. Usually this means initial "
+            "weights of the wrong size, or targets that are not the next tokens."
+        )
+
+
+def finish(run: Run) -> Record:
+    """Score the final weights on the test split, add everything up, draw the charts, and write result.json."""
+    recipe, folder = run.recipe, run.folder
+    device, precision = recipe.settled.device, recipe.settled.precision
+    flops_per_token = training_flops_per_token(recipe.model, run.corpus.vocab_size)
+    with run.journal.spent_on("evaluation"):
+        test = split_loss(run, "test") if "test" in run.yardstick.manifest.splits else None
+    run.journal.write()
+    metrics, meters = folder.metrics(), folder.meters()
+    validations = [record | record.pop("validation") for record in validation_records(metrics)]
+    result: Record = {
+        "steps": run.steps,
+        "parameters": parameter_count(recipe.model, run.corpus.vocab_size),
+        "test": test and test.to_json(),
+        "validation": validations[-1] if validations else None,
+        "best_validation": min(validations, key=lambda record: record["nats_per_token"], default=None),
+        "health": health(metrics, recipe.training.clip_norm),
+        "cost": cost(
+            meters, flops_per_token, hardware.matmul_rate(device, precision), hardware.nominal_rate(device, precision)
+        ),
+        "peak_memory_bytes": hardware.peak_memory(device),
+    }
+    draw_charts(folder, recipe)
+    folder.finish(result)
+    return result

@@ -1,0 +1,78 @@
+"""Settling every `auto` of a recipe, once, when a run is made."""
+
+import math
+import shutil
+
+from scratchlab import hardware
+from scratchlab.corpus.windows import Windows
+from scratchlab.errors import RecipeError
+from scratchlab.model.count import activation_bytes_per_sequence, parameter_count
+from scratchlab.recipe import Recipe
+
+
+def resolve(recipe: Recipe, vocab_size: int, windows: Windows) -> Recipe:
+    """The recipe with nothing left open: device, precision, threads, micro-batch, compile, and the length in steps."""
+    execution, training = recipe.execution, recipe.training
+    device = hardware.choose_device(execution.device)
+    precision = hardware.choose_precision(device) if training.precision == "auto" else training.precision
+    hardware.refuse_precision(device, precision)
+    settled = {
+        "training.steps": _steps(recipe, vocab_size, windows),
+        "training.precision": precision,
+        "execution.device": device,
+        "execution.threads": hardware.physical_threads() if execution.threads == "auto" else execution.threads,
+        "execution.micro_batch_size": _micro_batch_size(recipe, device),
+        "execution.compile": _compile(recipe, device),
+    }
+    return recipe.replaced(settled)
+
+
+def _steps(recipe: Recipe, vocab_size: int, windows: Windows) -> int:
+    """The length of the run, rounded up to whole steps."""
+    training = recipe.training
+    if training.steps is not None:
+        return training.steps
+    if training.epochs is not None:
+        sequences = training.epochs * len(windows)
+    else:
+        tokens = training.tokens or (training.tokens_per_parameter or 0) * parameter_count(recipe.model, vocab_size)
+        sequences = tokens / recipe.model.context_length
+    steps = max(1, math.ceil(sequences / training.global_batch_size))
+    if training.warmup_steps > steps:
+        raise RecipeError(f"training.warmup_steps ({training.warmup_steps}) is more than the run's {steps} steps.")
+    return steps
+
+
+# A CPU is fastest when a layer's activations stay in its caches, and slowest when each is a fresh mapping of memory.
+CPU_ACTIVATION_BYTES = 256 * 2**20
+
+
+def _micro_batch_size(recipe: Recipe, device: str) -> int:
+    """Sequences at once: what keeps a CPU's caches warm, or what fits a GPU's memory. Divides the global batch."""
+    chosen, batch_size = recipe.execution.micro_batch_size, recipe.training.global_batch_size
+    if chosen != "auto":
+        return min(chosen, batch_size)
+    per_sequence = activation_bytes_per_sequence(recipe.model)
+    fits = max(1, _activation_budget(device) // per_sequence)
+    return max(size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= fits)
+
+
+def _activation_budget(device: str) -> int:
+    if not device.startswith("cuda"):
+        return CPU_ACTIVATION_BYTES
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free * 0.6)  # the rest is for weights, moments, logits and fragmentation
+
+
+def _compile(recipe: Recipe, device: str) -> bool:
+    """Whether compiling pays: on a GPU yes, where a compiler is at hand; on a CPU it costs more than it saves."""
+    if recipe.execution.compile != "auto":
+        return recipe.execution.compile
+    return device.startswith("cuda") and can_compile()
+
+
+def can_compile() -> bool:
+    """Whether this machine has the C compiler that torch.compile needs."""
+    return any(shutil.which(name) for name in ("c++", "g++", "clang++", "gcc", "cc"))

@@ -1,0 +1,120 @@
+"""Making a run, and picking one up where it was cut off."""
+
+import math
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scratchlab import hardware
+from scratchlab.corpus.store import Corpus, open_corpus
+from scratchlab.corpus.windows import Windows
+from scratchlab.errors import CorpusError, RunError
+from scratchlab.files import nearest_existing
+from scratchlab.model.count import training_flops_per_token
+from scratchlab.recipe import Recipe, fingerprint
+from scratchlab.runfolder import RunFolder
+from scratchlab.training.backend import Backend
+from scratchlab.training.checkpoint import check_disk, restore_checkpoint
+from scratchlab.training.journal import Journal
+from scratchlab.training.progress import Reporter
+from scratchlab.training.resolve import resolve
+from scratchlab.training.step import TorchBackend
+from scratchlab.training.summary import validation_records
+
+
+@dataclass
+class Run:
+    """One run under way: everything the loop touches."""
+
+    folder: RunFolder
+    recipe: Recipe
+    """Resolved: nothing in it is `auto`."""
+    corpus: Corpus
+    yardstick: Corpus
+    """The corpus that scores: `corpus`, unless the recipe names another."""
+    windows: Windows
+    backend: Backend
+    state: Any
+    step: int
+    """Where this process starts or goes on."""
+    best: float
+    """The lowest validation loss so far, in nats."""
+    journal: Journal
+    report: Reporter
+
+    @property
+    def steps(self) -> int:
+        return self.recipe.settled.steps
+
+
+def create_run(recipe: Recipe, out: str | Path) -> RunFolder:
+    """Settle what is open in `recipe` and make its run folder; nothing is trained yet."""
+    corpus, yardstick = open_corpora(recipe)
+    windows = Windows(corpus.split("train"), recipe.model.context_length)
+    resolved = resolve(recipe, corpus.vocab_size, windows)
+    free = shutil.disk_usage(nearest_existing(Path(out))).free
+    manifest = {
+        "fingerprint": fingerprint(resolved, corpus.sha256, yardstick.sha256),
+        "seeds": resolved.seeds.model_dump(),
+        "corpus": {"path": str(corpus.path.absolute()), "sha256": corpus.sha256},
+        "evaluation_corpus": {"path": str(yardstick.path.absolute()), "sha256": yardstick.sha256},
+        "tokenizer_sha256": corpus.tokenizer.sha256,
+        "vocab_size": corpus.vocab_size,
+        "windows": {"per_epoch": len(windows), "remainder_tokens": windows.remainder},
+        "disk_bytes_needed": check_disk(free, recipe, corpus.vocab_size),
+        "environment": hardware.environment(resolved.execution.device),
+        "command": sys.argv,
+    }
+    return RunFolder.create(out, recipe, resolved, manifest, corpus.tokenizer.to_json())
+
+
+def pick_up(folder: RunFolder, report: Reporter) -> Run:
+    """The run at its last good checkpoint (at step 0 if it has none), with later records dropped."""
+    recipe = folder.resolved()
+    corpus, yardstick = open_corpora(recipe, folder)
+    backend = TorchBackend(recipe, corpus.vocab_size)
+    state, step = restore_checkpoint(folder, backend, report.say)
+    folder.rewind(step)
+    losses = [record["validation"]["nats_per_token"] for record in validation_records(folder.metrics())]
+    tokens_per_step = recipe.training.global_batch_size * recipe.model.context_length
+    flops_per_token = training_flops_per_token(recipe.model, corpus.vocab_size)
+    return Run(
+        folder=folder,
+        recipe=recipe,
+        corpus=corpus,
+        yardstick=yardstick,
+        windows=Windows(corpus.split("train"), recipe.model.context_length),
+        backend=backend,
+        state=state,
+        step=step,
+        best=min(losses, default=math.inf),
+        journal=Journal(folder, tokens_per_step, flops_per_token, recipe.settled),
+        report=report,
+    )
+
+
+def open_corpora(recipe: Recipe, folder: RunFolder | None = None) -> tuple[Corpus, Corpus]:
+    """The corpus that trains and the one that scores; of an existing run they must be the very same as before."""
+    recorded = folder.manifest() if folder else {}
+    corpus = _open(recipe.corpus, recorded.get("corpus"))
+    if recipe.evaluation.corpus is None:
+        return corpus, corpus
+    yardstick = _open(recipe.evaluation.corpus, recorded.get("evaluation_corpus"))
+    if yardstick.tokenizer.sha256 != corpus.tokenizer.sha256:
+        raise CorpusError(
+            f"{yardstick.path} (evaluation.corpus) and {corpus.path} (corpus) have different tokenizers, so the one "
+            "cannot score a model of the other. Build it with the other's tokenizer."
+        )
+    return corpus, yardstick
+
+
+def _open(path: str, recorded: dict[str, str] | None) -> Corpus:
+    corpus = open_corpus(recorded["path"] if recorded else path)
+    if recorded and corpus.sha256 != recorded["sha256"]:
+        raise RunError(
+            f"{corpus.path} is not the corpus this run was started on: its hash is {corpus.sha256[:12]}, the run's "
+            f"{recorded['sha256'][:12]}. Put the old corpus back, or start a new run."
+        )
+    return corpus

@@ -1,0 +1,142 @@
+"""One optimizer step in PyTorch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from scratchlab.corpus.windows import Batch
+from scratchlab.evaluation.scorer import Scorer, model_scorer
+from scratchlab.hardware import allow_tf32, compute_dtype
+from scratchlab.model.gpt import GPT, build_gpt
+from scratchlab.model.loss import Objective
+from scratchlab.recipe import Recipe
+from scratchlab.seeds import noise_seed
+from scratchlab.training.optimizers import make_optimizer
+from scratchlab.training.schedule import learning_rate
+
+FIRST_LOSS_SCALE = 2.0**16  # fp16 only: gradients are multiplied by it so that small ones do not vanish
+STEPS_BEFORE_GROWTH = 2000  # after so many good steps the scale doubles; a bad one halves it
+
+
+@dataclass
+class TorchState:
+    """What a step changes."""
+
+    model: GPT
+    objective: Any
+    """`Objective(model)`, compiled if the recipe says so."""
+    optimizer: torch.optim.AdamW
+    loss_scale: Tensor
+    good_steps: Tensor
+
+
+class TorchBackend:
+    """The arithmetic of a resolved recipe on one device. See `scratchlab.training.backend.Backend`."""
+
+    def __init__(self, recipe: Recipe, vocab_size: int) -> None:
+        self.recipe, self.vocab_size, self.settled = recipe, vocab_size, recipe.settled
+        torch.set_num_threads(self.settled.threads)
+        torch.use_deterministic_algorithms(recipe.execution.deterministic)
+        allow_tf32(self.settled.precision)
+
+    def init(self) -> TorchState:
+        recipe, device = self.recipe, self.settled.device
+        dtype = compute_dtype(self.settled.precision)
+        model = build_gpt(recipe.model, self.vocab_size, recipe.seeds.init, dtype, device)
+        objective = Objective(model)
+        if self.settled.compile:
+            objective.compile(dynamic=False)
+        scale = torch.tensor(FIRST_LOSS_SCALE if self.settled.precision == "fp16" else 1.0, device=device)
+        optimizer = make_optimizer(model, recipe.training)
+        return TorchState(model, objective, optimizer, scale, torch.tensor(0, device=device))
+
+    def step(self, state: TorchState, batch: Batch, step: int) -> tuple[TorchState, dict[str, Tensor]]:
+        """Accumulate the gradient of the mean loss over the batch, then update. Never waits for the device."""
+        loss = self._accumulate_gradients(state, batch, step)
+        gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients) / state.loss_scale
+        skipped = ~torch.isfinite(norm)
+        self._update(state, norm, skipped, step)
+        return state, {"loss": loss, "gradient_norm": norm, "skipped": skipped}
+
+    def _accumulate_gradients(self, state: TorchState, batch: Batch, step: int) -> Tensor:
+        """Leaves the gradient, times the loss scale, in `.grad`; gives the mean loss in nats."""
+        state.model.train()
+        state.optimizer.zero_grad(set_to_none=True)
+        total_weight = float(batch.weights.sum())
+        loss = torch.zeros((), device=self.settled.device)
+        for micro in batch.split(self.settled.micro_batch_size):
+            if self.recipe.model.dropout:
+                torch.manual_seed(noise_seed(self.recipe.seeds.noise, step, micro.first_sequence))
+            loss_sum, _, _ = state.objective(
+                self._on_device(micro.tokens), self._on_device(micro.targets), self._on_device(micro.weights)
+            )
+            (loss_sum * (state.loss_scale / total_weight)).backward()
+            loss += loss_sum.detach() / total_weight
+        return loss
+
+    def _update(self, state: TorchState, norm: Tensor, skipped: Tensor, step: int) -> None:
+        """AdamW with clipping and loss scale folded in: the fused kernel divides by `grad_scale` as it reads.
+
+        Where `found_inf` is set it leaves weights, moments and its step count alone, without asking the CPU.
+        """
+        training, optimizer = self.recipe.training, state.optimizer
+        clip = (training.clip_norm / (norm + 1e-6)).clamp(max=1.0) if training.clip_norm else torch.ones_like(norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(training, step, self.settled.steps)
+        optimizer.grad_scale = state.loss_scale / clip  # pyright: ignore[reportAttributeAccessIssue]
+        optimizer.found_inf = skipped.float()  # pyright: ignore[reportAttributeAccessIssue]
+        optimizer.step()
+        if self.settled.precision == "fp16":
+            self._adapt_loss_scale(state, skipped)
+
+    def _adapt_loss_scale(self, state: TorchState, skipped: Tensor) -> None:
+        state.good_steps = torch.where(skipped, 0, state.good_steps + 1)
+        grown = state.good_steps >= STEPS_BEFORE_GROWTH
+        factor = torch.where(skipped, 0.5, torch.where(grown, 2.0, 1.0))
+        state.loss_scale = state.loss_scale * factor
+        state.good_steps = torch.where(grown, 0, state.good_steps)
+
+    def _on_device(self, array: npt.NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if self.settled.device.startswith("cuda"):
+            return tensor.pin_memory().to(self.settled.device, non_blocking=True)
+        return tensor.to(self.settled.device)
+
+    def scorer(self, state: TorchState) -> Scorer:
+        return model_scorer(self.model(state))
+
+    def model(self, state: TorchState) -> GPT:
+        return state.model.eval()
+
+    def tensors(self, state: TorchState) -> dict[str, Tensor]:
+        kept: dict[str, Tensor] = {}
+        for name, parameter in state.model.named_parameters():
+            kept[name] = parameter.detach().cpu()
+            for part in MOMENTS:
+                if part in state.optimizer.state[parameter]:
+                    kept[f"{name}.{part}"] = state.optimizer.state[parameter][part].cpu()
+        return kept
+
+    def extras(self, state: TorchState) -> dict[str, Any]:
+        return {"loss_scale": float(state.loss_scale), "good_steps": int(state.good_steps)}
+
+    def restore(self, tensors: Mapping[str, Tensor], extras: Mapping[str, Any]) -> TorchState:
+        state = self.init()
+        with torch.no_grad():
+            for name, parameter in state.model.named_parameters():
+                parameter.copy_(tensors[name])
+                for part in MOMENTS:
+                    if f"{name}.{part}" in tensors:
+                        state.optimizer.state[parameter][part] = tensors[f"{name}.{part}"].to(self.settled.device)
+        state.loss_scale.fill_(extras["loss_scale"])
+        state.good_steps.fill_(extras["good_steps"])
+        return state
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")

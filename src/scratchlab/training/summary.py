@@ -1,0 +1,75 @@
+"""What a run's metrics and meters amount to: pure functions from records to records."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+Record = dict[str, Any]
+
+SPIKE_WINDOW = 100  # steps that a loss is compared with
+SPIKE_DEVIATIONS = 6.0  # robust standard deviations above their median
+
+
+def step_records(metrics: Sequence[Record]) -> list[Record]:
+    """The records of training steps, without those of evaluations."""
+    return [record for record in metrics if "loss" in record]
+
+
+def validation_records(metrics: Sequence[Record]) -> list[Record]:
+    """The records of evaluations on the validation split."""
+    return [record for record in metrics if "validation" in record]
+
+
+def health(metrics: Sequence[Record], clip_norm: float) -> Record:
+    """Steps skipped for a gradient that was not finite, the share of steps clipped, and the steps where loss jumped."""
+    steps = step_records(metrics)
+    clipped = [r for r in steps if clip_norm and r["gradient_norm"] is not None and r["gradient_norm"] > clip_norm]
+    return {
+        "steps": len(steps),
+        "skipped_steps": sum(record["skipped"] for record in steps),
+        "clipped_share": len(clipped) / len(steps) if steps else 0.0,
+        "spikes": spikes(steps),
+    }
+
+
+def spikes(steps: Sequence[Record]) -> list[int]:
+    """Steps whose loss lies far above the hundred before: by six robust standard deviations (1.4826 x MAD)."""
+    found: list[int] = []
+    window: list[float] = []
+    for record in steps:
+        loss = record["loss"]
+        if loss is None:
+            found.append(record["step"])
+            continue
+        if len(window) == SPIKE_WINDOW:
+            median = statistics.median(window)
+            spread = 1.4826 * statistics.median(abs(value - median) for value in window)
+            if loss > median + SPIKE_DEVIATIONS * max(spread, 1e-3):
+                found.append(record["step"])
+            window.pop(0)
+        window.append(loss)
+    return found
+
+
+def cost(meters: Sequence[Record], flops_per_token: int, measured_rate: float, nominal_rate: float | None) -> Record:
+    """Seconds by what they went to, tokens/s while training, FLOPs and MFU (each with the peak it is a share of).
+
+    FLOPs are counted by `scratchlab.model.count`; steps repeated after a kill are counted each time.
+    """
+    seconds: dict[str, float] = {}
+    for record in meters:
+        for part, amount in record["seconds"].items():
+            seconds[part] = seconds.get(part, 0.0) + amount
+    tokens = sum(record["tokens"] for record in meters)
+    rate = tokens / seconds["training"] if seconds.get("training") else 0.0
+    return {
+        "seconds": {part: round(amount, 3) for part, amount in seconds.items()},
+        "total_seconds": round(sum(seconds.values()), 3),
+        "tokens": tokens,
+        "training_tokens_per_second": rate,
+        "training_flops": tokens * flops_per_token,
+        "mfu_of_measured_matmul": rate * flops_per_token / measured_rate,
+        "measured_matmul_flops_per_second": measured_rate,
+        "mfu_of_nominal_peak": rate * flops_per_token / nominal_rate if nominal_rate else None,
+        "nominal_peak_flops_per_second": nominal_rate,
+    }
