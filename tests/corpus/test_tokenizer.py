@@ -1,0 +1,196 @@
+"""Tokenizers: our encoders equal `tokenizers` itself on the stored file; there and back; foreign files refused."""
+
+import functools
+import json
+from pydoc_data.topics import topics
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Reference
+
+from scratchlab.corpus.tokenizer import END_OF_TEXT, Tokenizer, train_tokenizer
+from scratchlab.errors import CorpusError, UsageError
+
+SAMPLES = [
+    "it's WE'LL they're",
+    "naïve e\u0301 \u200d\u202e 赵夫人 Ελλάς",
+    "👩🏽‍🚀🏳️‍🌈",
+    "lone\rCR\r\nCRLF\n\n\n",
+    "\t  tabs   and   runs \u00a0\u3000 of space  ",
+    "\0\x01\x7f\u0085\u2028",
+    "<|endoftext|>",
+    "a<|endoftext|>b <|endoftext",
+    "3.14159 ½ Ⅷ ٣",
+    "x" * 300,
+    " " * 50 + "x",
+]
+texts = st.lists(
+    st.one_of(st.text(), st.sampled_from(SAMPLES), st.sampled_from([text[:1000] for text in topics.values()]))
+).map("".join)
+SPECS = ["char", "byte", "bpe:1000"]
+
+
+@functools.cache
+def trained(spec: str, end_of_text: bool = True) -> Tokenizer:
+    english = [text[:4000] for text in topics.values()]
+    return train_tokenizer(spec, [*english, *SAMPLES], end_of_text=end_of_text)
+
+
+@functools.cache
+def reference(spec: str) -> Reference:
+    """`tokenizers` on the stored file, told to read `<|endoftext|>` in a text as the letters that it is."""
+    stored = Reference.from_str(trained(spec).to_json())
+    stored.encode_special_tokens = True
+    return stored
+
+
+def known(spec: str, text: str) -> str:
+    """The part of `text` that the tokenizer can encode: all of it, but for characters."""
+    return "".join(c for c in text if reference("char").token_to_id(c) is not None) if spec == "char" else text
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@given(texts)
+@settings(max_examples=60)
+def test_encoding_equals_that_of_tokenizers_and_decoding_gives_the_text_back(spec, text):
+    tokenizer = trained(spec)
+    text = known(spec, text)
+    ids = tokenizer.encode(text)
+    assert ids.tolist() == reference(spec).encode(text, add_special_tokens=False).ids
+    assert tokenizer.decode(ids) == text
+    assert b"".join(map(tokenizer.token_bytes, ids.tolist())) == text.encode()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@given(st.data())
+@settings(max_examples=60)
+def test_any_ids_decode_as_tokenizers_decodes_them(spec, data):
+    tokenizer = trained(spec)
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1)))
+    assert tokenizer.decode(ids) == reference(spec).decode(ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_letters_of_end_of_text_are_ordinary_text(spec):
+    tokenizer = trained(spec)
+    assert tokenizer.end_of_text == tokenizer.vocab_size - 1
+    assert tokenizer.end_of_text not in tokenizer.encode(f"a{END_OF_TEXT}b")
+    assert tokenizer.decode(tokenizer.encode(END_OF_TEXT)) == END_OF_TEXT
+    assert tokenizer.token_bytes(tokenizer.end_of_text) == b""
+    assert tokenizer.decode([tokenizer.end_of_text]) == ""
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_training_and_storing_give_the_same_bytes_every_time(spec, tmp_path):
+    tokenizer = trained(spec)
+    again = train_tokenizer(spec, [*(text[:4000] for text in topics.values()), *SAMPLES])
+    assert again.to_json() == tokenizer.to_json()
+    (tmp_path / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert (loaded.sha256, loaded.kind, loaded.vocab_size) == (tokenizer.sha256, tokenizer.kind, tokenizer.vocab_size)
+
+
+def test_characters_are_numbered_by_code_point_as_in_nanogpt():
+    tokenizer = train_tokenizer("char", ["hello", " world\n"], end_of_text=False)
+    assert tokenizer.vocab_size == 9
+    assert tokenizer.end_of_text is None
+    assert tokenizer.decode(range(9)) == "\n dehlorw"
+    assert tokenizer.encode("low").tolist() == [5, 6, 8]
+
+
+def test_bytes_are_their_own_ids():
+    tokenizer = train_tokenizer("byte", [], end_of_text=False)
+    assert tokenizer.vocab_size == 256
+    assert tokenizer.encode("é\n").tolist() == [0xC3, 0xA9, 0x0A]
+
+
+def test_bpe_has_exactly_as_many_symbols_as_asked_or_says_how_many_it_can():
+    assert trained("bpe:1000").vocab_size == 1000
+    assert train_tokenizer("bpe:257", ["hello"]).vocab_size == 257
+    with pytest.raises(CorpusError, match=r"tale.txt is too small for bpe:400: .* gives 260 symbols. Use bpe:260"):
+        train_tokenizer("bpe:400", ["abcd abcd"], origin="tale.txt")
+    assert train_tokenizer("bpe:260", ["abcd abcd"]).vocab_size == 260
+
+
+def test_ids_are_stored_in_the_narrowest_type():
+    assert trained("bpe:1000").encode("hello").dtype == np.uint16
+    wide = {chr(0x10000 + i): i for i in range(2**16 + 1)}
+    stored = json.loads(trained("char", end_of_text=False).to_json())
+    stored["model"]["vocab"] = wide
+    tokenizer = Tokenizer.from_json(json.dumps(stored))
+    assert tokenizer.encode(chr(0x20000)).dtype == np.uint32
+    assert tokenizer.encode(chr(0x20000)).tolist() == [2**16]
+
+
+def test_an_unknown_character_is_named_with_its_position():
+    tokenizer = train_tokenizer("char", ["abc"])
+    for unknown in ("z", "B", "é", "\U0001f600"):
+        with pytest.raises(CorpusError, match=rf"U\+{ord(unknown):04X}\) at position 2 is not among the 3 characters"):
+            tokenizer.encode(f"ab{unknown}c")
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_half_a_surrogate_pair_is_refused(spec):
+    with pytest.raises(CorpusError, match=r"U\+D800\) at position 1"):
+        trained(spec).encode("a\ud800b")
+
+
+@pytest.mark.parametrize("token", [-1, 1000])
+def test_ids_outside_the_vocabulary_are_refused(token):
+    with pytest.raises(CorpusError, match=f"token id {token} is outside .* 1000 symbols"):
+        trained("bpe:1000").decode([5, token])
+
+
+@pytest.mark.parametrize("spec", ["word", "bpe", "bpe:", "bpe:256", "bpe:-5", "bpe:²", "char:5", "BYTE", ""])
+def test_mistaken_specs_are_refused(spec):
+    with pytest.raises(UsageError, match="expected char, byte, or bpe:N"):
+        train_tokenizer(spec, ["text"])
+
+
+def test_no_text_has_no_characters():
+    with pytest.raises(CorpusError, match=r"empty.txt is empty"):
+        train_tokenizer("char", [], origin="empty.txt")
+
+
+def swap_merges(data):
+    data["model"]["merges"][:2] = data["model"]["merges"][1::-1]
+
+
+def other_pattern(data):
+    data["pre_tokenizer"] = {"type": "Whitespace"}
+
+
+def other_special(data):
+    data["added_tokens"].append({"id": 1000, "content": "<pad>"})
+
+
+def missing_byte(data):
+    data["model"]["vocab"]["zz"] = data["model"]["vocab"].pop("a")
+
+
+@pytest.mark.parametrize("spoil", [swap_merges, other_pattern, other_special, missing_byte])
+def test_a_tokenizer_that_our_encoders_would_misread_is_refused_and_named(spoil, tmp_path):
+    data = json.loads(trained("bpe:1000").to_json())
+    spoil(data)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(CorpusError, match=r"tokenizer.json: this is not a tokenizer.json of a kind known here"):
+        Tokenizer.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"model": null}', b"{}"])
+def test_a_file_that_is_no_tokenizer_is_refused_and_named(content, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    with pytest.raises(CorpusError, match=r"tokenizer\.json"):
+        Tokenizer.load(path)
+
+
+def test_merges_as_older_files_write_them_are_understood():
+    data = json.loads(trained("bpe:1000").to_json())
+    data["model"]["merges"] = [" ".join(pair) for pair in data["model"]["merges"]]
+    del data["pre_tokenizer"]["use_regex"]
+    old = Tokenizer.from_json(json.dumps(data))
+    assert old.encode(SAMPLES[0]).tolist() == trained("bpe:1000").encode(SAMPLES[0]).tolist()
