@@ -1,0 +1,273 @@
+"""Building: the same bytes every time, nothing half-finished, no text on both sides, and clear refusals."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from conftest import story
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scratchlab.corpus.build import build_corpus
+from scratchlab.corpus.store import open_corpus
+from scratchlab.errors import CorpusError, ScratchlabError, UsageError
+
+Write = Callable[[str, str | bytes], str]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def refusal(tmp_path: Path, *sources: str, **arguments: str) -> str:
+    """The message of a build that fails and leaves nothing behind."""
+    before = set(tmp_path.iterdir())
+    with pytest.raises(ScratchlabError) as caught:
+        build_corpus(sources, tmp_path / "refused", **arguments)
+    assert set(tmp_path.iterdir()) == before
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte", "bpe:300"])
+@pytest.mark.parametrize("split", ["hash", "contiguous"])
+def test_building_twice_gives_the_same_bytes(letters, tmp_path, tokenizer, split):
+    first = build_corpus([letters], tmp_path / "one", tokenizer, split)
+    second = build_corpus([letters], tmp_path / "deep" / "two", tokenizer, split)
+    assert contents(first.path) == contents(second.path)
+
+
+def test_nothing_in_the_folder_says_where_it_was_built(letters, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    built = build_corpus(["letters"], "mine", "bpe:300")
+    assert not any(str(tmp_path).encode() in data for data in contents(built.path).values())
+
+
+def test_the_identity_depends_on_the_text_not_on_where_it_lies(write, tmp_path):
+    one, two = write("a.txt", story(1)), write("elsewhere/b.txt", story(1))
+    builds = [build_corpus([path], tmp_path / f"out{place}", "byte") for place, path in enumerate([one, two])]
+    other = build_corpus([write("c.txt", story(2))], tmp_path / "other", "byte")
+    assert builds[0].sha256 == builds[1].sha256 != other.sha256
+
+
+def test_one_document_becomes_what_nanogpt_makes_of_it(write, tmp_path):
+    text = "".join(map(story, range(20)))
+    built = build_corpus([write("input.txt", text)], tmp_path / "out", "char", "contiguous:.9,.1,0")
+    number = {character: place for place, character in enumerate(sorted(set(text)))}
+    expected = np.array([number[character] for character in text])
+    cut = int(len(text) * 0.9)
+    train, validation = (built.split(name) for name in ("train", "validation"))
+    assert built.vocab_size == len(number)
+    assert built.tokenizer.end_of_text is None
+    assert (train.read(0, len(train)) == expected[:cut]).all()
+    assert (validation.read(0, len(validation)) == expected[cut:]).all()
+    assert list(built.manifest.splits) == ["train", "validation"]
+    assert built.text("train") + built.text("validation") == text
+    assert not list(built.path.glob("test*"))
+
+
+def test_bpe_of_one_document_has_the_symbol_but_does_not_use_it(write, tmp_path):
+    built = build_corpus([write("input.txt", "".join(map(story, range(20))))], tmp_path / "out", "bpe:300")
+    train = built.split("train")
+    assert built.tokenizer.end_of_text == 299
+    assert 299 not in train.read(0, len(train))
+
+
+def test_bpe_learns_from_the_training_split_alone(write, tmp_path):
+    texts = [story(number) for number in range(9)] + ["zyzzyva " * 500]
+    sources = [write(f"{place}.txt", text) for place, text in enumerate(texts)]
+    built = build_corpus(sources, tmp_path / "out", "bpe:300", "contiguous:.2,.8,0")
+    assert "zyzzyva" in built.text("validation")
+    assert not any(b"zyz" in built.tokenizer.token_bytes(token) for token in range(300))
+
+
+@pytest.mark.parametrize(("documents", "rule"), [(7, "contiguous:0.9,0.05,0.05"), (8, "hash:0.9,0.05,0.05")])
+def test_few_documents_are_split_by_region_and_many_by_hash(write, tmp_path, documents, rule):
+    sources = [write(f"{number}.txt", story(number)) for number in range(documents)]
+    assert build_corpus(sources, tmp_path / "out", "byte").manifest.split.rule == rule
+
+
+def test_copies_and_blanks_are_left_out_and_counted(write, tmp_path):
+    for number in range(9):
+        write(f"mine/{number}.txt", story(number))
+    write("mine/copy.txt", b"\xef\xbb\xbf" + story(3).replace("\n", "\r\n").encode())
+    write("mine/blank.md", " \n\t\n")
+    write("mine/empty.md", "")
+    manifest = build_corpus([f"{tmp_path}/mine", f"{tmp_path}/mine/4.txt"], tmp_path / "out", "byte").manifest
+    [folder, file] = manifest.sources
+    assert (folder.documents, folder.duplicates, folder.blank) == (9, 1, 2)
+    assert (file.documents, file.duplicates, file.bytes) == (0, 1, 0)
+    assert folder.bytes == sum(split.bytes for split in manifest.splits.values())
+
+
+@given(st.lists(st.text(st.sampled_from("ab \n"), min_size=30, max_size=34), min_size=8, max_size=30))
+@settings(max_examples=25)
+def test_no_text_is_in_two_splits(texts):
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "mine").mkdir()
+        for number, text in enumerate(["a" * 64, "b" * 64, "c" * 64, *texts, *texts[::2]]):
+            (folder / "mine" / f"{number:02d}.txt").write_text(text)
+        built = build_corpus([f"{folder}/mine"], folder / "out", "byte", "hash:.5,.25,.25")
+        found = [text for split in built.manifest.splits for text in built.documents(split)]
+    assert len(found) == len(set(found))
+    assert set(found) == {text for text in ["a" * 64, "b" * 64, "c" * 64, *texts] if text.strip()}
+
+
+def test_a_moved_document_is_named_in_the_manifest(write, tmp_path):
+    sources = [write(f"{number}.txt", story(number)) for number in range(3)]
+    built = build_corpus(sources, tmp_path / "out", "byte", "hash:.98,.01,.01")
+    assert {move.to for move in built.manifest.split.moved} == {"validation", "test"}
+    assert {move.document for move in built.manifest.split.moved} < set(sources)
+    assert all(len(list(built.documents(name))) == 1 for name in ("train", "validation", "test"))
+
+
+def test_an_existing_folder_is_left_as_it_is(write, letters, tmp_path):
+    write("mine/precious.txt", "do not lose me")
+    with pytest.raises(CorpusError, match="mine exists already and was left as it is"):
+        build_corpus([letters], tmp_path / "mine")
+    assert contents(tmp_path / "mine") == {"precious.txt": b"do not lose me"}
+
+
+def test_text_that_is_too_small_names_the_file_and_the_split(write, tmp_path):
+    path = write("haiku.txt", "An old silent pond")
+    message = refusal(tmp_path, path, tokenizer="byte", split="contiguous:.9,.1,0")
+    assert f"{path} is too small: split contiguous:0.9,0.1,0.0 gives 16 tokens to train on" in message
+    assert f"the training text of {path} is too small for bpe:4096" in refusal(tmp_path, path)
+    path = write("page.txt", "a" * 100)
+    message = refusal(tmp_path, path, tokenizer="byte", split="contiguous:.9999,.00005,.00005")
+    assert f"{path} is too small: split contiguous:0.9999,5e-05,5e-05 leaves no text for validation." in message
+
+
+def test_blank_text_names_the_file(write, tmp_path):
+    path = write("blank.txt", " \n")
+    assert f"no text to learn from: {path} has no character but white space" in refusal(tmp_path, path)
+
+
+def test_an_unreadable_file_among_good_ones_is_named(write, letters, tmp_path):
+    path = write("bad.txt", b"\xff\xff")
+    assert path in refusal(tmp_path, letters, path)
+
+
+@pytest.mark.parametrize("arguments", [{"tokenizer": "word"}, {"split": "random"}])
+def test_mistaken_arguments_are_heard_of_before_anything_is_read(tmp_path, arguments):
+    with pytest.raises(UsageError):
+        build_corpus([f"{tmp_path}/does-not-exist"], tmp_path / "out", **arguments)
+
+
+@pytest.mark.parametrize("sources", [[], "letters.txt"])
+def test_sources_must_be_a_list_of_at_least_one(sources, tmp_path):
+    with pytest.raises(UsageError, match=r"sources .*: expected a list of files"):
+        build_corpus(sources, tmp_path / "out")
+
+
+@pytest.mark.parametrize("after", ["reading", "training the tokenizer"])
+@pytest.mark.parametrize("tokenizer", ["char", "bpe:300"])
+@pytest.mark.parametrize("change", ["edited", "removed", "added"])
+def test_a_source_that_changes_between_two_readings_is_noticed(letters, tmp_path, after, tokenizer, change):
+    documents_read = 0
+
+    def meddle(stage: str, done: int, total: int | None) -> None:
+        nonlocal documents_read
+        documents_read += stage == after
+        if documents_read == 30 and stage == after:
+            match change:
+                case "edited":
+                    Path(letters, "13.md").write_text("edited")
+                case "removed":
+                    Path(letters, "13.md").unlink()
+                case _:
+                    Path(letters, "13a.md").write_text("new")
+
+    name = {"edited": r"13\.md", "removed": r"14\.md", "added": r"13a\.md"}[change]
+    with pytest.raises(
+        CorpusError, match=f"text changed while the corpus was being built: .*{name} is not what it was"
+    ):
+        build_corpus([letters], tmp_path / "out", tokenizer, "hash", meddle)
+    assert {path.name for path in tmp_path.iterdir()} == {"letters"}
+
+
+def test_progress_is_told_in_bytes_of_text(letters, tmp_path):
+    told: list[tuple[str, int, int | None]] = []
+    built = build_corpus([letters], tmp_path / "out", "bpe:300", progress=lambda *what: told.append(what))
+    total = sum(split.bytes for split in built.manifest.splits.values())
+    assert [entry for entry in told if entry[1] == total] == [
+        ("reading", total, None),
+        ("training the tokenizer", total, total),
+        ("encoding", total, total),
+    ]
+
+
+def test_a_symbol_that_is_text_stays_text(write, tmp_path):
+    sources = [write(f"{number}.txt", f"{story(number)}<|endoftext|>{story(number + 50)}") for number in range(9)]
+    built = build_corpus(sources, tmp_path / "out", "bpe:300", "contiguous:1,0,0")
+    train = built.split("train")
+    assert int((train.read(0, len(train)) == built.tokenizer.end_of_text).sum()) == 9
+    assert built.text("train").count("<|endoftext|>") == 9
+
+
+BUILD_AND_DIE = """
+import os, signal, sys
+from scratchlab.corpus.build import build_corpus
+import tokenizers, tiktoken
+
+events, last = 0, int(sys.argv[3])
+
+def count(event, arguments):
+    global events
+    events += 1
+    if events == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(count)
+build_corpus([sys.argv[1]], sys.argv[2], "byte")
+print(events)
+"""
+
+
+def test_a_build_that_is_killed_leaves_nothing_that_opens(letters, tmp_path):
+    """A real process dies at one of the moments that Python's audit hooks report (opening, renaming, ...)."""
+
+    def start(name: str, moment: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", BUILD_AND_DIE, letters, str(tmp_path / name), str(moment)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    whole, _ = start("whole", 0).communicate()
+    moments = np.random.default_rng().integers(1, int(whole) + 1, 5).tolist()
+    killed = [start(f"killed-{moment}", moment) for moment in moments]
+    assert [process.communicate() and process.returncode for process in killed] == [-9] * len(killed)
+    expected = contents(tmp_path / "whole")
+    for folder in set(tmp_path.iterdir()) - {tmp_path / "whole", tmp_path / "letters"}:
+        if folder.name.startswith("."):
+            with pytest.raises(CorpusError, match="interrupted build"):
+                open_corpus(folder)
+        else:
+            assert contents(folder) == expected, f"killed at one of the events {moments}"
+    for moment in moments:
+        out = tmp_path / f"killed-{moment}"
+        assert out.exists() or contents(build_corpus([letters], out, "byte").path) == expected
+
+
+def test_the_manifest_is_complete(letters, tmp_path):
+    built = build_corpus([letters], tmp_path / "out", "bpe:300")
+    manifest = json.loads((built.path / "manifest.json").read_text())
+    assert manifest["sha256"] == built.sha256
+    assert {
+        file["name"] for split in manifest["splits"].values() for file in [*split["shards"], split["document_table"]]
+    } == {path.name for path in built.path.glob("*.bin")}
+    assert manifest["tokenizer"] == {
+        "spec": "bpe:300",
+        "kind": "bpe",
+        "vocab_size": 300,
+        "end_of_text": 299,
+        "dtype": "uint16",
+        "file": {
+            "name": "tokenizer.json",
+            "size": (built.path / "tokenizer.json").stat().st_size,
+            "sha256": built.tokenizer.sha256,
+        },
+    }
