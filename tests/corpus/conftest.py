@@ -5,20 +5,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from letters import story
 
 settings.register_profile("steady", deadline=None)  # a busy machine is no reason to fail
 settings.load_profile("steady")
-
-WRITERS = ("Ada", "Grace", "Émilie", "Sofia", "赵夫人")
-
-
-def story(number: int) -> str:
-    """A short text, different for every number, in which words recur."""
-    writer = WRITERS[number % len(WRITERS)]
-    return (
-        f"# Letter {number}\n\nDear {writer},\n\n"
-        + f"the engine wrote {number} lines today, and {writer} was glad.\n" * 4
-    )
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from conftest import story
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from letters import story
 
 from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.store import open_corpus
