@@ -26,7 +26,15 @@ def disk_errors(path: Path, what: str) -> Generator[None]:
                 f"{what} could not be written to {path}: {os.strerror(error.errno)} ({free / 1e6:.0f} MB free there). "
                 "Nothing written earlier was lost. Free some space and run the same command again."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        if error.errno in (
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOTDIR,
+            errno.EEXIST,
+            errno.EISDIR,
+            errno.ENOTEMPTY,
+        ):
             raise ScratchlabError(f"{what} could not be written to {path}: {os.strerror(error.errno)}.") from error
         raise
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scratchlab.model.dropout import Dropout, dropped_attention
 from scratchlab.model.initialize import gpt2_table, initialize
-from scratchlab.model.layers import Cache, Linear, causal_attention
+from scratchlab.model.layers import Cache, Linear
 from scratchlab.recipe import GPTSection
 
 
@@ -33,11 +34,13 @@ class Attention(nn.Module):
         B, T, C = x_BTC.shape
         heads = self.qkv(x_BTC).view(B, T, 3, self.n_head, C // self.n_head)
         q_BHTD, k_BHTD, v_BHTD = heads.permute(2, 0, 3, 1, 4).unbind(0)
-        if cache is None:
-            y_BHTD = causal_attention(q_BHTD, k_BHTD, v_BHTD, self.dropout if self.training else 0.0)
-        else:
+        if cache is not None:
             k_BHLD, v_BHLD, visible = cache.append(self.layer, k_BHTD, v_BHTD)
             y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHLD, v_BHLD, attn_mask=visible)
+        elif self.training and self.dropout:
+            y_BHTD = dropped_attention(q_BHTD, k_BHTD, v_BHTD, self.dropout)
+        else:
+            y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True)
         return self.out(y_BHTD.transpose(1, 2).reshape(B, T, C))
 
 
@@ -62,7 +65,7 @@ class Block(nn.Module):
         self.attention = Attention(config, layer, compute_dtype)
         self.mlp_norm = nn.LayerNorm(config.d_model)
         self.mlp = MLP(config, compute_dtype)
-        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.dropout = Dropout(config.dropout) if config.dropout else nn.Identity()
 
     def forward(self, x_BTC: Tensor, cache: Cache | None) -> Tensor:
         x_BTC = x_BTC + self.dropout(self.attention(self.attention_norm(x_BTC), cache))
@@ -77,7 +80,7 @@ class GPT(nn.Module):
         self.config, self.compute_dtype = config, compute_dtype
         self.token_embedding = nn.Embedding(vocab_size, config.d_model)
         self.position_embedding = nn.Embedding(config.context_length, config.d_model)
-        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.dropout = Dropout(config.dropout) if config.dropout else nn.Identity()
         self.blocks = nn.ModuleList(Block(config, layer, compute_dtype) for layer in range(config.n_layer))
         self.final_norm = nn.LayerNorm(config.d_model)
         self.head = None if config.tie_weights else Linear(config.d_model, vocab_size, False, compute_dtype)

@@ -57,8 +57,3 @@ class Cache:
         device = self.keys[0].device
         places_BT = torch.tensor(self.lengths, device=device)[:, None] + torch.arange(n_new, device=device)
         return (torch.arange(longest, device=device) <= places_BT[:, :, None])[:, None]
-
-
-def causal_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, dropout: float) -> Tensor:
-    """Softmax attention in which each token sees itself and what came before it."""
-    return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, dropout_p=dropout, is_causal=True)

@@ -4,10 +4,15 @@ One format whatever trained it: a safetensors file keyed `name`, `name.exp_avg`,
 JSON file for the rest. No random state is kept, for there is none: every stream is a function of seed and step.
 """
 
+import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from scratchlab.errors import RunError
 from scratchlab.model.count import parameter_count
@@ -21,13 +26,22 @@ BYTES_PER_PARAMETER = 12  # a weight and AdamW's two moments, float32
 def save_checkpoint(folder: RunFolder, backend: Backend, state: Any, step: int) -> None:
     """Keep everything a resume needs. `ScratchlabError` if the disk is full; the earlier checkpoints stay."""
     tensors = backend.tensors(state)
-    folder.save_checkpoint(step, lambda path: save_file(tensors, path), backend.extras(state))
+    folder.save_checkpoint(step, lambda path: write_tensors(tensors, path), backend.extras(state))
 
 
 def save_best(folder: RunFolder, backend: Backend, state: Any) -> None:
     """Keep the weights alone, as the snapshot `best`."""
     weights = {name: parameter.detach().cpu() for name, parameter in backend.model(state).named_parameters()}
-    folder.save_snapshot("best", lambda path: save_file(weights, path))
+    folder.save_snapshot("best", lambda path: write_tensors(weights, path))
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file. Its writer hides what the system said in a text; `OSError` brings it back."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        raise (OSError(int(code[1]), os.strerror(int(code[1]))) if code else error) from error
 
 
 def restore_checkpoint(folder: RunFolder, backend: Backend, say: Callable[[str], None]) -> tuple[Any, int]:
