@@ -94,7 +94,7 @@ SETTINGS = {
 
 def main() -> None:
     arguments = parse_arguments()
-    if arguments.worker:
+    if arguments.worker:  # a child of this program
         work(json.loads(arguments.worker))
         return
     results: dict[str, Any] = {"machine": hardware.environment(hardware.choose_device("auto")), "settings": {}}
@@ -183,9 +183,6 @@ def our_command(recipe: Recipe, run: Path) -> list[str]:
 def work(order: Mapping[str, Any]) -> None:
     """The training loop as `scratchlab train` runs it, printing a line after every step."""
     import scratchlab
-    from scratchlab.cli.train import prepare_process
-
-    prepare_process()
     step = TorchBackend.step
 
     def step_and_say(self: TorchBackend, state: Any, batch: Any, number: int) -> Any:

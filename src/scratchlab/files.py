@@ -13,6 +13,8 @@ from typing import Any
 
 from scratchlab.errors import ScratchlabError
 
+REFUSALS = {getattr(errno, name) for name in ("EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "EISDIR", "ENOTEMPTY")}
+
 
 @contextlib.contextmanager
 def disk_errors(path: Path, what: str) -> Generator[None]:

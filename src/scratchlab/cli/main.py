@@ -7,6 +7,7 @@ import click
 
 from scratchlab import __version__
 from scratchlab.errors import ScratchlabError
+from scratchlab.hardware import prepare_process
 
 # command: (where it lives, its line in --help). The line stands here so that --help imports no command.
 COMMANDS = {
@@ -49,6 +50,7 @@ def cli() -> None:
 
 def run_command(command: click.Command) -> None:
     """Run a command; a user's mistake becomes a message and an exit code, never a traceback."""
+    prepare_process()
     try:
         command.main(standalone_mode=True)
     except ScratchlabError as error:

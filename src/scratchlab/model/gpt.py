@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scratchlab.model.activations import tanh_gelu
 from scratchlab.model.dropout import Dropout, dropped_attention
 from scratchlab.model.initialize import gpt2_table, initialize
 from scratchlab.model.layers import Cache, Linear
@@ -53,7 +54,7 @@ class MLP(nn.Module):
         self.down = Linear(4 * config.d_model, config.d_model, True, compute_dtype)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x_BTC), approximate="tanh"))
+        return self.down(tanh_gelu(self.up(x_BTC)))
 
 
 class Block(nn.Module):

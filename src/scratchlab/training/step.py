@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scratchlab.corpus.windows import Batch
 from scratchlab.evaluation.scorer import Scorer, model_scorer
-from scratchlab.hardware import allow_tf32, compute_dtype
+from scratchlab.hardware import allow_tf32, compute_dtype, keep_freed_memory
 from scratchlab.model.gpt import GPT, build_gpt
 from scratchlab.model.loss import Objective
 from scratchlab.recipe import Recipe
@@ -40,6 +40,7 @@ class TorchBackend:
 
     def __init__(self, recipe: Recipe, vocab_size: int) -> None:
         self.recipe, self.vocab_size, self.settled = recipe, vocab_size, recipe.settled
+        keep_freed_memory()
         torch.set_num_threads(self.settled.threads)
         torch.use_deterministic_algorithms(recipe.execution.deterministic)
         allow_tf32(self.settled.precision)
