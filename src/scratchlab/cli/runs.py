@@ -19,9 +19,12 @@ def show(run: str, as_json: bool) -> None:
     print_report(describe(RunFolder.open(run)), as_json, run_text)
 
 
-@click.group(epilog="Example: scratchlab runs diff runs/first runs/second")
-def runs() -> None:
-    """List runs, compare two, delete one."""
+@click.group(invoke_without_command=True, epilog="Example: scratchlab runs diff runs/first runs/second")
+@click.pass_context
+def runs(context: click.Context) -> None:
+    """List runs (those in the folder `runs` if no command is given), compare two, delete one."""
+    if context.invoked_subcommand is None:
+        context.invoke(list_runs)
 
 
 @runs.command("list", epilog="Example: scratchlab runs list runs")

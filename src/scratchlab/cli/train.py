@@ -19,21 +19,19 @@ def train(recipe: str | None, overrides: tuple[str, ...], out: str | None, resum
 
     Stopped by Ctrl-C or SIGTERM, it saves a checkpoint and exits with 143; --resume goes on from there.
     """
-    if (recipe is None) == (resume is None):
+    folder = out if recipe else resume
+    if folder is None or (out and resume) or (recipe and resume):
         raise UsageError("Give a recipe and --out DIR to start a run, or --resume DIR to go on with one.")
-    if recipe is not None and out is None:
-        raise UsageError("A new run needs a folder: --out DIR, for example --out runs/first.")
 
     from scratchlab.cli.output import reporter
     from scratchlab.cli.runs import describe, run_text
     from scratchlab.recipe import load_recipe
     from scratchlab.runfolder import RunFolder
     from scratchlab.training import loop
-    from scratchlab.training.start import create_run
 
-    if recipe is not None and out is not None:
-        resume = str(create_run(load_recipe(recipe, overrides), out).path)
-    assert resume is not None
     with reporter() as report:
-        loop.resume(resume, report)
-    show(describe(RunFolder.open(resume)), as_json, run_text)
+        if recipe is not None:
+            loop.train(load_recipe(recipe, overrides), folder, report)
+        else:
+            loop.resume(folder, report)
+    show(describe(RunFolder.open(folder)), as_json, run_text)

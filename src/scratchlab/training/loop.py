@@ -30,7 +30,8 @@ def train(recipe: Recipe | str | Path, out: str | Path, report: Reporter | None 
     checkpoint saved, when told to stop.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    return resume(create_run(recipe, out).path, report)
+    report = report or Silent()
+    return resume(create_run(recipe, out, report.say).path, report)
 
 
 def resume(out: str | Path, report: Reporter | None = None) -> Record:

@@ -2,16 +2,20 @@
 
 import math
 import shutil
+from collections.abc import Callable
 
 from scratchlab import hardware
 from scratchlab.corpus.windows import Windows
-from scratchlab.errors import RecipeError
+from scratchlab.errors import DeviceError, RecipeError
 from scratchlab.model.count import activation_bytes_per_sequence, parameter_count
 from scratchlab.recipe import Recipe
 
 
-def resolve(recipe: Recipe, vocab_size: int, windows: Windows) -> Recipe:
-    """The recipe with nothing left open: device, precision, threads, micro-batch, compile, and the length in steps."""
+def resolve(recipe: Recipe, vocab_size: int, windows: Windows, say: Callable[[str], None]) -> Recipe:
+    """The recipe with nothing left open: device, precision, threads, micro-batch, compile, and the length in steps.
+
+    `say` is told what a person would not expect.
+    """
     execution, training = recipe.execution, recipe.training
     device = hardware.choose_device(execution.device)
     precision = hardware.choose_precision(device) if training.precision == "auto" else training.precision
@@ -22,7 +26,7 @@ def resolve(recipe: Recipe, vocab_size: int, windows: Windows) -> Recipe:
         "execution.device": device,
         "execution.threads": hardware.physical_threads() if execution.threads == "auto" else execution.threads,
         "execution.micro_batch_size": _micro_batch_size(recipe, device),
-        "execution.compile": _compile(recipe, device),
+        "execution.compile": _compile(recipe, device, say),
     }
     return recipe.replaced(settled)
 
@@ -66,13 +70,19 @@ def _activation_budget(device: str) -> int:
     return int(free * 0.6)  # the rest is for weights, moments, logits and fragmentation
 
 
-def _compile(recipe: Recipe, device: str) -> bool:
-    """Whether compiling pays: on a GPU yes, where a compiler is at hand; on a CPU it costs more than it saves."""
-    if recipe.execution.compile != "auto":
-        return recipe.execution.compile
-    return device.startswith("cuda") and can_compile()
+def _compile(recipe: Recipe, device: str, say: Callable[[str], None]) -> bool:
+    """Whether to compile. `auto`: on a GPU, where there is a compiler; on a CPU it costs more than it saves."""
+    wanted = recipe.execution.compile
+    if wanted == "auto":
+        wanted = device.startswith("cuda")
+        if wanted and not can_compile():
+            say("execution.compile = auto: this machine has no C++ compiler, so the model runs uncompiled, and slower.")
+            return False
+    elif wanted and not can_compile():
+        raise DeviceError("execution.compile = true needs a C++ compiler (g++ or clang++), and this machine has none.")
+    return wanted
 
 
 def can_compile() -> bool:
-    """Whether this machine has the C compiler that torch.compile needs."""
-    return any(shutil.which(name) for name in ("c++", "g++", "clang++", "gcc", "cc"))
+    """Whether this machine has the compiler that torch.compile needs."""
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))

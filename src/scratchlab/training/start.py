@@ -3,6 +3,7 @@
 import math
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,11 @@ class Run:
         return self.recipe.settled.steps
 
 
-def create_run(recipe: Recipe, out: str | Path) -> RunFolder:
+def create_run(recipe: Recipe, out: str | Path, say: Callable[[str], None] = lambda text: None) -> RunFolder:
     """Settle what is open in `recipe` and make its run folder; nothing is trained yet."""
     corpus, yardstick = open_corpora(recipe)
     windows = Windows(corpus.split("train"), recipe.model.context_length)
-    resolved = resolve(recipe, corpus.vocab_size, windows)
+    resolved = resolve(recipe, corpus.vocab_size, windows, say)
     free = shutil.disk_usage(nearest_existing(Path(out))).free
     manifest = {
         "fingerprint": fingerprint(resolved, corpus.sha256, yardstick.sha256),

@@ -1,5 +1,6 @@
 """One optimizer step in PyTorch."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,8 @@ class TorchBackend:
         self.recipe, self.vocab_size, self.settled = recipe, vocab_size, recipe.settled
         keep_freed_memory()
         torch.set_num_threads(self.settled.threads)
+        if recipe.execution.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, and says so only late
         torch.use_deterministic_algorithms(recipe.execution.deterministic)
         allow_tf32(self.settled.precision)
 

@@ -1,0 +1,192 @@
+"""The commands as a person uses them, in a real process where exit codes and streams matter, in this one elsewhere."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from scratchlab.cli.main import cli
+from scratchlab.errors import ScratchlabError
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with writing of one's own, a corpus of it and two finished runs."""
+    folder = tmp_path_factory.mktemp("workplace")
+    rng = random.Random(1)
+    (folder / "writing").mkdir()
+    for number in range(12):
+        words = rng.choices(["every", "effort", "moves", "you", "toward", "finding", "an", "ideal"], k=300)
+        (folder / f"writing/{number}.txt").write_text(" ".join(words) + "\n", encoding="utf-8")
+    (folder / "tiny.toml").write_text(
+        f"""
+        corpus = "{folder}/corpora/mine"
+        [model]
+        n_layer = 1
+        n_head = 2
+        d_model = 16
+        context_length = 16
+        [training]
+        steps = 12
+        global_batch_size = 4
+        checkpoint_every = 5
+        [evaluation]
+        every = 6
+        sample_tokens = 8
+        [execution]
+        device = "cpu"
+        threads = 1
+        """,
+        encoding="utf-8",
+    )
+    run(["corpus", "build", f"{folder}/writing", "--out", f"{folder}/corpora/mine", "--tokenizer", "char"])
+    run(["train", f"{folder}/tiny.toml", "--out", f"{folder}/runs/first"])
+    run(["train", f"{folder}/tiny.toml", "--out", f"{folder}/runs/second", "model.dropout=0.1", "seeds.init=2"])
+    return folder
+
+
+def run(arguments: list[str]) -> Result:
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def fail(arguments: list[str]) -> ScratchlabError:
+    with pytest.raises(ScratchlabError) as caught:
+        CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    return caught.value
+
+
+def test_train_says_what_came_of_it(workplace: Path) -> None:
+    text = run(["show", f"{workplace}/runs/first"]).output
+    for part in ("finished, step 12 of 12", "test ", "bits/byte", "n = ", "tokens/s", "charts", "it writes"):
+        assert part in text
+    assert {path.name for path in (workplace / "runs/first/charts").iterdir()} == {
+        "gradient_norm.png",
+        "learning_rate.png",
+        "loss.png",
+    }
+
+
+def test_result_is_what_evaluate_says(workplace: Path) -> None:
+    shown = json.loads(run(["show", f"{workplace}/runs/first", "--json"]).output)["result"]
+    for split in ("test", "validation"):
+        again = json.loads(run(["evaluate", f"{workplace}/runs/first", "--split", split, "--json"]).output)
+        assert again["nats_per_token"] == shown[split]["nats_per_token"]
+        assert again["bits_per_byte_error"] == shown[split]["bits_per_byte_error"]
+
+
+def test_best_weights_can_be_asked_for(workplace: Path) -> None:
+    shown = json.loads(run(["show", f"{workplace}/runs/first", "--json"]).output)["result"]
+    arguments = ["evaluate", f"{workplace}/runs/first", "--split", "validation", "--at", "best", "--json"]
+    assert json.loads(run(arguments).output)["nats_per_token"] == shown["best_validation"]["nats_per_token"]
+
+
+def test_the_same_recipe_gives_the_same_run(workplace: Path) -> None:
+    run(["train", f"{workplace}/tiny.toml", "--out", f"{workplace}/runs/again"])
+    first, again = workplace / "runs/first", workplace / "runs/again"
+    assert (first / "metrics.jsonl").read_bytes() == (again / "metrics.jsonl").read_bytes()
+    weights = "checkpoints/step-00000012/tensors.safetensors"
+    assert (first / weights).read_bytes() == (again / weights).read_bytes()
+    assert json.loads(run(["runs", "diff", str(first), str(again), "--json"]).output)["same_fingerprint"]
+    run(["runs", "delete", str(again), "--yes"])
+    assert not again.exists()
+
+
+def test_sample_is_reproducible_and_goes_on_from_the_prompt(workplace: Path) -> None:
+    arguments = ["sample", f"{workplace}/runs/first", "--prompt", "every", "--max-tokens", "20", "--top-k", "5"]
+    assert run(arguments).output == run(arguments).output
+    assert run(arguments).output.startswith("every")
+    assert run([*arguments, "--seed", "2"]).output != run(arguments).output
+    asked = json.loads(run([*arguments, "--json"]).output)
+    assert "every" + asked["text"] + "\n" == run(arguments).output
+
+
+def test_runs_are_listed_and_compared(workplace: Path) -> None:
+    listed = json.loads(run(["runs", "list", f"{workplace}/runs", "--json"]).output)["runs"]
+    assert [Path(each["run"]).name for each in listed] == ["first", "second"]
+    assert "first" in run(["runs", "list", f"{workplace}/runs"]).output
+    differing = json.loads(
+        run(["runs", "diff", f"{workplace}/runs/first", f"{workplace}/runs/second", "--json"]).output
+    )
+    assert differing["recipe"] == {"model.dropout": [0.0, 0.1], "seeds.init": [1, 2]}
+    assert not differing["same_fingerprint"]
+    assert "test.bits_per_byte" in differing["results"]
+
+
+def test_delete_asks_first(workplace: Path) -> None:
+    answer = CliRunner().invoke(cli, ["runs", "delete", f"{workplace}/runs/first"], input="n\n")
+    assert answer.exit_code == 1
+    assert (workplace / "runs/first/result.json").exists()
+
+
+def test_schema_knows_every_section() -> None:
+    schema = json.loads(run(["recipe", "schema"]).output)
+    assert {"corpus", "model", "training", "evaluation", "seeds", "execution"} <= set(schema["properties"])
+
+
+def test_mistakes_are_told_with_a_remedy(workplace: Path) -> None:
+    recipe = f"{workplace}/tiny.toml"
+    assert "did you mean model.n_layer" in str(fail(["recipe", "check", recipe, "model.n_layers=2"]))
+    assert "exists already" in str(fail(["train", recipe, "--out", f"{workplace}/runs/first"]))
+    assert "--resume DIR" in str(fail(["train", recipe]))
+    assert "is not a run folder" in str(fail(["show", f"{workplace}/runs/frist"]))
+    assert "runs/first" in str(fail(["show", f"{workplace}/runs/frist"]))
+    assert "it has train" in str(fail(["evaluate", f"{workplace}/runs/first", "--split", "dev"]))
+    assert "'Ω'" in str(fail(["sample", f"{workplace}/runs/first", "--prompt", "Ω"]))
+    assert "cuda" in str(fail(["train", recipe, "--out", f"{workplace}/runs/x", "execution.device=cuda:9"]))
+    assert "tf32" in str(fail(["train", recipe, "--out", f"{workplace}/runs/x", "training.precision=tf32"]))
+    assert "context_length" in str(
+        fail(["train", recipe, "--out", f"{workplace}/runs/x", "model.context_length=99999"])
+    )
+    assert not (workplace / "runs/x").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["show", "nowhere"], 1),
+        (["recipe", "check", "nowhere.toml"], 2),
+        (["train"], 2),
+        (["nonsense"], 2),
+        (["sample", "nowhere", "--temperature", "-1"], 2),
+    ],
+)
+def test_a_mistake_exits_with_its_code_and_no_traceback(arguments: list[str], code: int) -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "scratchlab", *arguments], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == code
+    assert re.search("^Error: ", process.stderr, re.MULTILINE)
+    assert "Traceback" not in process.stderr
+
+
+def test_compile_without_a_compiler(workplace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    message = fail(["train", f"{workplace}/tiny.toml", "--out", f"{tmp_path}/run", "execution.compile=true"])
+    assert "needs a C++ compiler" in str(message)
+    run(["train", f"{workplace}/tiny.toml", "--out", f"{tmp_path}/run"])
+
+
+def test_a_tied_head_drawn_too_large_is_noticed(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("scratchlab.model.gpt.gpt2_table", lambda n_layer: {"*.bias": "zeros", "*": 1.0})
+    result = CliRunner().invoke(cli, ["train", f"{workplace}/tiny.toml", "--out", f"{tmp_path}/run"])
+    assert re.search(r"Warning: the first loss is \d+\.\d+, where ln\(vocabulary\) is", result.output + result.stderr)
+
+
+def test_a_disk_too_small_is_refused_before_training(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Usage:
+        free = 1000
+
+    monkeypatch.setattr("scratchlab.training.start.shutil.disk_usage", lambda path: Usage)
+    assert "of disk for its checkpoints" in str(fail(["train", f"{workplace}/tiny.toml", "--out", f"{tmp_path}/run"]))
+    assert not (tmp_path / "run").exists()
