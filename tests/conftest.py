@@ -1,0 +1,24 @@
+"""Every test computes on one thread from the same random state, and reaches no network."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def steady(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread, seeded default generators, and a refusal to connect anywhere but to this machine."""
+    connect = socket.socket.connect
+
+    def connect_here(self: socket.socket, address: tuple[str, int] | str) -> None:
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test tried to reach {address[0]}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_here)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -1,0 +1,118 @@
+"""Windows: each exactly once an epoch, a function of seed and sample number alone."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from scratchlab.corpus.windows import Windows, consecutive_batches
+from scratchlab.errors import CorpusError
+from tiny import Ints, Stream, counting, modest
+
+CONTEXTS, SIZES, SEEDS = st.integers(1, 9), st.integers(1, 11), st.integers(0, 2**63 - 1)
+
+
+def epoch_starts(windows: Windows, epoch: int, batch_size: int, seed: int) -> list[int]:
+    """First tokens of the samples of one epoch, taken from batches of any size laid over the whole run."""
+    first, end = epoch * len(windows), (epoch + 1) * len(windows)
+    starts: list[int] = []
+    for begin in range(first // batch_size * batch_size, end, batch_size):
+        batch = windows.batch(begin, batch_size, seed)
+        numbers = range(begin, begin + batch_size)
+        starts += [int(row[0]) for number, row in zip(numbers, batch.tokens, strict=True) if first <= number < end]
+    return starts
+
+
+@modest
+@given(n=st.integers(2, 120), context=CONTEXTS, batch_size=SIZES, seed=SEEDS, epoch=st.integers(0, 3))
+def test_every_window_once_an_epoch(n: int, context: int, batch_size: int, seed: int, epoch: int) -> None:
+    assume(n > context)
+    windows = Windows(counting(n), context)
+    starts = sorted(epoch_starts(windows, epoch, batch_size, seed))
+    # Laid side by side the windows share one token with the next, and leave no gap.
+    assert np.diff(starts).tolist() == [context] * (len(windows) - 1)
+    assert starts[0] < context, "an epoch starts within one window's length"
+    covered = set(range(starts[0], starts[-1] + context + 1))
+    assert windows.remainder == n - len(covered)
+    assert windows.remainder < 2 * context, "no further window fits whatever the offset"
+
+
+@modest
+@given(n=st.integers(10, 120), context=CONTEXTS, a=SIZES, b=SIZES, seed=SEEDS)
+def test_a_sample_does_not_depend_on_the_batch_it_is_in(n: int, context: int, a: int, b: int, seed: int) -> None:
+    windows = Windows(counting(n), context)
+    total = 3 * a * b
+
+    def rows(size: int) -> Ints:
+        return np.concatenate([windows.batch(first, size, seed).tokens for first in range(0, total, size)])
+
+    assert (rows(a) == rows(b)).all()
+
+
+def test_targets_are_the_next_tokens_and_all_count() -> None:
+    batch = Windows(counting(50), 7).batch(3, 5, seed=1)
+    assert (batch.targets == batch.tokens + 1).all()
+    assert batch.tokens.shape == batch.targets.shape == batch.weights.shape == (5, 7)
+    assert batch.weights.dtype == np.float32
+    assert (batch.weights == 1).all()
+
+
+def test_epochs_differ_in_order_and_offset() -> None:
+    windows = Windows(counting(1000), 10)
+    epochs = [epoch_starts(windows, epoch, 99, seed=1) for epoch in range(6)]
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+    assert len({min(epoch) for epoch in epochs}) > 2
+    assert {min(epoch) % 10 for epoch in (epoch_starts(windows, e, 99, 1) for e in range(80))} == set(range(10))
+
+
+def test_a_batch_may_cross_epochs() -> None:
+    windows = Windows(counting(41), 10)  # three windows an epoch
+    starts = windows.batch(0, 12, seed=1).tokens[:, 0]
+    assert all(len(set(starts[epoch : epoch + 3].tolist())) == 3 for epoch in range(0, 12, 3))
+
+
+def test_another_data_seed_gives_another_order() -> None:
+    windows = Windows(counting(1000), 10)
+    assert epoch_starts(windows, 0, 99, seed=1) != epoch_starts(windows, 0, 99, seed=2)
+
+
+def test_micro_batches_are_the_batch_in_order() -> None:
+    batch = Windows(counting(100), 4).batch(8, 7, seed=1)
+    parts = list(batch.split(3))
+    assert [len(part.tokens) for part in parts] == [3, 3, 1]
+    assert [part.first_sequence for part in parts] == [8, 11, 14]
+    for name in ("tokens", "targets", "weights"):
+        assert (np.concatenate([getattr(part, name) for part in parts]) == getattr(batch, name)).all()
+
+
+def test_a_stream_of_one_window_is_enough_and_one_token_less_is_not() -> None:
+    assert len(Windows(counting(9), 8)) == 1
+    with pytest.raises(CorpusError, match=r"8 tokens.*context_length \+ 1 = 9.*lower model.context_length"):
+        Windows(counting(8), 8)
+
+
+@modest
+@given(
+    n=st.integers(1, 120),
+    context=CONTEXTS,
+    batch_size=SIZES,
+    max_targets=st.none() | st.integers(1, 150),
+)
+def test_evaluation_covers_each_target_once(n: int, context: int, batch_size: int, max_targets: int | None) -> None:
+    seen: Counter[int] = Counter()
+    stream = Stream(np.arange(n) + 1000)
+    for first, batch in consecutive_batches(stream, context, batch_size, max_targets):
+        counted = batch.weights > 0
+        assert batch.tokens.shape[0] <= batch_size
+        assert batch.tokens.shape[1] == context
+        assert counted.flat[0], "no batch of padding alone"
+        targets = batch.targets[counted] - 1000
+        assert targets.tolist() == list(range(first, first + len(targets)))
+        assert (batch.tokens[counted] == batch.targets[counted] - 1).all()
+        # A target's past within its row is the stream's, as far back as the window reaches.
+        assert (np.diff(batch.tokens, axis=1)[counted[:, 1:]] == 1).all()
+        seen.update(targets.tolist())
+    wanted = n - 1 if max_targets is None else min(n - 1, max_targets)
+    assert seen == Counter(range(1, wanted + 1))

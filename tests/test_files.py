@@ -1,0 +1,105 @@
+"""Files appear whole or not at all."""
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from scratchlab.errors import ScratchlabError
+from scratchlab.files import (
+    canonical_json,
+    disk_errors,
+    folder_in_one_piece,
+    nearest_existing,
+    sha256_of_file,
+    sha256_of_json,
+    write_atomically,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_write_atomically_makes_folders_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.txt"
+    write_atomically(path, "первый")
+    assert path.read_bytes() == "первый".encode()
+    write_atomically(path, b"\x00two")
+    assert path.read_bytes() == b"\x00two"
+    assert names(path.parent) == ["b.txt"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    write_atomically(path, "old")
+
+    def interrupted(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_appears_in_one_piece(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "one"
+    with folder_in_one_piece(path, "it") as partial:
+        (partial / "a.txt").write_text("a")
+        assert not path.exists()
+        assert partial.name.startswith("."), "hidden while it is not whole"
+    assert names(path) == ["a.txt"]
+    assert names(path.parent) == ["one"]
+
+
+def test_a_folder_whose_filling_fails_leaves_nothing(tmp_path: Path) -> None:
+    def fill() -> None:
+        with folder_in_one_piece(tmp_path / "one", "it") as partial:
+            (partial / "a.txt").write_text("a")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fill()
+    assert names(tmp_path) == []
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    path, message = tmp_path / "file" / "one", r"the thing could not be written to .*file/one"
+    with pytest.raises(ScratchlabError, match=message), folder_in_one_piece(path, "the thing"):
+        pass
+
+
+@pytest.mark.parametrize("code", ["ENOSPC", "EDQUOT", "EFBIG"])
+def test_a_full_disk_says_what_is_free_and_what_to_do(tmp_path: Path, code: str) -> None:
+    message = rf"the shards could not be written to {tmp_path}/x/y.*\d+ MB free.*Free some space"
+    with pytest.raises(ScratchlabError, match=message), disk_errors(tmp_path / "x" / "y", "the shards"):
+        raise OSError(getattr(errno, code), "no")
+
+
+def test_other_errors_of_the_system_pass_through(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionError), disk_errors(tmp_path, "it"):
+        raise ConnectionError
+
+
+def test_nearest_existing(tmp_path: Path) -> None:
+    assert nearest_existing(tmp_path / "no" / "such" / "folder") == tmp_path
+    assert nearest_existing(tmp_path) == tmp_path
+
+
+def test_hashes(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    content = os.urandom(3_000_000)
+    path.write_bytes(content)
+    assert sha256_of_file(path) == hashlib.sha256(content).hexdigest()
+    assert canonical_json({"b": [1.0, None, "é"], "a": True}) == '{"a":true,"b":[1.0,null,"é"]}'
+    assert sha256_of_json({"a": 1, "b": 2}) == sha256_of_json({"b": 2, "a": 1}) != sha256_of_json({"a": 1, "b": 3})
+    with pytest.raises(ValueError, match="JSON"):
+        canonical_json(float("nan"))

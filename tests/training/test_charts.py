@@ -1,0 +1,43 @@
+"""Charts appear whatever a run has to show."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scratchlab.runfolder import RunFolder
+from scratchlab.training.charts import draw_charts
+from tiny import tiny_recipe
+
+
+def step(number: int, loss: float | None = 2.0, norm: float | None = 0.5) -> dict[str, Any]:
+    skipped = norm is None
+    return {"step": number, "loss": loss, "gradient_norm": norm, "skipped": skipped, "learning_rate": 0.1}
+
+
+def validation(number: int, error: float | None = 0.1) -> dict[str, Any]:
+    return {"step": number, "validation": {"nats_per_token": 2.0, "nats_per_token_error": error}}
+
+
+RUNS = {
+    "one step": [step(0), validation(1)],
+    "one step and no validation": [step(0)],
+    "many steps": [step(number, 3 - number / 500) for number in range(500)] + [validation(250), validation(500)],
+    "losses that are null": [step(0, None, None), step(1), step(2, None, None), validation(3)],
+    "no error to draw": [step(0), validation(1, None)],
+    "a gradient of 0": [step(0, 2.0, 0.0), step(1)],
+}
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+@pytest.mark.parametrize("name", RUNS)
+def test_three_pictures_appear(tmp_path: Path, name: str, clip_norm: float) -> None:
+    recipe = tiny_recipe({"training.clip_norm": clip_norm})
+    folder = RunFolder.create(tmp_path / "run", recipe, recipe, {}, "{}")
+    folder.append_metrics(RUNS[name])
+    draw_charts(folder, recipe)
+    assert [path.stem for path in folder.charts()] == ["gradient_norm", "learning_rate", "loss"]
+    for path in folder.charts():
+        content = path.read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert len(content) > 5000, "more than an empty picture"

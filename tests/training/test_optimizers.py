@@ -1,0 +1,50 @@
+"""Which parameters decay, and that the fused kernel does what the paper says."""
+
+import math
+
+import pytest
+import torch
+
+from scratchlab.training.optimizers import make_optimizer
+from tiny import distance, tiny_gpt, tiny_recipe
+
+
+def test_only_matrices_decay() -> None:
+    model = tiny_gpt()
+    optimizer = make_optimizer(model, tiny_recipe({"training.weight_decay": 0.3}).training)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(decay) == len(list(model.parameters())), "each parameter once, a tied head too"
+    for name, parameter in model.named_parameters():
+        matrix = not name.endswith((".bias", "norm.weight"))
+        assert decay[id(parameter)] == (0.3 if matrix else 0.0), name
+
+
+def test_updates_are_adamws_by_the_paper() -> None:
+    """Loshchilov and Hutter 2019, algorithm 2, in float64 and elementary operations."""
+    changes = {"training.beta1": 0.8, "training.beta2": 0.9, "training.eps": 1e-4, "training.weight_decay": 0.5}
+    training = tiny_recipe(changes).training
+    model = torch.nn.Linear(3, 4)
+    ours = make_optimizer(model, training)
+    theirs = [parameter.detach().double().clone() for parameter in model.parameters()]
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in theirs]
+    for t in range(1, 6):
+        for i, parameter in enumerate(model.parameters()):
+            parameter.grad = torch.randn(parameter.shape)
+            gradient, (m, v) = parameter.grad.double(), moments[i]
+            m.mul_(0.8).add_(0.2 * gradient)
+            v.mul_(0.9).add_(0.1 * gradient**2)
+            theirs[i] -= 0.01 * (0.5 if parameter.dim() == 2 else 0.0) * theirs[i]
+            theirs[i] -= 0.01 * (m / (1 - 0.8**t)) / ((v / (1 - 0.9**t)).sqrt() + 1e-4)
+        ours.step()
+    for parameter, expected in zip(model.parameters(), theirs, strict=True):
+        assert distance(parameter, expected) < 1e-6
+
+
+@pytest.mark.parametrize("beta2", [0.95, 0.999])
+def test_the_first_update_is_one_learning_rate_long(beta2: float) -> None:
+    model = torch.nn.Linear(50, 50, bias=False)
+    optimizer = make_optimizer(model, tiny_recipe({"training.weight_decay": 0.0, "training.beta2": beta2}).training)
+    before = model.weight.detach().clone()
+    model.weight.grad = torch.randn(50, 50) * 100
+    optimizer.step()
+    assert float((model.weight.detach() - before).norm()) == pytest.approx(0.01 * math.sqrt(2500), rel=1e-3)
