@@ -183,6 +183,7 @@ def our_command(recipe: Recipe, run: Path) -> list[str]:
 def work(order: Mapping[str, Any]) -> None:
     """The training loop as `scratchlab train` runs it, printing a line after every step."""
     import scratchlab
+
     step = TorchBackend.step
 
     def step_and_say(self: TorchBackend, state: Any, batch: Any, number: int) -> Any:
