@@ -316,8 +316,12 @@ folder = RunFolder.open(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # what is written beyond it fails as on a full disk
 def write(path: Path) -> None:
     path.write_bytes(bytes(50_000))
+def write_weights(path: Path) -> None:
+    import torch
+    from scratchlab.training.checkpoint import write_tensors
+    write_tensors({"weight": torch.zeros(50_000)}, path)
 actions = {
-    "checkpoint": lambda: folder.save_checkpoint(20, write, {}),
+    "checkpoint": lambda: folder.save_checkpoint(20, write_weights, {}),
     "snapshot": lambda: folder.save_snapshot("best", write),
     "metrics": lambda: folder.append_metrics({"step": step} for step in range(5_000)),
     "result": lambda: folder.finish({"x": "y" * 50_000}),

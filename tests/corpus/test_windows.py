@@ -64,7 +64,12 @@ def test_epochs_differ_in_order_and_offset() -> None:
     epochs = [epoch_starts(windows, epoch, 99, seed=1) for epoch in range(6)]
     assert len({tuple(epoch) for epoch in epochs}) == 6
     assert len({min(epoch) for epoch in epochs}) > 2
-    assert {min(epoch) % 10 for epoch in (epoch_starts(windows, e, 99, 1) for e in range(80))} == set(range(10))
+
+
+@pytest.mark.parametrize("n", [20, 25, 29, 104])
+def test_every_offset_below_the_window_comes_up(n: int) -> None:
+    windows = Windows(counting(n), 10)
+    assert {windows.offset(epoch, seed=1) for epoch in range(200)} == set(range(10))
 
 
 def test_a_batch_may_cross_epochs() -> None:
