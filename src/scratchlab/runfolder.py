@@ -15,6 +15,7 @@ result.json      the final figures; it is there when the run is finished
 import difflib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -25,7 +26,14 @@ from typing import Any
 import filelock
 
 from scratchlab.errors import RunError
-from scratchlab.files import disk_errors, folder_in_one_piece, pretty_json, sha256_of_file, write_atomically
+from scratchlab.files import (
+    disk_errors,
+    folder_in_one_piece,
+    pretty_json,
+    sha256_of_file,
+    sha256_of_json,
+    write_atomically,
+)
 from scratchlab.recipe import Recipe, load_recipe, recipe_from
 
 FORMAT_VERSION = 1
@@ -144,19 +152,23 @@ class RunFolder:
             write_tensors(partial / "tensors.safetensors")
             digest = sha256_of_file(partial / "tensors.safetensors")
             content = {"format_version": FORMAT_VERSION, "step": step, "sha256": digest, **state}
+            content["state_sha256"] = sha256_of_json(content)
             (partial / "state.json").write_text(pretty_json(content), encoding="utf-8")
         for old in self.checkpoint_steps()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(self._checkpoint(old), ignore_errors=True)
 
     def checkpoint_steps(self) -> list[int]:
         """The steps of the checkpoints that are there, good or not, in order."""
-        return sorted(int(path.name.removeprefix("step-")) for path in self.path.glob("checkpoints/step-*"))
+        found = (re.fullmatch(r"step-(\d{8,})", path.name) for path in self.path.glob("checkpoints/*"))
+        return sorted(int(match[1]) for match in found if match)
 
     def checkpoint(self, step: int) -> tuple[Path, Record]:
         """The tensor file and the state of one checkpoint. `RunError` names what is damaged."""
         path = self._checkpoint(step)
         tensors = path / "tensors.safetensors"
         state = _read_json(path / "state.json")
+        if state.pop("state_sha256", None) != sha256_of_json(state):
+            raise RunError(f"{path / 'state.json'} is damaged: it is not what its own hash says.")
         if not tensors.is_file():
             raise RunError(f"{tensors} is missing.")
         if sha256_of_file(tensors) != state.get("sha256"):

@@ -24,7 +24,7 @@ def resolve(recipe: Recipe, vocab_size: int, windows: Windows, say: Callable[[st
         "training.steps": _steps(recipe, vocab_size, windows),
         "training.precision": precision,
         "execution.device": device,
-        "execution.threads": hardware.physical_threads() if execution.threads == "auto" else execution.threads,
+        "execution.threads": _threads(device, say) if execution.threads == "auto" else execution.threads,
         "execution.micro_batch_size": _micro_batch_size(recipe, device),
         "execution.compile": _compile(recipe, device, say),
     }
@@ -68,6 +68,18 @@ def _activation_budget(device: str) -> int:
 
     free, _ = torch.cuda.mem_get_info(device)
     return int(free * 0.6)  # the rest is for weights, moments, logits and fragmentation
+
+
+def _threads(device: str, say: Callable[[str], None]) -> int:
+    """A thread a core; fewer where others are at work, since threads that wait for each other lose more than they add."""
+    cores = hardware.usable_cores()
+    busy = min(hardware.busy_cores(), cores - 1) if device == "cpu" else 0
+    if busy:
+        say(
+            f"Other programs keep {busy} of {cores} cores busy, so this run uses {cores - busy} threads "
+            f"(execution.threads={cores} to insist)."
+        )
+    return cores - busy
 
 
 def _compile(recipe: Recipe, device: str, say: Callable[[str], None]) -> bool:

@@ -13,7 +13,7 @@ from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.corpus.windows import Windows
 from scratchlab.errors import CorpusError, RunError
 from scratchlab.files import nearest_existing
-from scratchlab.model.count import training_flops_per_token
+from scratchlab.model.count import parameter_count, training_flops_per_token
 from scratchlab.recipe import Recipe, fingerprint
 from scratchlab.runfolder import RunFolder
 from scratchlab.training.backend import Backend
@@ -79,20 +79,33 @@ def pick_up(folder: RunFolder, report: Reporter) -> Run:
     state, step = restore_checkpoint(folder, backend, report.say)
     folder.rewind(step)
     losses = [record["validation"]["nats_per_token"] for record in validation_records(folder.metrics())]
+    windows = Windows(corpus.split("train"), recipe.model.context_length)
     tokens_per_step = recipe.training.global_batch_size * recipe.model.context_length
     flops_per_token = training_flops_per_token(recipe.model, corpus.vocab_size)
+    if step == 0:
+        report.say(_what_is_ahead(folder, recipe, corpus.vocab_size, windows))
     return Run(
         folder=folder,
         recipe=recipe,
         corpus=corpus,
         yardstick=yardstick,
-        windows=Windows(corpus.split("train"), recipe.model.context_length),
+        windows=windows,
         backend=backend,
         state=state,
         step=step,
         best=min(losses, default=math.inf),
         journal=Journal(folder, tokens_per_step, flops_per_token, recipe.settled),
         report=report,
+    )
+
+
+def _what_is_ahead(folder: RunFolder, recipe: Recipe, vocab_size: int, windows: Windows) -> str:
+    steps, sequences = recipe.settled.steps, recipe.settled.steps * recipe.training.global_batch_size
+    tokens, megabytes = sequences * recipe.model.context_length, folder.manifest()["disk_bytes_needed"] / 1e6
+    return (
+        f"{parameter_count(recipe.model, vocab_size):,} parameters, {steps:,} steps, {tokens:,} tokens "
+        f"({sequences / len(windows):.1f} epochs), up to {megabytes:,.0f} MB of disk, "
+        f"on {hardware.device_name(recipe.settled.device)}"
     )
 
 
