@@ -149,6 +149,7 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str,
             ours.take_turn(setting.steps_a_turn)
         outcome: dict[str, Any] = {}
     else:
+        ours.wait_for_steps(1)  # it has chosen its threads by now, on a quiet machine
         theirs = start_peer(setting, arguments.peer, corpus.text("train") + corpus.text("validation"), folder / "peer")
         contest.take_turns(ours, theirs, arguments.turns, setting.steps_a_turn, warmup)
         outcome = {

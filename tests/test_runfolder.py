@@ -246,17 +246,17 @@ def test_rewind_clears_what_a_killed_save_left(folder: RunFolder) -> None:
 
 
 def test_a_snapshot_replaces_the_one_before_only_when_it_is_whole(folder: RunFolder) -> None:
-    folder.save_snapshot("best", writer(1))
+    folder.save_snapshot("best", 3, writer(1))
 
     def cut_off(path: Path) -> None:
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        folder.save_snapshot("best", cut_off)
-    assert float(load_file(folder.snapshot("best"))["weight"][0]) == 1
-    folder.save_snapshot("best", writer(2))
-    assert float(load_file(folder.snapshot("best"))["weight"][0]) == 2
+        folder.save_snapshot("best", 3, cut_off)
+    assert float(load_file(folder.snapshot("best")[0])["weight"][0]) == 1
+    folder.save_snapshot("best", 3, writer(2))
+    assert float(load_file(folder.snapshot("best")[0])["weight"][0]) == 2
     assert hidden(folder) == []
 
 
@@ -322,7 +322,7 @@ def write_weights(path: Path) -> None:
     write_tensors({"weight": torch.zeros(50_000)}, path)
 actions = {
     "checkpoint": lambda: folder.save_checkpoint(20, write_weights, {}),
-    "snapshot": lambda: folder.save_snapshot("best", write),
+    "snapshot": lambda: folder.save_snapshot("best", 3, write),
     "metrics": lambda: folder.append_metrics({"step": step} for step in range(5_000)),
     "result": lambda: folder.finish({"x": "y" * 50_000}),
 }
@@ -345,7 +345,7 @@ except ScratchlabError as error:
 )
 def test_a_full_disk_is_said_and_loses_nothing(folder: RunFolder, what: str, named: str) -> None:
     save(folder, 5, 10)
-    folder.save_snapshot("best", writer(7))
+    folder.save_snapshot("best", 3, writer(7))
     folder.append_metrics([{"step": 1}, {"step": 2}])
     command = [sys.executable, "-c", FULL, str(folder.path), what]
     outcome = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -354,7 +354,7 @@ def test_a_full_disk_is_said_and_loses_nothing(folder: RunFolder, what: str, nam
     assert "Free some space and run the same command again" in outcome.stdout
     assert restored(folder) == (10, [])
     assert folder.checkpoint_steps() == [5, 10]
-    assert float(load_file(folder.snapshot("best"))["weight"][0]) == 7
+    assert float(load_file(folder.snapshot("best")[0])["weight"][0]) == 7
     assert folder.result() is None
     assert [record["step"] for record in folder.metrics()[:2]] == [1, 2]
     folder.rewind(3)
@@ -363,5 +363,45 @@ def test_a_full_disk_is_said_and_loses_nothing(folder: RunFolder, what: str, nam
 
 def test_a_file_in_the_way_is_said(folder: RunFolder) -> None:
     (folder.path / "snapshots").write_text("in the way")
-    with pytest.raises(ScratchlabError, match=r"the snapshot best could not be written to .*best.safetensors"):
-        folder.save_snapshot("best", writer(1))
+    with pytest.raises(ScratchlabError, match=r"the snapshot best could not be written to .*snapshots/best"):
+        folder.save_snapshot("best", 3, writer(1))
+
+
+def test_a_flipped_bit_of_the_state_is_recognized(folder: RunFolder) -> None:
+    save(folder, 10)
+    path = tensors_of(folder, 10).with_name("state.json")
+    good, state = path.read_bytes(), folder.checkpoint(10)[1]
+    unnoticed: list[int] = []
+    for place in range(len(good)):
+        content = bytearray(good)
+        content[place] ^= 1
+        path.write_bytes(content)
+        try:
+            if folder.checkpoint(10)[1] != state:
+                unnoticed.append(place)
+        except RunError:
+            pass
+    assert not unnoticed
+
+
+def test_other_names_among_the_checkpoints(folder: RunFolder) -> None:
+    save(folder, 10)
+    (folder.path / "checkpoints" / "step-00000010.bak").mkdir()
+    assert folder.checkpoint_steps() == [10]
+
+
+def test_killed_writes_leave_no_litter(folder: RunFolder) -> None:
+    (folder.path / ".metrics.jsonl.abc").write_text("half")
+    (folder.path / "snapshots/.best.partial-abc").mkdir(parents=True)
+    folder.rewind(0)
+    assert hidden(folder) == []
+
+
+def test_a_damaged_snapshot_is_named(folder: RunFolder) -> None:
+    folder.save_snapshot("best", 3, writer(1))
+    tensors, _ = folder.snapshot("best")
+    content = bytearray(tensors.read_bytes())
+    content[-1] ^= 1
+    tensors.write_bytes(content)
+    with pytest.raises(RunError, match=r"snapshots/best/tensors.safetensors is damaged"):
+        folder.snapshot("best")

@@ -80,8 +80,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def folder_in_one_piece(path: Path, what: str) -> Generator[Path]:
-    """Yield a hidden folder beside `path` to fill; renamed to `path` at the end, removed if anything goes wrong."""
+def folder_in_one_piece(path: Path, what: str, replace: bool = False) -> Generator[Path]:
+    """Yield a hidden folder beside `path` to fill; renamed to `path` at the end, removed if anything goes wrong.
+
+    With `replace` a folder that is there already makes way, once the new one is whole.
+    """
     with disk_errors(path, what):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.partial-"))
@@ -94,6 +97,8 @@ def folder_in_one_piece(path: Path, what: str) -> Generator[Path]:
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
+            if replace and path.exists():
+                shutil.rmtree(path)
             os.replace(partial, path)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)

@@ -40,6 +40,7 @@ FORMAT_VERSION = 1
 KEPT_CHECKPOINTS = 2
 
 Record = dict[str, Any]
+WriteTensors = Callable[[Path], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,22 +139,15 @@ class RunFolder:
             if path.exists():
                 kept = [record for record in _read_lines(path) if record["step"] < step or name == "meters.jsonl"]
                 write_atomically(path, "".join(_line(record) for record in kept))
-        for leftover in self.path.glob("checkpoints/.*"):  # of a save that was cut off
-            shutil.rmtree(leftover, ignore_errors=True)
+        for folder in (self.path, self.path / "checkpoints", self.path / "snapshots"):
+            for leftover in folder.glob(".*.*"):  # of something written when the process was killed
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     # What it keeps.
 
-    def save_checkpoint(self, step: int, write_tensors: Callable[[Path], None], state: Mapping[str, Any]) -> None:
+    def save_checkpoint(self, step: int, write_tensors: WriteTensors, state: Mapping[str, Any]) -> None:
         """Keep the full state at `step`, in one piece and hashed; then let go of all but the last two."""
-        path = self._checkpoint(step)
-        if path.exists():  # one that turned out damaged, and was passed over when the run was resumed
-            shutil.rmtree(path)
-        with folder_in_one_piece(path, f"the checkpoint of step {step}") as partial:
-            write_tensors(partial / "tensors.safetensors")
-            digest = sha256_of_file(partial / "tensors.safetensors")
-            content = {"format_version": FORMAT_VERSION, "step": step, "sha256": digest, **state}
-            content["state_sha256"] = sha256_of_json(content)
-            (partial / "state.json").write_text(pretty_json(content), encoding="utf-8")
+        _save(self._checkpoint(step), f"the checkpoint of step {step}", write_tensors, {"step": step, **state})
         for old in self.checkpoint_steps()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(self._checkpoint(old), ignore_errors=True)
 
@@ -164,16 +158,7 @@ class RunFolder:
 
     def checkpoint(self, step: int) -> tuple[Path, Record]:
         """The tensor file and the state of one checkpoint. `RunError` names what is damaged."""
-        path = self._checkpoint(step)
-        tensors = path / "tensors.safetensors"
-        state = _read_json(path / "state.json")
-        if state.pop("state_sha256", None) != sha256_of_json(state):
-            raise RunError(f"{path / 'state.json'} is damaged: it is not what its own hash says.")
-        if not tensors.is_file():
-            raise RunError(f"{tensors} is missing.")
-        if sha256_of_file(tensors) != state.get("sha256"):
-            raise RunError(f"{tensors} is damaged: its SHA-256 is not the one in {path / 'state.json'}.")
-        return tensors, state
+        return _open_saved(self._checkpoint(step))
 
     def last_good_checkpoint(self) -> tuple[tuple[Path, Record] | None, list[str]]:
         """The newest checkpoint whose hash holds (None if there is none), and what is wrong with the newer ones."""
@@ -185,17 +170,13 @@ class RunFolder:
                 problems.append(str(error))
         return None, problems
 
-    def save_snapshot(self, name: str, write_tensors: Callable[[Path], None]) -> None:
-        """Keep weights alone, as `snapshots/NAME.safetensors`."""
-        path = self.snapshot(name)
-        with disk_errors(path, f"the snapshot {name}"):
-            path.parent.mkdir(exist_ok=True)
-            partial = path.with_name(f".{path.name}")
-            write_tensors(partial)
-            os.replace(partial, path)
+    def save_snapshot(self, name: str, step: int, write_tensors: WriteTensors) -> None:
+        """Keep weights alone, hashed, as the snapshot `name`; one of that name makes way."""
+        _save(self.path / "snapshots" / name, f"the snapshot {name}", write_tensors, {"step": step})
 
-    def snapshot(self, name: str) -> Path:
-        return self.path / "snapshots" / f"{name}.safetensors"
+    def snapshot(self, name: str) -> tuple[Path, Record]:
+        """The tensor file of a snapshot and its step. `RunError` if it is missing or damaged."""
+        return _open_saved(self.path / "snapshots" / name)
 
     def chart(self, name: str) -> Path:
         return self.path / "charts" / f"{name}.png"
@@ -232,6 +213,27 @@ def find_runs(folder: str | Path) -> list[RunFolder]:
     if not folder.is_dir():
         raise RunError(f"{folder}: there is no such folder.")
     return [RunFolder(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+
+
+def _save(path: Path, what: str, write_tensors: WriteTensors, state: Mapping[str, Any]) -> None:
+    with folder_in_one_piece(path, what, replace=True) as partial:
+        write_tensors(partial / "tensors.safetensors")
+        digest = sha256_of_file(partial / "tensors.safetensors")
+        content = {"format_version": FORMAT_VERSION, "sha256": digest, **state}
+        content["state_sha256"] = sha256_of_json(content)
+        (partial / "state.json").write_text(pretty_json(content), encoding="utf-8")
+
+
+def _open_saved(path: Path) -> tuple[Path, Record]:
+    tensors = path / "tensors.safetensors"
+    state = _read_json(path / "state.json")
+    if state.pop("state_sha256", None) != sha256_of_json(state):
+        raise RunError(f"{path / 'state.json'} is damaged: it is not what its own hash says.")
+    if not tensors.is_file():
+        raise RunError(f"{tensors} is missing.")
+    if sha256_of_file(tensors) != state["sha256"]:
+        raise RunError(f"{tensors} is damaged: its SHA-256 is not the one in {path / 'state.json'}.")
+    return tensors, state
 
 
 def _read_json(path: Path) -> Record:

@@ -84,3 +84,7 @@ def test_an_empty_prompt_is_the_start_of_a_document(tokenizer: Tokenizer) -> Non
     single = train_tokenizer("char", ["ab\nc"], end_of_text=False)
     assert single.decode(prompt_tokens(single, "")) == "\n"
     assert prompt_tokens(train_tokenizer("char", ["abc"], end_of_text=False), "") == [0]
+
+
+def test_overlapping_stops_do_not_depend_on_tokens() -> None:
+    assert streamed([b"abc"], ("b", "abc")) == ["".join(streamed([b"a", b"b", b"c"], ("b", "abc")))]

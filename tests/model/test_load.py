@@ -24,7 +24,7 @@ def keep(folder: RunFolder, model: GPT, step: int | None) -> None:
     """As a checkpoint of `step` with a moment beside the weights, or as the best snapshot."""
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
     if step is None:
-        return folder.save_snapshot("best", lambda path: save_file(tensors, path))
+        return folder.save_snapshot("best", 8, lambda path: save_file(tensors, path))
     tensors["final_norm.bias.exp_avg"] = torch.ones(8)
     return folder.save_checkpoint(step, lambda path: save_file(tensors, path), {})
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchlab.corpus.windows import TokenStream, consecutive_batches
+from scratchlab.errors import CorpusError
 from scratchlab.evaluation.scorer import Scorer
 
 Ints = npt.NDArray[np.int64]
@@ -59,6 +60,8 @@ def evaluate_loss(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LossResult:
     """Score `text` (its first `max_tokens` targets if given) with `score(tokens_BT, targets_BT) -> nats_BT`."""
+    if len(text) < 2:
+        raise CorpusError("A split of a single token cannot be scored: nothing is left to predict. Add text.")
     n_targets = len(text) - 1 if max_tokens is None else min(max_tokens, len(text) - 1)
     nats = np.zeros(n_targets)
     batch_size = max(1, TOKENS_AT_ONCE // context_length)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from scratchlab.errors import UsageError
 from scratchlab.generation.sampling import choose
 from scratchlab.model.gpt import GPT
 
@@ -19,6 +20,15 @@ class Settings:
     top_p: float | None = None
     seed: int = 1
     stop: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        checks = {
+            "temperature must be at least 0": self.temperature >= 0,
+            "top_k must be at least 1": self.top_k is None or self.top_k >= 1,
+            "top_p must lie above 0 and be at most 1": self.top_p is None or 0 < self.top_p <= 1,
+        }
+        if wrong := [what for what, holds in checks.items() if not holds]:
+            raise UsageError(f"{'; '.join(wrong)} (given: {self}).")
 
 
 @torch.inference_mode()

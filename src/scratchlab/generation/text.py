@@ -31,9 +31,10 @@ def stream_text(tokens: Iterator[int], token_bytes: Callable[[int], bytes], stop
     held = ""  # the end of what was written so far, in which a stop string may have begun
     for token in tokens:
         held += decoder.decode(token_bytes(token))
-        cut = min((place for word in stop if (place := held.find(word)) >= 0), default=-1)
-        if cut >= 0:
-            yield held[:cut]
+        found = [(place + len(word), place) for word in stop if (place := held.find(word)) >= 0]
+        if found:
+            _, place = min(found)  # the one that was complete first, wherever tokens part
+            yield held[:place]
             return
         ready = len(held) - max(0, longest_stop - 1)
         if ready > 0:

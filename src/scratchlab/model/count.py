@@ -35,6 +35,6 @@ def activation_bytes_per_sequence(model: GPTSection) -> int:
     """Bytes kept for the backward pass of one full sequence in float32, without the logits.
 
     Per layer and token, in numbers of width d: the stream and its norm before each branch (4), q, k and v (3), the
-    heads' output (1), and the MLP's inside before and after its activation (8).
+    heads' output (1), and the MLP's inside before, in and after its activation (12).
     """
-    return 4 * 16 * model.d_model * model.n_layer * model.context_length
+    return 4 * 20 * model.d_model * model.n_layer * model.context_length

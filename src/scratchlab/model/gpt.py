@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scratchlab.errors import UsageError
 from scratchlab.model.activations import tanh_gelu
 from scratchlab.model.dropout import Dropout, dropped_attention
 from scratchlab.model.initialize import gpt2_table, initialize
@@ -93,6 +94,9 @@ class GPT(nn.Module):
     def hidden(self, tokens_BT: Tensor, state: Cache | None = None) -> tuple[Tensor, Cache | None]:
         """The normalized residual stream that the head reads, float32 (B, T, C)."""
         T = tokens_BT.shape[1]
+        seen, most = T + (max(state.lengths) if state else 0), self.config.context_length
+        if seen > most:
+            raise UsageError(f"This model sees {most} tokens at most (model.context_length); it was given {seen}.")
         positions = torch.arange(T, device=tokens_BT.device)
         if state is not None:
             positions = positions + torch.tensor(state.lengths, device=tokens_BT.device)[:, None]

@@ -48,9 +48,7 @@ def load_model(folder: RunFolder, at: At = "final", device: str = "auto") -> GPT
 
 def _weights(folder: RunFolder, at: At, names: list[str]) -> dict[str, Tensor]:
     if at == "best":
-        path = folder.snapshot("best")
-        if not path.is_file():
-            raise RunError(f"{folder.path} has no best snapshot; it is kept at the first evaluation.")
+        path, _ = folder.snapshot("best")
     else:
         found, problems = folder.last_good_checkpoint()
         if found is None:

@@ -50,7 +50,7 @@ def _loss_chart(steps: Sequence[Record], validations: Sequence[Record]) -> Figur
     if shown:
         low, high = min(shown), max(shown)
         axes.set_ylim(low - 0.05 * (high - low) - 0.01, high + 0.05 * (high - low) + 0.01)
-    axes.legend()
+    _legend(axes)
     return figure
 
 
@@ -67,7 +67,7 @@ def _gradient_norm_chart(steps: Sequence[Record], clip_norm: float) -> Figure:
     if clip_norm:
         axes.axhline(clip_norm, color="tab:red", linestyle="--", label=f"clipped above {clip_norm:g}")
     axes.set_yscale("log")
-    axes.legend()
+    _legend(axes)
     return figure
 
 
@@ -78,6 +78,11 @@ def _axes(ylabel: str) -> tuple[Figure, Axes]:
     axes.set_ylabel(ylabel)
     axes.grid(alpha=0.3)
     return figure, axes
+
+
+def _legend(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[0]:  # a run without a single finite loss has nothing to name
+        axes.legend()
 
 
 def _draw_band(axes: Axes, steps: Sequence[Record], name: str, label: str) -> None:

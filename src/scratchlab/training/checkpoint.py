@@ -29,10 +29,10 @@ def save_checkpoint(folder: RunFolder, backend: Backend, state: Any, step: int) 
     folder.save_checkpoint(step, lambda path: write_tensors(tensors, path), backend.extras(state))
 
 
-def save_best(folder: RunFolder, backend: Backend, state: Any) -> None:
+def save_best(folder: RunFolder, backend: Backend, state: Any, step: int) -> None:
     """Keep the weights alone, as the snapshot `best`."""
     weights = {name: parameter.detach().cpu() for name, parameter in backend.model(state).named_parameters()}
-    folder.save_snapshot("best", lambda path: write_tensors(weights, path))
+    folder.save_snapshot("best", step, lambda path: write_tensors(weights, path))
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:

@@ -94,7 +94,7 @@ def evaluate(run: Run, step: int) -> None:
             run.report.say(f"step {step}: validation loss {nats:.4f} nats/token, {bits:.4f} bits/byte")
             if nats < run.best:
                 run.best = nats
-                save_best(run.folder, run.backend, run.state)
+                save_best(run.folder, run.backend, run.state, step)
         if run.recipe.evaluation.sample_tokens:
             run.folder.append_sample({"step": step, "text": write_sample(run)})
 
