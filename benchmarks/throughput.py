@@ -1,6 +1,6 @@
 """Training speed and memory beside nanoGPT's own train.py, in turns, in one run.
 
-    python benchmarks/throughput.py --peer PATH/TO/nanoGPT --text input.txt [--only s-equal ...] [--turns 20]
+    python benchmarks/throughput.py --peer PATH/TO/nanoGPT --text input.txt [--only s-equal ...] [--rounds 5] [--turns 4]
 
 Ours is the real training loop of `scratchlab train`; theirs the real train.py of a local clone, untouched but for the
 one line the `bf16` settings need (it switches autocast off on a CPU). Without --peer only ours is measured. Writes
@@ -20,6 +20,7 @@ from typing import Any
 import contest
 from scratchlab import hardware
 from scratchlab.corpus.build import build_corpus
+from scratchlab.corpus.store import Corpus
 from scratchlab.model.count import training_flops_per_token
 from scratchlab.recipe import Recipe, load_recipe
 from scratchlab.training.step import TorchBackend
@@ -37,6 +38,7 @@ class Setting:
     ours: Mapping[str, Any]
     theirs: Mapping[str, Any]
     steps_a_turn: int
+    warmup_steps: int = 1
     autocast: bool = False
     """Whether their model needs autocast switched on (their train.py leaves it off on a CPU)."""
     needs: str = "cpu"
@@ -46,13 +48,14 @@ S = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "batch_size": 1
 CPU = {"device": "cpu", "compile": False}
 EQUAL = {"training.precision": "float32", "execution.compile": False, "model.qkv_bias": True}
 SETTINGS = {
-    "s-equal": Setting("S, float32, not compiled", "nano-char", EQUAL, S | CPU | {"bias": True}, 20),
-    "s-auto": Setting("S, ours as `auto` chooses, theirs as their README says", "nano-char", {}, S | CPU, 20),
+    "s-equal": Setting("S, float32, not compiled", "nano-char", EQUAL, S | CPU | {"bias": True}, 20, 20),
+    "s-auto": Setting("S, ours as `auto` chooses, theirs as their README says", "nano-char", {}, S | CPU, 20, 20),
     "s-compiled": Setting(
         "S, float32, both compiled",
         "nano-char",
         EQUAL | {"execution.compile": True},
         S | {"device": "cpu", "compile": True, "bias": True},
+        20,
         20,
     ),
     "m-float32": Setting(
@@ -112,7 +115,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--peer", type=Path, help="a local clone of nanoGPT")
     parser.add_argument("--text", default="python-docs", help="what to train on (a text file)")
     parser.add_argument("--only", nargs="*", choices=list(SETTINGS))
-    parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5, help="of fresh processes")
+    parser.add_argument("--turns", type=int, default=4, help="in each round")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/throughput.json")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -132,48 +136,58 @@ def cannot(setting: Setting) -> str | None:
 
 
 def measure(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One setting: both programs in turns (ours alone without a peer)."""
+    """One setting: rounds of fresh processes, in each of which both take turns (ours alone without a peer)."""
     setting = SETTINGS[name]
     corpus = build_corpus([arguments.text], folder / "corpus", tokenizer="char", split="contiguous:.9,.1,0")
     recipe = load_recipe(ROOT / f"recipes/{setting.recipe}.toml").replaced(
-        dict(setting.ours) | {"corpus": str(corpus.path), "training.steps": ENDLESS, "evaluation.every": ENDLESS}
+        dict(setting.ours)
+        | {"corpus": str(corpus.path), "training.steps": ENDLESS}
+        | {"evaluation.every": ENDLESS, "training.checkpoint_every": ENDLESS}
     )
-    recipe = recipe.replaced({"training.checkpoint_every": ENDLESS})
-    ours = contest.start("scratchlab", our_command(recipe, folder / "run"), folder, "^step ")
     tokens = recipe.training.global_batch_size * recipe.model.context_length
     flops = tokens * training_flops_per_token(recipe.model, corpus.vocab_size)
-    warmup = 3 * setting.steps_a_turn
-    if arguments.peer is None:
-        ours.wait_for_steps(warmup)
-        for _ in range(arguments.turns):
-            ours.take_turn(setting.steps_a_turn)
-        outcome: dict[str, Any] = {}
-    else:
-        ours.wait_for_steps(1)  # it has chosen its threads by now, on a quiet machine
-        theirs = start_peer(setting, arguments.peer, corpus.text("train") + corpus.text("validation"), folder / "peer")
-        contest.take_turns(ours, theirs, arguments.turns, setting.steps_a_turn, warmup)
-        outcome = {
-            "speed": contest.speed_ratio(ours.seconds, theirs.seconds),
-            "memory_ratio": ours.peak_memory() / theirs.peak_memory(),
-            "nanogpt": figures(theirs, tokens, flops),
-        }
-        theirs.end()
-    resolved = json.loads((folder / "run/resolved.json").read_text(encoding="utf-8"))
-    outcome |= {"scratchlab": figures(ours, tokens, flops), "execution": resolved["execution"]}
-    outcome |= {"precision": resolved["training"]["precision"]}
-    ours.end()
+    pairs = [play_round(setting, recipe, corpus, arguments, folder / f"round-{n}") for n in range(arguments.rounds)]
+    ours, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs if pair[1]]
+    outcome: dict[str, Any] = {"scratchlab": figures(ours, tokens, flops)}
+    if theirs:
+        outcome["nanogpt"] = figures(theirs, tokens, flops)
+        outcome["speed"] = contest.speed_ratio([c.seconds for c in ours], [c.seconds for c in theirs])
+        memory = outcome["scratchlab"]["peak_memory_gb"], outcome["nanogpt"]["peak_memory_gb"]
+        outcome["memory_ratio"] = round(memory[0] / memory[1], 3)
+    resolved = json.loads((folder / "round-0/run/resolved.json").read_text(encoding="utf-8"))
+    outcome |= {"execution": resolved["execution"], "precision": resolved["training"]["precision"]}
     hardware.matmul_rate.cache_clear()
     ceiling = hardware.matmul_rate(resolved["execution"]["device"], resolved["training"]["precision"])
     return outcome | {"measured_matmul_gflops": round(ceiling / 1e9, 1)}
 
 
-def figures(contestant: contest.Contestant, tokens: int, flops: int) -> dict[str, float]:
-    """Medians over turns, by our count of FLOPs for both."""
-    seconds = statistics.median(contestant.seconds)
+def play_round(
+    setting: Setting, recipe: Recipe, corpus: Corpus, arguments: argparse.Namespace, folder: Path
+) -> tuple[contest.Contestant, contest.Contestant | None]:
+    """Start both, warm both up, let them take turns, end both."""
+    folder.mkdir()
+    ours = contest.start("scratchlab", our_command(recipe, folder / "run"), folder, "^step ")
+    ours.wait_for_steps(setting.warmup_steps)  # it has chosen its threads by now, with nothing beside it
+    if arguments.peer is None:
+        for _ in range(arguments.turns):
+            ours.take_turn(setting.steps_a_turn)
+        ours.end()
+        return ours, None
+    theirs = start_peer(setting, arguments.peer, corpus.text("train") + corpus.text("validation"), folder / "peer")
+    theirs.wait_for_steps(setting.warmup_steps)
+    contest.take_turns(ours, theirs, arguments.turns, setting.steps_a_turn)
+    for contestant in (ours, theirs):
+        contestant.end()
+    return ours, theirs
+
+
+def figures(contestants: list[contest.Contestant], tokens: int, flops: int) -> dict[str, float]:
+    """Medians over all turns, by our count of FLOPs for both; the largest peak."""
+    seconds = statistics.median(second for contestant in contestants for second in contestant.seconds)
     return {
         "tokens_per_second": round(tokens / seconds, 1),
         "gflops": round(flops / seconds / 1e9, 2),
-        "peak_memory_gb": round(contestant.peak_memory() / 1e9, 3),
+        "peak_memory_gb": round(max(contestant.peak_memory for contestant in contestants) / 1e9, 3),
     }
 
 

@@ -176,7 +176,10 @@ class RunFolder:
 
     def snapshot(self, name: str) -> tuple[Path, Record]:
         """The tensor file of a snapshot and its step. `RunError` if it is missing or damaged."""
-        return _open_saved(self.path / "snapshots" / name)
+        path = self.path / "snapshots" / name
+        if not path.is_dir():
+            raise RunError(f"{self.path} has no {name} snapshot.")
+        return _open_saved(path)
 
     def chart(self, name: str) -> Path:
         return self.path / "charts" / f"{name}.png"
