@@ -58,6 +58,7 @@ class Contestant:
 def start(name: str, command: Sequence[str], cwd: Path, step_line: str) -> Contestant:
     """Start a program whose lines on standard output are to be read."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment.pop("GOMP_SPINCOUNT", None)  # each sets up its process as it does for its users
     process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True)
     return Contestant(name, process, re.compile(step_line))
 

@@ -1,6 +1,6 @@
 """Training speed and memory beside nanoGPT's own train.py, in turns, in one run.
 
-    python benchmarks/throughput.py --peer PATH/TO/nanoGPT --text input.txt [--only s-equal ...] [--rounds 5] [--turns 4]
+    python benchmarks/throughput.py --peer PATH/TO/nanoGPT --text input.txt [--only s-equal ...]
 
 Ours is the real training loop of `scratchlab train`; theirs the real train.py of a local clone, untouched but for the
 one line the `bf16` settings need (it switches autocast off on a CPU). Without --peer only ours is measured. Writes

@@ -6,7 +6,6 @@ attention weights are to be dropped: together a third of nanoGPT's time on a CPU
 under `torch.compile` PyTorch's own dropout is used.
 """
 
-import threading
 from typing import Any
 
 import torch
@@ -40,26 +39,15 @@ def dropped_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, share: flo
     return _DroppedAttention.apply(q_BHTD, k_BHTD, v_BHTD, share)  # pyright: ignore[reportReturnType]
 
 
-_noise = threading.local()
-
-
-def reseed_worker_noise(seed: int) -> None:
-    """Give this thread a noise generator of its own, at `seed`: threads that shared the default one would race."""
-    _noise.generator = torch.Generator().manual_seed(seed)
-
-
 def _use_pytorch(x: Tensor) -> bool:
     return x.device.type != "cpu" or torch.compiler.is_compiling()
 
 
 def _random_bits(shape: tuple[int, ...]) -> Tensor:
-    """16 random bits an entry, as int16, from this thread's generator, or the default one if it has none."""
+    """16 random bits an entry, as int16, from the default generator."""
     entries = torch.Size(shape).numel()
     return (
-        torch.empty(-(-entries // 4), dtype=torch.int64)
-        .random_(-(2**63), None, generator=getattr(_noise, "generator", None))
-        .view(torch.int16)[:entries]
-        .view(shape)
+        torch.empty(-(-entries // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:entries].view(shape)
     )
 
 

@@ -9,7 +9,6 @@ from scratchlab.corpus.windows import Windows
 from scratchlab.errors import DeviceError, RecipeError
 from scratchlab.model.count import activation_bytes_per_sequence, parameter_count
 from scratchlab.recipe import Recipe
-from scratchlab.training.step import MOST_WORKERS
 
 
 def resolve(recipe: Recipe, vocab_size: int, windows: Windows, say: Callable[[str], None]) -> Recipe:
@@ -21,13 +20,12 @@ def resolve(recipe: Recipe, vocab_size: int, windows: Windows, say: Callable[[st
     device = hardware.choose_device(execution.device)
     precision = hardware.choose_precision(device) if training.precision == "auto" else training.precision
     hardware.refuse_precision(device, precision)
-    threads = _threads(device, say) if execution.threads == "auto" else execution.threads
     settled = {
         "training.steps": _steps(recipe, vocab_size, windows),
         "training.precision": precision,
         "execution.device": device,
-        "execution.threads": threads,
-        "execution.micro_batch_size": _micro_batch_size(recipe, device, threads),
+        "execution.threads": _threads(device, say) if execution.threads == "auto" else execution.threads,
+        "execution.micro_batch_size": _micro_batch_size(recipe, device),
         "execution.compile": _compile(recipe, device, say),
     }
     return recipe.replaced(settled)
@@ -53,15 +51,13 @@ def _steps(recipe: Recipe, vocab_size: int, windows: Windows) -> int:
 CPU_ACTIVATION_BYTES = 256 * 2**20
 
 
-def _micro_batch_size(recipe: Recipe, device: str, threads: int) -> int:
-    """Sequences at once: what fits the memory, and on a CPU gives every worker one. Divides the global batch."""
+def _micro_batch_size(recipe: Recipe, device: str) -> int:
+    """Sequences at once: what keeps a CPU's caches warm, or what fits a GPU's memory. Divides the global batch."""
     chosen, batch_size = recipe.execution.micro_batch_size, recipe.training.global_batch_size
     if chosen != "auto":
         return min(chosen, batch_size)
-    fits = _activation_budget(device) // activation_bytes_per_sequence(recipe.model)
-    if device == "cpu":
-        fits = min(fits, batch_size // min(threads, MOST_WORKERS))
-    fits = max(1, fits)
+    per_sequence = activation_bytes_per_sequence(recipe.model)
+    fits = max(1, _activation_budget(device) // per_sequence)
     return max(size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= fits)
 
 

@@ -1,21 +1,18 @@
 """One optimizer step in PyTorch."""
 
-import copy
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scratchlab.corpus.windows import Batch
 from scratchlab.evaluation.scorer import Scorer, model_scorer
 from scratchlab.hardware import allow_tf32, compute_dtype, keep_freed_memory
-from scratchlab.model.dropout import reseed_worker_noise
 from scratchlab.model.gpt import GPT, build_gpt
 from scratchlab.model.loss import Objective
 from scratchlab.recipe import Recipe
@@ -32,35 +29,11 @@ class TorchState:
     """What a step changes."""
 
     model: GPT
-    replicas: list[nn.Module]
-    """`Objective(model)`, compiled if the recipe says so; for each further worker a copy that shares the weights."""
+    objective: Any
+    """`Objective(model)`, compiled if the recipe says so."""
     optimizer: torch.optim.AdamW
     loss_scale: Tensor
     good_steps: Tensor
-
-
-MOST_WORKERS = 4  # each needs the interpreter for some milliseconds a step, and that is not shared
-
-
-def cpu_workers(recipe: Recipe) -> int:
-    """How many micro-batches are worked on at once: on a CPU a few, each by its share of the threads."""
-    settled = recipe.settled
-    if settled.device != "cpu" or settled.compile:
-        return 1
-    micro_batches = -(-recipe.training.global_batch_size // settled.micro_batch_size)
-    return min(settled.threads, MOST_WORKERS, micro_batches)
-
-
-def share_weights(objective: Objective) -> Objective:
-    """A copy with the very same weights, and gradients of its own."""
-    twin = copy.deepcopy(objective)
-    for ours, theirs in zip(twin.parameters(), objective.parameters(), strict=True):
-        ours.data = theirs.data
-    return twin
-
-
-def _gradients(module: nn.Module) -> list[Tensor]:
-    return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
 
 
 class TorchBackend:
@@ -69,13 +42,11 @@ class TorchBackend:
     def __init__(self, recipe: Recipe, vocab_size: int) -> None:
         self.recipe, self.vocab_size, self.settled = recipe, vocab_size, recipe.settled
         keep_freed_memory()
+        torch.set_num_threads(self.settled.threads)
         if recipe.execution.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, and says so only late
         torch.use_deterministic_algorithms(recipe.execution.deterministic)
         allow_tf32(self.settled.precision)
-        self.workers = cpu_workers(recipe)
-        self.pool = ThreadPoolExecutor(self.workers)
-        torch.set_num_threads(self.settled.threads)
 
     def init(self) -> TorchState:
         recipe, device = self.recipe, self.settled.device
@@ -86,55 +57,32 @@ class TorchBackend:
             objective.compile(dynamic=False)
         scale = torch.tensor(FIRST_LOSS_SCALE if self.settled.precision == "fp16" else 1.0, device=device)
         optimizer = make_optimizer(model, recipe.training)
-        replicas: list[nn.Module] = [objective, *(share_weights(objective) for _ in range(self.workers - 1))]
-        return TorchState(model, replicas, optimizer, scale, torch.tensor(0, device=device))
+        return TorchState(model, objective, optimizer, scale, torch.tensor(0, device=device))
 
     def step(self, state: TorchState, batch: Batch, step: int) -> tuple[TorchState, dict[str, Tensor]]:
         """Accumulate the gradient of the mean loss over the batch, then update. Never waits for the device."""
         loss = self._accumulate_gradients(state, batch, step)
-        norm = torch.nn.utils.get_total_norm(_gradients(state.model)) / state.loss_scale
+        gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients) / state.loss_scale
         skipped = ~torch.isfinite(norm)
         self._update(state, norm, skipped, step)
         return state, {"loss": loss, "gradient_norm": norm, "skipped": skipped}
 
     def _accumulate_gradients(self, state: TorchState, batch: Batch, step: int) -> Tensor:
-        """Leaves the gradient, times the loss scale, in `.grad`; gives the mean loss in nats.
-
-        On a CPU several workers take turns at the micro-batches, each with weights in common and gradients of its own,
-        and the gradients are added in a fixed order. Threads that share every small product wait for each other a
-        thousand times a step; these wait once.
-        """
-        micro_batches = list(batch.split(self.settled.micro_batch_size))
-        scale = state.loss_scale / float(batch.weights.sum())
-
-        def work(worker: int) -> Tensor:
-            return self._backward(state.replicas[worker], micro_batches[worker :: self.workers], step, scale)
-
-        if self.workers == 1:
-            return work(0) / state.loss_scale
-        torch.set_num_threads(self.settled.threads // self.workers)
-        losses = list(self.pool.map(work, range(self.workers)))
-        torch.set_num_threads(self.settled.threads)
-        for replica in state.replicas[1:]:
-            for gradient, more in zip(_gradients(state.model), _gradients(replica), strict=True):
-                gradient += more
-        return torch.stack(losses).sum() / state.loss_scale
-
-    def _backward(self, objective: nn.Module, micro_batches: Sequence[Batch], step: int, scale: Tensor) -> Tensor:
-        """Add up `scale` times the gradient of the loss sum of these micro-batches; gives `scale` times the sum."""
-        objective.train()
-        objective.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.settled.device)
-        for micro in micro_batches:
+        """Leaves the gradient, times the loss scale, in `.grad`; gives the mean loss in nats."""
+        state.model.train()
+        state.optimizer.zero_grad(set_to_none=True)
+        total_weight = float(batch.weights.sum())
+        loss = torch.zeros((), device=self.settled.device)
+        for micro in batch.split(self.settled.micro_batch_size):
             if self.recipe.model.dropout:
-                seed = noise_seed(self.recipe.seeds.noise, step, micro.first_sequence)
-                torch.manual_seed(seed) if self.workers == 1 else reseed_worker_noise(seed)
-            arrays = (micro.tokens, micro.targets, micro.weights)
-            loss_sum, _, _ = objective(*(self._on_device(array) for array in arrays))
-            loss = loss_sum * scale
-            loss.backward()
-            total += loss.detach()
-        return total
+                torch.manual_seed(noise_seed(self.recipe.seeds.noise, step, micro.first_sequence))
+            loss_sum, _, _ = state.objective(
+                self._on_device(micro.tokens), self._on_device(micro.targets), self._on_device(micro.weights)
+            )
+            (loss_sum * (state.loss_scale / total_weight)).backward()
+            loss += loss_sum.detach() / total_weight
+        return loss
 
     def _update(self, state: TorchState, norm: Tensor, skipped: Tensor, step: int) -> None:
         """AdamW with clipping and loss scale folded in: the fused kernel divides by `grad_scale` as it reads.
