@@ -178,8 +178,8 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
 def test_without_a_good_checkpoint_it_begins_again(cut_off: Path, reference: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(cut_off, folder)
-    for step in RunFolder(folder).checkpoint_steps():
-        truncate(folder / f"checkpoints/step-{step:08d}/tensors.safetensors")
+    for tensors in folder.glob("checkpoints/step-*/tensors.safetensors"):
+        truncate(tensors)
     resume(folder)
     assert outcome(folder) == outcome(reference)
 
