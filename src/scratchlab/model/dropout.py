@@ -46,9 +46,8 @@ def _use_pytorch(x: Tensor) -> bool:
 def _random_bits(shape: tuple[int, ...]) -> Tensor:
     """16 random bits an entry, as int16, from the default generator."""
     entries = torch.Size(shape).numel()
-    return (
-        torch.empty(-(-entries // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:entries].view(shape)
-    )
+    draws = torch.empty(-(-entries // 4), dtype=torch.int64).random_(-(2**63), None)
+    return draws.view(torch.int16)[:entries].view(shape)
 
 
 def _kept(bits: Tensor, share: float) -> Tensor:

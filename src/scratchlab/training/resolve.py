@@ -52,7 +52,7 @@ CPU_ACTIVATION_BYTES = 256 * 2**20
 
 
 def _micro_batch_size(recipe: Recipe, device: str) -> int:
-    """Sequences at once: what keeps a CPU's caches warm, or what fits a GPU's memory. Divides the global batch."""
+    """Sequences at once: what fits a CPU's budget or a GPU's free memory. Divides the global batch."""
     chosen, batch_size = recipe.execution.micro_batch_size, recipe.training.global_batch_size
     if chosen != "auto":
         return min(chosen, batch_size)
