@@ -32,6 +32,7 @@ OTHER: dict[str, Any] = {
     "corpus": "corpora/another",
     "model.architecture": None,  # one kind so far
     "model.n_layer": 3,
+    "model.mlp": "gelu",
     "model.n_head": 4,
     "model.d_model": 16,
     "model.context_length": 7,

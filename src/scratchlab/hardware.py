@@ -170,7 +170,7 @@ def prepare_process() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
-SPIN_COUNT = "4000"  # measured: fewer cost speed on a quiet machine, more cost it beside a busy one
+SPIN_COUNT = "20000"  # measured: fewer cost speed on a quiet machine, more cost it beside a busy one
 
 
 def keep_freed_memory() -> None:

@@ -43,6 +43,8 @@ class GPTSection(Section):
     n_head: Count = 12
     d_model: Count = 768
     context_length: Count = 1024
+    mlp: Literal["gelu_tanh", "gelu"] = "gelu_tanh"
+    """Its activation: GELU by GPT-2's tanh approximation, or exact (nanoGPT's; on a CPU a good deal faster)."""
     dropout: Share = 0.0
     """Of the embedding, the attention weights and both residual branches."""
     qkv_bias: bool = True

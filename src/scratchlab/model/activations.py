@@ -1,6 +1,7 @@
-"""GPT-2's activation, in the form a CPU computes fastest."""
+"""Activations of the MLP, GPT-2's in the form a CPU computes fastest."""
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -36,3 +37,6 @@ class _TanhGelu(torch.autograd.Function):
         x, gate = ctx.saved_tensors
         slope = (x * x).mul_(3 * SLOPE * CUBIC).add_(SLOPE).mul_(x)
         return slope.addcmul_(slope, gate, value=-1).add_(1).mul_(gate).mul_(gradients[0])
+
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"gelu_tanh": tanh_gelu, "gelu": F.gelu}

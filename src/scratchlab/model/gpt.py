@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scratchlab.errors import UsageError
-from scratchlab.model.activations import tanh_gelu
-from scratchlab.model.dropout import Dropout, dropped_attention
+from scratchlab.model.activations import ACTIVATIONS
+from scratchlab.model.attention import causal_attention
+from scratchlab.model.dropout import Dropout
 from scratchlab.model.initialize import gpt2_table, initialize
 from scratchlab.model.layers import Cache, Linear
 from scratchlab.recipe import GPTSection
@@ -39,23 +40,22 @@ class Attention(nn.Module):
         if cache is not None:
             k_BHLD, v_BHLD, visible = cache.append(self.layer, k_BHTD, v_BHTD)
             y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHLD, v_BHLD, attn_mask=visible)
-        elif self.training and self.dropout:
-            y_BHTD = dropped_attention(q_BHTD, k_BHTD, v_BHTD, self.dropout)
         else:
-            y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True)
+            y_BHTD = causal_attention(q_BHTD, k_BHTD, v_BHTD, self.dropout if self.training else 0.0)
         return self.out(y_BHTD.transpose(1, 2).reshape(B, T, C))
 
 
 class MLP(nn.Module):
-    """Two linear layers with GPT-2's tanh approximation of GELU between them."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, config: GPTSection, compute_dtype: torch.dtype) -> None:
         super().__init__()
         self.up = Linear(config.d_model, 4 * config.d_model, True, compute_dtype)
         self.down = Linear(4 * config.d_model, config.d_model, True, compute_dtype)
+        self.activation = ACTIVATIONS[config.mlp]
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        return self.down(tanh_gelu(self.up(x_BTC)))
+        return self.down(self.activation(self.up(x_BTC)))
 
 
 class Block(nn.Module):

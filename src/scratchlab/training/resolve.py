@@ -48,7 +48,7 @@ def _steps(recipe: Recipe, vocab_size: int, windows: Windows) -> int:
 
 
 # Of one micro-batch on a CPU. More of it gains no speed there, and costs memory that a laptop may not have.
-CPU_ACTIVATION_BYTES = 256 * 2**20
+CPU_ACTIVATION_BYTES = 512 * 2**20
 
 
 def _micro_batch_size(recipe: Recipe, device: str) -> int:

@@ -1,28 +1,52 @@
-"""Dropout against its definition, with the masks that were really drawn."""
+"""Attention, dropout and GELU against their definitions, with the masks that were really drawn."""
 
 import pytest
 import torch
 
-from scratchlab.model import dropout
+from scratchlab.model import attention, dropout
 from scratchlab.model.activations import tanh_gelu
 
 
-def test_attention_and_its_gradients_are_those_of_the_plain_formula_with_the_same_masks() -> None:
-    B, H, T, D, share = 2, 3, 2 * dropout.QUERY_BLOCK + 17, 8, 0.3
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_attention_and_its_gradients_are_those_of_the_plain_formula_with_the_same_masks(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    B, H, T, D = 2, 3, 2 * attention.QUERIES + 17, 8
+    monkeypatch.setattr(attention, "ENTRIES", 4 * attention.QUERIES * T)  # four of the six heads, then two
     torch.manual_seed(1)
     qkv = torch.randn(B, T, 3, H, D, requires_grad=True)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     gradient = torch.randn(B, H, T, D)
-    y = dropout.dropped_attention(q, k, v, share)
-    kept = torch.zeros(B, H, T, T)
-    for (row, queries, keys), bits in zip(dropout._blocks(q), y.grad_fn.bits, strict=True):
-        kept[row, :, queries, keys] = dropout._kept(bits, share)
+    y = attention.causal_attention(q, k, v, share)
+    kept = torch.ones(B * H, T, T)
+    if share:
+        blocks = attention._blocks(q.flatten(0, 1))
+        for (heads, queries, keys), bits in zip(blocks, y.grad_fn.bits, strict=True):
+            kept[heads, queries, keys] = dropout.kept(bits, share, torch.float32) * dropout.scale(share)
     (ours,) = torch.autograd.grad(y, qkv, gradient)
     scores = (q @ k.transpose(-1, -2)) / D**0.5 + torch.full((T, T), -torch.inf).triu(1)
-    plain = (scores.softmax(-1) * kept) @ v
+    plain = (scores.softmax(-1) * kept.view(B, H, T, T)) @ v
     (theirs,) = torch.autograd.grad(plain, qkv, gradient)
     assert float((y - plain).detach().norm() / plain.detach().norm()) < 1e-6
     assert float((ours - theirs).norm() / theirs.norm()) < 1e-6
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2])
+@pytest.mark.parametrize(("T", "D"), [(64, 32), (256, 64)])  # below and at SHORT
+def test_attention_in_bf16_stays_near_that_of_the_same_numbers_in_float64(T: int, D: int, share: float) -> None:
+    torch.manual_seed(1)
+    inputs = torch.randn(3, 2, 2, T, D).bfloat16()
+    gradient = torch.randn(2, 2, T, D).bfloat16()
+    results: list[list[torch.Tensor]] = []
+    for dtype in (torch.bfloat16, torch.float64):
+        qkv = inputs.to(dtype).requires_grad_()
+        torch.manual_seed(2)
+        y = attention.causal_attention(*qkv.unbind(0), share)
+        assert y.dtype == dtype
+        (back,) = torch.autograd.grad(y, qkv, gradient.to(dtype))
+        results.append([y.detach().double(), *back.double().unbind(0)])
+    for ours, exact in zip(*results, strict=True):
+        assert float((ours - exact).norm() / exact.norm()) < 1e-2
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5, 0.9])

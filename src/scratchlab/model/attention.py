@@ -1,0 +1,94 @@
+"""Causal attention while training: which kernel is fastest, and one of our own where weights are dropped on a CPU.
+
+Letters: B sequences, H heads, T tokens, D width of a head; N = B H; of one block S queries and the L keys they may see.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from scratchlab.model.dropout import kept, random_bits, runs_pytorchs_dropout, scale
+
+# PyTorch's bf16 kernel for CPUs needs four times as long as the float32 one for the backward pass of short sequences
+# (measured: T = 64, D = 32, AMX). They break even where T times D is about this.
+SHORT = 2**14
+
+
+def causal_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, dropout: float = 0.0) -> Tensor:
+    """Softmax attention to oneself and what came before; each attention weight is dropped with probability `dropout`.
+
+    Gives (B, H, T, D) in the type of the values.
+    """
+    if dropout and not runs_pytorchs_dropout(q_BHTD):
+        return _DroppedAttention.apply(q_BHTD, k_BHTD, v_BHTD, dropout)  # pyright: ignore[reportReturnType]
+    short = q_BHTD.shape[2] * q_BHTD.shape[3] < SHORT
+    if short and q_BHTD.dtype == torch.bfloat16 and q_BHTD.device.type == "cpu" and q_BHTD.requires_grad:
+        y_BHTD = F.scaled_dot_product_attention(q_BHTD.float(), k_BHTD.float(), v_BHTD.float(), is_causal=True)
+        return y_BHTD.to(v_BHTD.dtype)
+    return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, dropout_p=dropout, is_causal=True)
+
+
+QUERIES = 64  # in a block: their scores stay in a core's cache, and the half above the diagonal is not computed
+ENTRIES = 2**19  # scores at once, at most: as many heads go through together as keeps them in the cache
+
+
+class _DroppedAttention(torch.autograd.Function):
+    """Some heads and a block of queries at a time; the attention weights are computed again in the backward pass.
+
+    PyTorch leaves its fused kernel as soon as attention weights are to be dropped, draws every number by itself and
+    keeps three arrays of T by T for the backward pass: a third of the time of nanoGPT on a CPU, and half its memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, dropout: float) -> Tensor:
+        q_NTD, k_NTD, v_NTD = (x.flatten(0, 1) for x in (q_BHTD, k_BHTD, v_BHTD))
+        y_NTD = torch.empty_like(q_NTD)
+        ctx.bits, ctx.dropout = [], dropout
+        for heads, queries, keys in _blocks(q_NTD):
+            weights_NSL = _weights(q_NTD[heads, queries], k_NTD[heads, keys])
+            ctx.bits.append(random_bits(tuple(weights_NSL.shape)))
+            weights_NSL.mul_(kept(ctx.bits[-1], dropout, weights_NSL.dtype))
+            y_NTD[heads, queries] = torch.bmm(weights_NSL, v_NTD[heads, keys])
+        ctx.save_for_backward(q_NTD, k_NTD, v_NTD, y_NTD)
+        return (y_NTD * scale(dropout)).view(q_BHTD.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q_NTD, k_NTD, v_NTD, y_NTD = ctx.saved_tensors
+        gy_NTD = gradients[0].flatten(0, 1) * scale(ctx.dropout)
+        gq_NTD, gk_NTD, gv_NTD = torch.empty_like(q_NTD), torch.zeros_like(k_NTD), torch.zeros_like(v_NTD)
+        # Through the softmax: the gradient of each score is its weight times how much its gradient exceeds their
+        # weighted mean, and that mean is the product of what came out with its gradient (Dao et al. 2022, appendix B).
+        means_NT1 = (gy_NTD.float() * y_NTD).sum(-1, keepdim=True).to(gy_NTD.dtype)
+        for (heads, queries, keys), bits in zip(_blocks(q_NTD), ctx.bits, strict=True):
+            q_NSD, k_NLD = q_NTD[heads, queries], k_NTD[heads, keys]
+            weights_NSL, kept_NSL = _weights(q_NSD, k_NLD), kept(bits, ctx.dropout, q_NTD.dtype)
+            gscores_NSL = torch.bmm(gy_NTD[heads, queries], v_NTD[heads, keys].transpose(1, 2)).mul_(kept_NSL)
+            gscores_NSL.sub_(means_NT1[heads, queries]).mul_(weights_NSL)
+            weights_NSL.mul_(kept_NSL)
+            gv_NTD[heads, keys] += torch.bmm(weights_NSL.transpose(1, 2), gy_NTD[heads, queries])
+            gq_NTD[heads, queries] = torch.bmm(gscores_NSL, k_NLD)
+            gk_NTD[heads, keys] += torch.bmm(gscores_NSL.transpose(1, 2), q_NSD)
+        shape, width = gradients[0].shape, q_NTD.shape[-1] ** 0.5
+        return gq_NTD.div_(width).view(shape), gk_NTD.div_(width).view(shape), gv_NTD.view(shape), None
+
+
+def _blocks(q_NTD: Tensor) -> Iterator[tuple[slice, slice, slice]]:
+    """Heads, queries, and the keys that the last of those queries may see."""
+    n, length, _ = q_NTD.shape
+    heads = max(1, ENTRIES // (QUERIES * length))
+    for first in range(0, n, heads):
+        for start in range(0, length, QUERIES):
+            end = min(start + QUERIES, length)
+            yield slice(first, first + heads), slice(start, end), slice(0, end)
+
+
+def _weights(q_NSD: Tensor, k_NLD: Tensor) -> Tensor:
+    """Causal attention weights of the last S of L places, before dropout (N, S, L)."""
+    queries, keys = q_NSD.shape[1], k_NLD.shape[1]
+    mask_SL = torch.full((queries, keys), -torch.inf, dtype=q_NSD.dtype).triu_(keys - queries + 1)
+    scores_NSL = torch.baddbmm(mask_SL, q_NSD, k_NLD.transpose(1, 2), alpha=q_NSD.shape[-1] ** -0.5)
+    return torch.softmax(scores_NSL, -1)  # PyTorch's sums are float32 inside
