@@ -66,7 +66,6 @@ def measure(precision: Precision, arguments: argparse.Namespace) -> dict[str, An
             do_sample=False,
             use_cache=True,
             pad_token_id=0,
-            eos_token_id=-1,
         )
         return written[0, len(prompt) :].tolist()
 
@@ -75,7 +74,7 @@ def measure(precision: Precision, arguments: argparse.Namespace) -> dict[str, An
     per_second = {name: arguments.new_tokens / statistics.median(times) for name, times in seconds.items()}
     limit = 1 / statistics.median(seconds["read"])
     return {
-        "speed": contest.speed_ratio(seconds["ours"], seconds["theirs"]),
+        "speed": contest.speed_ratio([[turn] for turn in seconds["ours"]], [[turn] for turn in seconds["theirs"]]),
         "scratchlab_tokens_per_second": per_second["ours"],
         "transformers_tokens_per_second": per_second["theirs"],
         "limit_tokens_per_second": limit,
@@ -87,6 +86,7 @@ def measure(precision: Precision, arguments: argparse.Namespace) -> dict[str, An
 def same_weights(model: GPT) -> GPT2LMHeadModel:
     """transformers' model with our weights."""
     twin = GPT2LMHeadModel(GPT2Config(activation_function="gelu_new")).eval()
+    twin.generation_config.eos_token_id = None  # both write to the end
     with torch.no_grad():
         twin.transformer.wte.weight.copy_(model.token_embedding.weight)
         twin.transformer.wpe.weight.copy_(model.position_embedding.weight)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from scratchlab.generation.engine import Settings, generate
-from scratchlab.model.gpt import GPT
-from tiny import VOCAB, random_tokens, tiny_gpt
+from scratchlab.model.gpt import GPT, build_gpt
+from scratchlab.model.layers import product
+from tiny import VOCAB, random_tokens, tiny_config, tiny_gpt
 
 CONTEXT = 6
 
@@ -110,3 +111,36 @@ def test_tokens_come_one_at_a_time() -> None:
     assert len(passes) == 1
     next(tokens)
     assert len(passes) == 2
+
+
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_in_bf16_the_weights_are_cast_once_and_the_text_is_that_of_the_model(tie: bool, qkv_bias: bool) -> None:
+    model = build_gpt(tiny_config(tie_weights=tie, qkv_bias=qkv_bias), VOCAB, 1, torch.bfloat16)
+    copy = model.cast_once()
+    assert copy is not model
+    assert copy.cast_once() is copy
+    assert copy.token_embedding.weight.data_ptr() == model.token_embedding.weight.data_ptr(), "shared, not copied"
+    assert {p.dtype for name, p in copy.named_parameters() if "embedding" not in name and "norm" not in name} == {
+        torch.bfloat16
+    }
+    tokens = random_tokens(2, 6)
+    with torch.inference_mode():
+        assert torch.equal(copy(tokens)[0], model(tokens)[0])
+    assert all(p.dtype == torch.float32 for p in model.parameters()), "the model itself is as it was"
+
+
+def test_a_product_of_one_row_in_bf16_is_that_of_many() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, weight = torch.randn(3, 1, 512, generator=generator), torch.randn(300, 512, generator=generator)
+    bias = torch.randn(300, generator=generator)
+    for chosen in (bias, None):
+        exact = torch.nn.functional.linear(
+            x.bfloat16().double(), weight.bfloat16().double(), bias.bfloat16().double() if chosen is not None else None
+        )
+        rows = [
+            product(row[None].bfloat16(), weight.bfloat16(), chosen if chosen is None else chosen.bfloat16())
+            for row in x
+        ]
+        assert [tuple(row.shape) for row in rows] == [(1, 1, 300)] * 3
+        assert float((torch.cat(rows).double() - exact).norm() / exact.norm()) < 2**-8

@@ -41,7 +41,7 @@ def generate(model: GPT, prompt: Sequence[int], settings: Settings, end_of_text:
     generator = torch.Generator().manual_seed(settings.seed)
     context_length = model.config.context_length
     seen = list(prompt)
-    model.eval()
+    model = model.eval().cast_once()
     cache, unread = None, seen[-context_length:]
     for _ in range(settings.max_tokens):
         if cache is None or cache.lengths[0] + len(unread) > context_length:

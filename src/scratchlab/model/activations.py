@@ -18,7 +18,8 @@ def tanh_gelu(x: Tensor) -> Tensor:
     tanh is a sigmoid in disguise: 0.5 (1 + tanh(z / 2)) = sigmoid(z). PyTorch's CPU kernel takes the tanh, at half the
     speed of the sigmoid; elsewhere its fused kernel is the best there is.
     """
-    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
+    plain = not torch.is_grad_enabled() or torch.compiler.is_compiling()  # a single token is not worth the detour
+    if plain or x.device.type != "cpu" or x.dtype != torch.float32:
         return F.gelu(x, approximate="tanh")
     return _TanhGelu.apply(x)  # pyright: ignore[reportReturnType]
 

@@ -20,7 +20,7 @@ from scratchlab.model.activations import ACTIVATIONS
 from scratchlab.model.attention import causal_attention
 from scratchlab.model.dropout import Dropout
 from scratchlab.model.initialize import gpt2_table, initialize
-from scratchlab.model.layers import Cache, Linear
+from scratchlab.model.layers import Cache, Linear, product
 from scratchlab.recipe import GPTSection
 
 
@@ -35,13 +35,12 @@ class Attention(nn.Module):
 
     def forward(self, x_BTC: Tensor, cache: Cache | None) -> Tensor:
         B, T, C = x_BTC.shape
-        heads = self.qkv(x_BTC).view(B, T, 3, self.n_head, C // self.n_head)
-        q_BHTD, k_BHTD, v_BHTD = heads.permute(2, 0, 3, 1, 4).unbind(0)
+        heads_3BHTD = self.qkv(x_BTC).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
         if cache is not None:
-            k_BHLD, v_BHLD, visible = cache.append(self.layer, k_BHTD, v_BHTD)
-            y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHLD, v_BHLD, attn_mask=visible)
+            seen_2BHLD, visible = cache.append(self.layer, heads_3BHTD[1:])
+            y_BHTD = F.scaled_dot_product_attention(heads_3BHTD[0], *seen_2BHLD.unbind(0), attn_mask=visible)
         else:
-            y_BHTD = causal_attention(q_BHTD, k_BHTD, v_BHTD, self.dropout if self.training else 0.0)
+            y_BHTD = causal_attention(*heads_3BHTD.unbind(0), dropout=self.dropout if self.training else 0.0)
         return self.out(y_BHTD.transpose(1, 2).reshape(B, T, C))
 
 
@@ -109,7 +108,7 @@ class GPT(nn.Module):
 
     def logits(self, x_BTC: Tensor) -> Tensor:
         """Float32 scores of the next token, for what `hidden` gave."""
-        return F.linear(x_BTC.to(self.compute_dtype), self.head_weight.to(self.compute_dtype)).float()
+        return product(x_BTC.to(self.compute_dtype), self.head_weight.to(self.compute_dtype)).float()
 
     def forward(self, tokens_BT: Tensor, state: Cache | None = None) -> tuple[Tensor, Cache | None]:
         x_BTC, state = self.hidden(tokens_BT, state)
@@ -118,12 +117,27 @@ class GPT(nn.Module):
     def new_cache(self, batch_size: int, capacity: int) -> Cache:
         """An empty cache for `batch_size` rows of at most `capacity` tokens (at most context_length)."""
         config = self.config
-        shape = (batch_size, config.n_head, capacity, config.d_model // config.n_head)
-        buffers = [
-            torch.zeros(shape, dtype=self.compute_dtype, device=self.head_weight.device)
-            for _ in range(2 * config.n_layer)
-        ]
-        return Cache(buffers[: config.n_layer], buffers[config.n_layer :], [0] * batch_size)
+        shape = (2, batch_size, config.n_head, capacity, config.d_model // config.n_head)
+        device = self.head_weight.device
+        buffers = [torch.zeros(shape, dtype=self.compute_dtype, device=device) for _ in range(config.n_layer)]
+        return Cache(buffers, [0] * batch_size)
+
+    def cast_once(self) -> "GPT":
+        """This model for writing: with the weights of its products in the compute type, where each token would cast
+        them again. It shares what needs no cast; where nothing does, it is this model itself."""
+        if self.head_weight.dtype == self.compute_dtype:
+            return self
+        with torch.device("meta"):
+            untied = self.config.model_copy(update={"tie_weights": False})
+            copy = GPT(untied, self.token_embedding.num_embeddings, self.compute_dtype)
+        tensors = self.state_dict() | {"head.weight": self.head_weight.detach()}
+        for name, module in copy.named_modules():
+            if isinstance(module, Linear):
+                tensors |= {
+                    f"{name}.{part}": tensors[f"{name}.{part}"].to(self.compute_dtype) for part in module.state_dict()
+                }
+        copy.load_state_dict(tensors, assign=True)
+        return copy.eval().requires_grad_(False)
 
 
 def build_gpt(
