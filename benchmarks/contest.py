@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from scratchlab import hardware
+
 
 @dataclass
 class Contestant:
@@ -85,6 +87,15 @@ def speed_ratio(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float
         "high": high if math.isfinite(high) else None,
         "rounds": [float(np.exp(log)) for log in logs],
         "turns": sum(len(turns) for turns in ours),
+    }
+
+
+def machine() -> dict[str, str]:
+    """What the figures depend on, less the name of the kernel."""
+    return {
+        name: value
+        for name, value in hardware.environment(hardware.choose_device("auto")).items()
+        if name != "platform"
     }
 
 

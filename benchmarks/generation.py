@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=100)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/generation.json")
     arguments = parser.parse_args()
-    results: dict[str, Any] = {"machine": hardware.environment("cpu"), "tokens": arguments.new_tokens}
+    results: dict[str, Any] = {"machine": contest.machine(), "tokens": arguments.new_tokens}
     rates = {precision: hardware.matmul_rate("cpu", precision, size=256) for precision in ("float32", "bf16")}
     for precision in hardware.precisions_of("cpu"):
         if rates[precision] < rates["float32"] / 2:

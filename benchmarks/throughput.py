@@ -100,7 +100,7 @@ def main() -> None:
     if arguments.worker:  # a child of this program
         work(json.loads(arguments.worker))
         return
-    results: dict[str, Any] = {"machine": hardware.environment(hardware.choose_device("auto")), "settings": {}}
+    results: dict[str, Any] = {"machine": contest.machine(), "settings": {}}
     with tempfile.TemporaryDirectory() as scratch:
         for name in arguments.only or SETTINGS:
             setting, reason = SETTINGS[name], cannot(SETTINGS[name])
