@@ -32,7 +32,32 @@ OTHER: dict[str, Any] = {
     "corpus": "corpora/another",
     "model.architecture": None,  # one kind so far
     "model.n_layer": 3,
+    "model.n_kv_head": 1,
+    "model.norm": "rms",
+    "model.norm_position": "post",
+    "model.positions": "rotary",
+    "model.attention": "explicit",
+    "model.qk_norm": True,
+    "model.window": 3,
+    "model.window_layers": None,  # needs a window
+    "model.document_mask": True,
     "model.mlp": "gelu",
+    "model.mlp_ratio": 2.0,
+    "model.residual": False,
+    "model.bias": False,
+    "model.output_bias": False,
+    "model.mlp_bias": False,
+    "model.norm_bias": False,
+    "model.dropout_embedding": 0.1,
+    "model.dropout_attention": 0.1,
+    "model.dropout_residual": 0.1,
+    "model.dropout_mlp": 0.1,
+    "model.logit_cap": 30.0,
+    "model.vocab_multiple": 64,
+    "model.initialization": "book",
+    "model.float32_attention": True,
+    "model.float32_mlp": True,
+    "model.float32_head": True,
     "model.n_head": 4,
     "model.d_model": 16,
     "model.context_length": 7,
@@ -101,7 +126,7 @@ def test_the_default_is_gpt2_small() -> None:
 def test_shipped_recipes_validate_build_and_survive_a_round_trip(path: Path) -> None:
     recipe = load_recipe(path)
     with torch.device("meta"):
-        model = GPT(recipe.model, vocab_size=4096)
+        model = GPT(recipe.model, vocab_size=4096, end_of_text=0)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameter_count(recipe.model, 4096)
     assert path.read_text(encoding="utf-8").startswith("#"), "opens with what it is for"
     assert "corpora/" in recipe.corpus

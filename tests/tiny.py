@@ -76,7 +76,7 @@ def tiny_recipe(changes: Mapping[str, Any] | None = None) -> Recipe:
     """A resolved recipe of the tiny model: 8 steps of 4 sequences on the CPU in float32, plus dotted changes."""
     base: dict[str, Any] = {
         "corpus": "corpora/tiny",
-        "model": tiny_config().model_dump(),
+        "model": tiny_config().model_dump(exclude_unset=True),
         "training": {"steps": 8, "global_batch_size": 4, "learning_rate": 1e-2, "precision": "float32"},
         "execution": {"device": "cpu", "compile": False, "micro_batch_size": 4, "threads": 1},
     }

@@ -30,6 +30,11 @@ def initial_normal(seed: int, parameter: str, shape: tuple[int, ...]) -> npt.NDA
     return generator(seed, "init", parameter).standard_normal(shape)
 
 
+def initial_uniform(seed: int, parameter: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Draws between -1 and 1 in float64 for one parameter; the caller scales them and casts once."""
+    return generator(seed, "init", parameter).uniform(-1.0, 1.0, shape)
+
+
 def noise_seed(seed: int, step: int, first_sequence: int) -> int:
     """63 bits for the default generator, before the micro-batch that starts at global sequence `first_sequence`."""
     return derive(seed, "noise", step, first_sequence) >> 65

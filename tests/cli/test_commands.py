@@ -173,12 +173,13 @@ def test_compile_without_a_compiler(workplace: Path, monkeypatch: pytest.MonkeyP
     run(["train", f"{workplace}/tiny.toml", "--out", f"{tmp_path}/run"])
 
 
-def test_a_tied_head_drawn_too_large_is_noticed(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("scratchlab.model.gpt.gpt2_table", lambda n_layer: {"*.bias": "zeros", "*": 1.0})
-    result = CliRunner().invoke(cli, ["train", f"{workplace}/tiny.toml", "--out", f"{tmp_path}/run"])
-    assert re.search(r"Warning: the first loss is \d+\.\d+, where ln\(vocabulary\) is", result.output + result.stderr)
+def test_a_tied_head_drawn_too_large_is_noticed_and_the_cause_named(workplace: Path, tmp_path: Path) -> None:
+    arguments = ["train", f"{workplace}/tiny.toml", "--out", f"{tmp_path}/run", "model.initialization=book"]
+    result = CliRunner().invoke(cli, [*arguments, "model.d_model=64"])
+    said = result.output + result.stderr
+    assert re.search(r"Warning: the first loss is \d+\.\d+, where ln\(vocabulary\) is", said)
+    assert "model.tie_weights" in said
+    assert "model.initialization" in said
 
 
 def test_a_disk_too_small_is_refused_before_training(

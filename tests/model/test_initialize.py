@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scratchlab.model.gpt import GPT, build_gpt
-from scratchlab.model.initialize import gpt2_table, rule_for
+from scratchlab.model.initialize import Constant, Normal, Rule, Uniform, initial_table, rule_for
 from scratchlab.model.loss import Objective
 from scratchlab.recipe import GPTSection
 from tiny import distance
@@ -80,8 +80,68 @@ def test_the_seed_decides_everything(model: GPT) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
-def test_every_parameter_has_a_rule() -> None:
-    table = gpt2_table(3)
-    assert rule_for("blocks.0.attention_norm.weight", table) == "ones"
-    assert rule_for("blocks.0.attention_norm.bias", table) == "zeros"
-    assert rule_for("blocks.2.attention.out.weight", table) == pytest.approx(0.02 / math.sqrt(6))
+D, H = 1 / math.sqrt(128), 1 / math.sqrt(512)
+SMALL = math.sqrt(2 / (5 * 128))
+RULES: dict[str, dict[str, Rule]] = {
+    "gpt2": {"blocks.1.attention.out.weight": Normal(0.01), "blocks.1.attention.out.bias": Constant(0.0)},
+    "zero_output": {
+        "blocks.1.attention.out.weight": Constant(0.0),
+        "blocks.0.mlp.down.weight": Constant(0.0),
+        "blocks.0.mlp.up.weight": Normal(0.02),
+    },
+    "width_scaled": {"head.weight": Normal(SMALL), "blocks.0.mlp.down.weight": Normal(SMALL / 2)},
+    "pytorch": {
+        "blocks.0.attention.qkv.bias": Uniform(D),
+        "blocks.0.mlp.down.weight": Uniform(H),
+        "blocks.0.mlp.down.bias": Uniform(H),
+        "head.weight": Uniform(D),
+        "token_embedding.weight": Normal(1.0),
+        "position_embedding.weight": Normal(1.0),
+        "blocks.0.mlp_norm.weight": Constant(1.0),
+        "blocks.0.mlp_norm.bias": Constant(0.0),
+    },
+}
+RULES["book"] = RULES["pytorch"]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_tables_say_what_their_sources_say(name: str) -> None:
+    table = initial_table(CONFIG.model_copy(update={"initialization": name}))
+    assert {parameter: rule_for(parameter, table) for parameter in RULES[name]} == RULES[name]
+
+
+def test_a_tied_matrix_is_the_heads_in_pytorch_and_the_embeddings_in_the_book() -> None:
+    tied = {"tie_weights": True}
+    tables = [initial_table(CONFIG.model_copy(update=tied | {"initialization": n})) for n in ("pytorch", "book")]
+    assert [rule_for("token_embedding.weight", table) for table in tables] == [Uniform(D), Normal(1.0)]
+
+
+@pytest.mark.parametrize("name", ["pytorch", "zero_output", "width_scaled"])
+def test_other_tables_measured_on_a_built_model(name: str) -> None:
+    config = CONFIG.model_copy(update={"initialization": name})
+    table = initial_table(config)
+    for parameter_name, parameter in build_gpt(config, VOCAB, seed=1).named_parameters():
+        values, n = parameter.detach().double(), parameter.numel()
+        match rule_for(parameter_name, table):
+            case Normal(deviation):
+                assert abs(float(values.std()) / deviation - 1) < 5 / math.sqrt(2 * n), parameter_name
+            case Uniform(bound):
+                assert float(values.abs().max()) <= bound
+                assert abs(float(values.std()) / (bound / math.sqrt(3)) - 1) < 4 / math.sqrt(n), parameter_name
+            case Constant(value):
+                assert (values == value).all(), parameter_name
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_first_loss_at_gpt2_smalls_size_is_ln_vocabulary(tie: bool) -> None:
+    """Two layers of it: the head and the embedding, which decide, are whole."""
+    config = GPTSection(n_layer=2, tie_weights=tie)
+    tokens = torch.randint(50257, (1, 64), generator=torch.Generator().manual_seed(1))
+    losses: dict[str, float] = {}
+    for name in ("gpt2", "book"):
+        model = build_gpt(config.model_copy(update={"initialization": name}), 50257, seed=1)
+        with torch.no_grad():
+            loss, weight, _ = Objective(model)(tokens, torch.roll(tokens, -1, 1), torch.ones(tokens.shape))
+        losses[name] = float(loss / weight)
+    assert abs(losses["gpt2"] / math.log(50257) - 1) < 0.02
+    assert losses["book"] > 200 if tie else losses["book"] < 1.1 * math.log(50257)

@@ -13,10 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scratchlab.evaluation.scorer import model_scorer
 from scratchlab.model import loss as module
-from scratchlab.model.loss import Objective, token_losses, weighted_cross_entropy
+from scratchlab.model.loss import Objective, Readout, token_losses, weighted_cross_entropy
 from tiny import VOCAB, distance, modest, random_tokens, tiny_gpt
 
 Parts = tuple[Tensor, Tensor, Tensor, Tensor]
+PLAIN = Readout(VOCAB)
 
 
 def drawn(n: int, width: int = 5, seed: int = 0) -> Parts:
@@ -27,41 +28,54 @@ def drawn(n: int, width: int = 5, seed: int = 0) -> Parts:
     return hidden, head, torch.randint(VOCAB, (n,), generator=generator), weights
 
 
-def by_definition(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+def by_definition(hidden: Tensor, head: Tensor, targets: Tensor, readout: Readout = PLAIN) -> Tensor:
     """-log softmax at the target, in float64, one row after another."""
-    scores = hidden.double() @ head.double().T
+    scores = hidden.double() @ head.double()[: readout.vocab_size].T
+    scores = readout.cap * torch.tanh(scores / readout.cap) if readout.cap else scores
     return torch.stack([row.exp().sum().log() - row[target] for row, target in zip(scores, targets, strict=True)])
 
 
-def with_gradients(parts: Parts, scale: float) -> list[Tensor]:
+def with_gradients(parts: Parts, scale: float, readout: Readout = PLAIN) -> list[Tensor]:
     hidden, head, targets, weights = (part.clone() for part in parts)
     hidden.requires_grad_()
     head.requires_grad_()
-    total = weighted_cross_entropy(hidden, head, targets, weights)
+    total = weighted_cross_entropy(hidden, head, targets, weights, readout)
     (total * scale).backward()
     assert hidden.grad is not None
     assert head.grad is not None
     return [total.detach(), hidden.grad, head.grad]
 
 
-def expected_gradients(parts: Parts, scale: float) -> list[Tensor]:
+def expected_gradients(parts: Parts, scale: float, readout: Readout = PLAIN) -> list[Tensor]:
     hidden, head, targets, weights = parts
     hidden, head = hidden.double().requires_grad_(), head.double().requires_grad_()
-    total = (by_definition(hidden, head, targets) * weights.double()).sum()
+    total = (by_definition(hidden, head, targets, readout) * weights.double()).sum()
     return [total.detach(), *torch.autograd.grad(total * scale, [hidden, head])]
 
 
 @modest
-@given(n=st.integers(1, 20), entries=st.integers(1, 25 * VOCAB), seed=st.integers(0, 99), scale=st.floats(0.1, 4))
-def test_loss_and_gradients_are_those_of_the_definition(n: int, entries: int, seed: int, scale: float) -> None:
-    parts = drawn(n, seed=seed)
+@given(
+    n=st.integers(1, 20),
+    entries=st.integers(1, 25 * VOCAB),
+    seed=st.integers(0, 99),
+    scale=st.floats(0.1, 4),
+    padding=st.integers(0, 3),
+    cap=st.sampled_from([None, 2.0]),
+)
+def test_loss_and_gradients_are_those_of_the_definition(
+    n: int, entries: int, seed: int, scale: float, padding: int, cap: float | None
+) -> None:
+    readout = Readout(VOCAB - padding, cap)
+    hidden, head, targets, weights = drawn(n, seed=seed)
+    parts = hidden, head, targets % readout.vocab_size, weights
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CHUNK_ENTRIES", entries)
-        found = with_gradients(parts, scale)
-        losses = token_losses(*parts[:3])
-    for ours, theirs in zip(found, expected_gradients(parts, scale), strict=True):
+        found = with_gradients(parts, scale, readout)
+        losses = token_losses(*parts[:3], readout)
+    for ours, theirs in zip(found, expected_gradients(parts, scale, readout), strict=True):
         assert distance(ours, theirs) < 2e-6 or float(theirs.norm()) == 0 == float(ours.norm())
-    assert distance(losses, by_definition(*parts[:3])) < 2e-6
+    assert not found[2][readout.vocab_size :].any(), "padding learns nothing"
+    assert distance(losses, by_definition(*parts[:3], readout)) < 2e-6
 
 
 def test_a_target_of_weight_0_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +122,7 @@ class Largest(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("compute", [lambda p: with_gradients(p, 1.0), lambda p: token_losses(*p[:3])])
+@pytest.mark.parametrize("compute", [lambda p: with_gradients(p, 1.0), lambda p: token_losses(*p[:3], PLAIN)])
 def test_no_more_logits_at_once_than_allowed(monkeypatch: pytest.MonkeyPatch, compute: Callable[[Parts], Any]) -> None:
     parts = drawn(500, width=2)
     monkeypatch.setattr(module, "CHUNK_ENTRIES", 1500)

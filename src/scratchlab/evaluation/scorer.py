@@ -20,9 +20,9 @@ def model_scorer(model: GPT) -> Scorer:
     def score(tokens_BT: npt.NDArray[np.int64], targets_BT: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         device = model.head_weight.device
         hidden_BTC, _ = model.hidden(torch.from_numpy(np.ascontiguousarray(tokens_BT)).to(device))
-        dtype = model.compute_dtype
         targets_N = torch.from_numpy(np.ascontiguousarray(targets_BT)).to(device).flatten()
-        losses_N = token_losses(hidden_BTC.flatten(0, 1).to(dtype), model.head_weight.to(dtype), targets_N)
+        hidden_NC, head_VC = (x.to(model.head_dtype) for x in (hidden_BTC.flatten(0, 1), model.head_weight))
+        losses_N = token_losses(hidden_NC, head_VC, targets_N, model.readout)
         return losses_N.view(targets_BT.shape).cpu().numpy()
 
     return score

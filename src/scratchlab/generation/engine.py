@@ -41,6 +41,8 @@ def generate(model: GPT, prompt: Sequence[int], settings: Settings, end_of_text:
     generator = torch.Generator().manual_seed(settings.seed)
     context_length = model.config.context_length
     seen = list(prompt)
+    if model.end_of_text in seen:  # with document_mask nothing sees what came before it
+        seen = seen[len(seen) - 1 - seen[::-1].index(model.end_of_text) :]
     model = model.eval().cast_once()
     cache, unread = None, seen[-context_length:]
     for _ in range(settings.max_tokens):

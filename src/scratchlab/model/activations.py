@@ -40,4 +40,15 @@ class _TanhGelu(torch.autograd.Function):
         return slope.addcmul_(slope, gate, value=-1).add_(1).mul_(gate).mul_(gradients[0])
 
 
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"gelu_tanh": tanh_gelu, "gelu": F.gelu}
+def relu2(x: Tensor) -> Tensor:
+    """ReLU, squared (So et al. 2021, "Primer")."""
+    return F.relu(x).square()
+
+
+# Of the MLP's inside; SwiGLU's is that of its gate (Shazeer 2020).
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "gelu_tanh": tanh_gelu,
+    "gelu": F.gelu,
+    "relu2": relu2,
+    "swiglu": F.silu,
+}

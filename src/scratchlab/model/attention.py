@@ -1,16 +1,111 @@
-"""Causal attention while training: which kernel is fastest, and one of our own where weights are dropped on a CPU.
+"""Causal attention: who may look where, and the kernels that do it.
 
-Letters: B sequences, H heads, T tokens, D width of a head; N = B H; of one block S queries and the L keys they may see.
+Letters: B sequences, H heads, T tokens, L places they may look at, D width of a head; in our own kernel N = B H, and of
+one block S queries.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scratchlab.model.dropout import kept, random_bits, runs_pytorchs_dropout, scale
+from scratchlab.model.dropout import Dropout, kept, random_bits, runs_pytorchs_dropout, scale
+from scratchlab.model.layers import Linear
+
+# (q_BHTD, k_BHLD, v_BHLD, visible_B1TL) -> y_BHTD. Without `visible` all look at themselves and at what came before,
+# or, where there are more places than queries, everywhere.
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+def visible_places(
+    places_BT: Tensor, n_places: int, window: int | None = None, documents_BT: Tensor | None = None
+) -> Tensor:
+    """(B, 1, T, L), true where a query at a place may look: not ahead, in its window, in its document."""
+    keys_L = torch.arange(n_places, device=places_BT.device)
+    visible_BTL = keys_L <= places_BT[:, :, None]
+    if window is not None:
+        visible_BTL = visible_BTL & (keys_L > places_BT[:, :, None] - window)
+    if documents_BT is not None:
+        visible_BTL = visible_BTL & (documents_BT[:, :, None] == documents_BT[:, None, :])
+    return visible_BTL[:, None]
+
+
+class Fused(nn.Module):
+    """PyTorch's fused kernels, which keep no attention weights; on a CPU our own where weights are dropped."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+
+    def forward(self, q_BHTD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, visible: Tensor | None) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        if visible is None and q_BHTD.shape[2] == k_BHLD.shape[2]:
+            return causal_attention(q_BHTD, k_BHLD, v_BHLD, dropout)
+        return F.scaled_dot_product_attention(q_BHTD, k_BHLD, v_BHLD, visible, dropout)
+
+
+class Explicit(nn.Module):
+    """Softmax attention written out. `weights` is where to listen: every attention weight passes through it.
+
+    A forward hook on `weights` sees (B, H, T, L), after the softmax and before dropout.
+    """
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.weights = nn.Identity()
+        self.dropout = Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, q_BHTD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, visible: Tensor | None) -> Tensor:
+        T, L = q_BHTD.shape[2], k_BHLD.shape[2]
+        if visible is None:
+            visible = torch.ones(T, L, dtype=torch.bool, device=q_BHTD.device).tril_(L - T)
+        scores_BHTL = (q_BHTD @ k_BHLD.transpose(-1, -2)).float() * q_BHTD.shape[-1] ** -0.5
+        weights_BHTL = torch.softmax(scores_BHTL.masked_fill(~visible, -torch.inf), dim=-1)
+        return self.dropout(self.weights(weights_BHTL)).to(v_BHLD.dtype) @ v_BHLD
+
+
+KERNELS: Mapping[str, Callable[[float], nn.Module]] = {"fused": Fused, "explicit": Explicit, "torch": Fused}
+
+
+def multihead_attention(
+    x_BTC: Tensor, qkv: Linear, out: Linear, n_head: int, visible: Tensor | None, dropout: float
+) -> Tensor:
+    """What PyTorch's `nn.MultiheadAttention` computes, here with the weights of two linear layers."""
+    B, T, C = x_BTC.shape
+    if visible is None:
+        blocked = torch.ones(T, T, dtype=torch.bool, device=x_BTC.device).triu_(1)
+    else:
+        blocked = ~visible.expand(B, n_head, T, T).reshape(B * n_head, T, T)
+    x_TBC = x_BTC.to(qkv.compute_dtype).transpose(0, 1)
+    (w_qkv, b_qkv), (w_out, b_out) = qkv.cast(), out.cast()
+    y_TBC, _ = F.multi_head_attention_forward(
+        x_TBC, x_TBC, x_TBC, C, n_head, w_qkv, b_qkv, None, None, False, dropout, w_out, b_out,
+        training=dropout > 0, need_weights=False, attn_mask=blocked, is_causal=visible is None,
+    )  # fmt: skip
+    return y_TBC.transpose(0, 1)
+
+
+def turned(x_BHTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary positions (Su et al. 2021): number i and number i + D / 2 of a head as a point, turned by its angle."""
+    cosine, sine = (part.to(x_BHTD.dtype) for part in rotation)
+    a, b = x_BHTD.chunk(2, dim=-1)
+    return torch.cat([a * cosine - b * sine, b * cosine + a * sine], dim=-1)
+
+
+def rotation(places_BT: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, each (B, 1, T, width / 2): place p turns pair i by p / 10000^(2 i / width)."""
+    frequencies = 10_000.0 ** (-torch.arange(0, width, 2, device=places_BT.device).float() / width)
+    angles = (places_BT[:, :, None] * frequencies)[:, None]
+    return angles.cos(), angles.sin()
+
+
+def sinusoids(places_BT: Tensor, width: int) -> Tensor:
+    """(B, T, width): a place's sines, then its cosines, at falling frequencies (Vaswani et al. 2017)."""
+    cosine, sine = rotation(places_BT, width)
+    return torch.cat([sine, cosine], dim=-1)[:, 0]
+
 
 # PyTorch's bf16 kernel for CPUs needs four times as long as the float32 one for the backward pass of short sequences
 # (measured: T = 64, D = 32, AMX). They break even where T times D is about this.

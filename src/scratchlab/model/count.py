@@ -1,29 +1,34 @@
-"""Parameters, FLOPs and bytes by formula. Tests hold each formula equal to the built model."""
+"""Parameters, FLOPs and bytes by formula. Tests hold each formula equal to the built model, for every switch."""
 
 from scratchlab.recipe import GPTSection
 
 
 def parameter_count(model: GPTSection, vocab_size: int) -> int:
-    """All weights; a tied head is counted once."""
-    d = model.d_model
-    attention = 3 * d * d + 3 * d * model.qkv_bias + d * d + d
-    mlp = 4 * d * d + 4 * d + 4 * d * d + d
-    norms = 2 * d + 2 * d
-    embeddings = vocab_size * d + model.context_length * d
-    head = 0 if model.tie_weights else vocab_size * d
-    return embeddings + model.n_layer * (attention + mlp + norms) + 2 * d + head
+    """All weights; a tied head is counted once, a padded vocabulary with its padding."""
+    d, h = model.d_model, model.mlp_width
+    norm = {"layer": d + d * model.has_bias("norm"), "rms": d, "none": 0}[model.norm]
+    qkv = (model.n_head + 2 * model.n_kv) * model.head_width
+    attention = (d + model.has_bias("qkv")) * qkv + (d + model.has_bias("output")) * d
+    attention += 2 * model.head_width * model.qk_norm + norm
+    mlp = (2 if model.mlp == "swiglu" else 1) * (d + model.has_bias("mlp")) * h + (h + model.has_bias("mlp")) * d + norm
+    block = mlp + attention * (model.attention != "none")
+    embeddings = model.padded(vocab_size) * d + model.context_length * d * (model.positions == "learned")
+    head = model.padded(vocab_size) * d * (not model.tie_weights)
+    return embeddings + model.n_layer * block + norm * (model.norm_position == "pre") + head
 
 
 def forward_flops_per_token(model: GPTSection, vocab_size: int) -> int:
     """FLOPs of one token's forward pass at full context.
 
-    A product of (m, k) and (k, n) counts 2mnk; attention at its full square, though the causal half is never used;
-    embeddings, norms, activations and the softmax count nothing; the vocabulary at its true size.
+    A product of (m, k) and (k, n) counts 2mnk; attention at its full square, though the causal half is never used (a
+    window at its width); embeddings, norms, activations and the softmax count nothing; the vocabulary at its true size.
     """
-    d = model.d_model
-    projections = 2 * (3 * d * d + d * d + 4 * d * d + 4 * d * d)
-    attention = 2 * (2 * model.context_length * d)
-    return model.n_layer * (projections + attention) + 2 * d * vocab_size
+    d, h = model.d_model, model.mlp_width
+    mlp = 2 * (3 if model.mlp == "swiglu" else 2) * d * h
+    projections = 2 * d * ((model.n_head + 2 * model.n_kv) * model.head_width + d)
+    seen = sum(model.window_of(layer) or model.context_length for layer in range(model.n_layer))
+    attention = (model.n_layer * projections + 2 * 2 * seen * d) * (model.attention != "none")
+    return model.n_layer * mlp + attention + 2 * d * vocab_size
 
 
 def training_flops_per_token(model: GPTSection, vocab_size: int) -> int:
@@ -35,6 +40,9 @@ def activation_bytes_per_sequence(model: GPTSection) -> int:
     """Bytes kept for the backward pass of one full sequence in float32, without the logits.
 
     Per layer and token, in numbers of width d: the stream and its norm before each branch (4), q, k and v (3), the
-    heads' output (1), and the MLP's inside before, in and after its activation (12).
+    heads' output (1), the MLP's inside before, in and after its activation (3, or 5 with a gate, times its ratio), and
+    three squares of attention weights where no fused kernel does without them.
     """
-    return 4 * 20 * model.d_model * model.n_layer * model.context_length
+    inside = (5 if model.mlp == "swiglu" else 3) * model.mlp_width
+    squares = 3 * model.n_head * model.context_length if model.attention == "explicit" else 0
+    return 4 * (8 * model.d_model + inside + squares) * model.n_layer * model.context_length

@@ -1,27 +1,42 @@
 """A GPT on one page.
 
-GPT-2's architecture: learned positions, layer norm before each branch, causal self-attention and a four times wider
-MLP added to a residual stream, and a head that shares the token embedding. What is unusual here:
+GPT-2's architecture, with a switch for each of its parts (`scratchlab.recipe.GPTSection` says what they are). Every
+switch chooses modules or functions once, when the model is built. What is unusual here:
 
 - weights stay in float32; each linear layer casts its weight and input to the compute type (no autocast), so that
   the residual stream, norms, logits and loss are float32 whatever the precision;
 - `hidden` stops before the head, because the loss can do the head in chunks (`model/loss.py`);
 - the model is built without values; `model/initialize.py` draws each parameter by its name.
 
-Letters in tensor names: B sequences, T tokens, C = d_model, H heads, D = C / H, V vocabulary, L places in the cache.
+Letters in tensor names: B sequences, T tokens, C = d_model, H heads, K heads of keys and values, D = C / H, V
+vocabulary, L places that can be looked at.
 """
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from scratchlab.errors import UsageError
 from scratchlab.model.activations import ACTIVATIONS
-from scratchlab.model.attention import causal_attention
+from scratchlab.model.attention import KERNELS, multihead_attention, rotation, sinusoids, turned, visible_places
 from scratchlab.model.dropout import Dropout
-from scratchlab.model.initialize import gpt2_table, initialize
-from scratchlab.model.layers import Cache, Linear, product
+from scratchlab.model.initialize import initial_table, initialize, sinusoid_size
+from scratchlab.model.layers import Cache, Linear, make_norm
+from scratchlab.model.loss import Readout
 from scratchlab.recipe import GPTSection
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a forward pass may look at, the same for every layer."""
+
+    cache: Cache | None
+    rotation: tuple[Tensor, Tensor] | None
+    """Cosines and sines of rotary positions."""
+    visible: Mapping[int | None, Tensor | None]
+    """For each window in use: the mask, or None where causality says it all."""
 
 
 class Attention(nn.Module):
@@ -29,98 +44,196 @@ class Attention(nn.Module):
 
     def __init__(self, config: GPTSection, layer: int, compute_dtype: torch.dtype) -> None:
         super().__init__()
-        self.n_head, self.layer, self.dropout = config.n_head, layer, config.dropout
-        self.qkv = Linear(config.d_model, 3 * config.d_model, config.qkv_bias, compute_dtype)
-        self.out = Linear(config.d_model, config.d_model, True, compute_dtype)
+        C, D, dtype = config.d_model, config.head_width, torch.float32 if config.float32_attention else compute_dtype
+        self.layer, self.window, self.head_width = layer, config.window_of(layer), D
+        self.n_head, self.n_kv, self.by_pytorch = config.n_head, config.n_kv, config.attention == "torch"
+        self.dropped = config.dropped("attention")
+        self.qkv = Linear(C, (config.n_head + 2 * config.n_kv) * D, config.has_bias("qkv"), dtype)
+        self.q_norm = make_norm("rms" if config.qk_norm else "none", D, False)
+        self.k_norm = make_norm("rms" if config.qk_norm else "none", D, False)
+        self.kernel = KERNELS[config.attention](self.dropped)
+        self.out = Linear(C, C, config.has_bias("output"), dtype)
+        self.dropout = make_dropout(config.dropped("residual"))
 
-    def forward(self, x_BTC: Tensor, cache: Cache | None) -> Tensor:
+    def forward(self, x_BTC: Tensor, view: View) -> Tensor:
+        visible = view.visible[self.window]
+        if self.by_pytorch and view.cache is None:
+            dropped = self.dropped if self.training else 0.0
+            return self.dropout(multihead_attention(x_BTC, self.qkv, self.out, self.n_head, visible, dropped))
         B, T, C = x_BTC.shape
-        heads_3BHTD = self.qkv(x_BTC).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
-        if cache is not None:
-            seen_2BHLD, visible = cache.append(self.layer, heads_3BHTD[1:])
-            y_BHTD = F.scaled_dot_product_attention(heads_3BHTD[0], *seen_2BHLD.unbind(0), attn_mask=visible)
-        else:
-            y_BHTD = causal_attention(*heads_3BHTD.unbind(0), dropout=self.dropout if self.training else 0.0)
-        return self.out(y_BHTD.transpose(1, 2).reshape(B, T, C))
+        heads = self.qkv(x_BTC).view(B, T, -1, self.head_width).transpose(1, 2)
+        q_BHTD, k_BKTD, v_BKTD = heads.split([self.n_head, self.n_kv, self.n_kv], dim=1)
+        q_BHTD, k_BKTD = self.q_norm(q_BHTD), self.k_norm(k_BKTD)
+        if view.rotation is not None:
+            q_BHTD, k_BKTD = turned(q_BHTD, view.rotation), turned(k_BKTD, view.rotation)
+        if view.cache is not None:
+            k_BKTD, v_BKTD = view.cache.append(self.layer, k_BKTD, v_BKTD)
+        if self.n_kv < self.n_head:
+            k_BKTD, v_BKTD = (x.repeat_interleave(self.n_head // self.n_kv, dim=1) for x in (k_BKTD, v_BKTD))
+        y_BHTD = self.kernel(q_BHTD, k_BKTD, v_BKTD, visible)
+        return self.dropout(self.out(y_BHTD.transpose(1, 2).reshape(B, T, C)))
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU between them."""
+    """Two linear layers with an activation between them; SwiGLU multiplies with an activated gate instead."""
 
     def __init__(self, config: GPTSection, compute_dtype: torch.dtype) -> None:
         super().__init__()
-        self.up = Linear(config.d_model, 4 * config.d_model, True, compute_dtype)
-        self.down = Linear(4 * config.d_model, config.d_model, True, compute_dtype)
-        self.activation = ACTIVATIONS[config.mlp]
+        dtype = torch.float32 if config.float32_mlp else compute_dtype
+        outer, inner, bias = config.d_model, config.mlp_width, config.has_bias("mlp")
+        self.gate = Linear(outer, inner, bias, dtype) if config.mlp == "swiglu" else None
+        self.up = Linear(outer, inner, bias, dtype)
+        self.down = Linear(inner, outer, bias, dtype)
+        self.activation, self.dropout = ACTIVATIONS[config.mlp], make_dropout(config.dropped("mlp"))
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        return self.down(self.activation(self.up(x_BTC)))
+        up = self.up(x_BTC)
+        inside = self.activation(up) if self.gate is None else self.activation(self.gate(x_BTC)) * up
+        return self.dropout(self.down(inside))
+
+
+def make_dropout(share: float) -> nn.Module:
+    return Dropout(share) if share else nn.Identity()
+
+
+# How a branch joins the stream: (stream, norm, branch) -> stream.
+Join = Callable[[Tensor, nn.Module, Callable[[Tensor], Tensor]], Tensor]
+JOINS: Mapping[tuple[str, bool], Join] = {
+    ("pre", True): lambda x, norm, branch: x + branch(norm(x)),
+    ("pre", False): lambda x, norm, branch: branch(norm(x)).to(x.dtype),
+    ("post", True): lambda x, norm, branch: norm(x + branch(x)),
+    ("post", False): lambda x, norm, branch: norm(branch(x).to(x.dtype)),
+}
 
 
 class Block(nn.Module):
-    """Attention, then the MLP, each on a normalized copy of the stream and added back to it."""
+    """Attention, then the MLP, each with its norm and joined to the stream."""
 
     def __init__(self, config: GPTSection, layer: int, compute_dtype: torch.dtype) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.d_model)
-        self.attention = Attention(config, layer, compute_dtype)
-        self.mlp_norm = nn.LayerNorm(config.d_model)
-        self.mlp = MLP(config, compute_dtype)
-        self.dropout = Dropout(config.dropout) if config.dropout else nn.Identity()
+        norm = config.norm, config.d_model, config.has_bias("norm")
+        self.join = JOINS[config.norm_position, config.residual]
+        self.attention = None
+        if config.attention != "none":
+            self.attention_norm, self.attention = make_norm(*norm), Attention(config, layer, compute_dtype)
+        self.mlp_norm, self.mlp = make_norm(*norm), MLP(config, compute_dtype)
 
-    def forward(self, x_BTC: Tensor, cache: Cache | None) -> Tensor:
-        x_BTC = x_BTC + self.dropout(self.attention(self.attention_norm(x_BTC), cache))
-        return x_BTC + self.dropout(self.mlp(self.mlp_norm(x_BTC)))
+    def forward(self, x_BTC: Tensor, view: View) -> Tensor:
+        if (attention := self.attention) is not None:
+            x_BTC = self.join(x_BTC, self.attention_norm, lambda x: attention(x, view))
+        return self.join(x_BTC, self.mlp_norm, self.mlp)
 
 
 class GPT(nn.Module):
-    """`model(tokens_BT, state=None) -> (logits_BTV, state)`; the state is a `Cache` or None."""
+    """`model(tokens_BT, state=None, positions=None, documents=None) -> (logits_BTV, state)`; see `hidden`."""
 
-    def __init__(self, config: GPTSection, vocab_size: int, compute_dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        config: GPTSection,
+        vocab_size: int,
+        compute_dtype: torch.dtype = torch.float32,
+        end_of_text: int | None = None,
+    ) -> None:
+        """`end_of_text` is the token at which documents part, for `document_mask`."""
         super().__init__()
-        self.config, self.compute_dtype = config, compute_dtype
-        self.token_embedding = nn.Embedding(vocab_size, config.d_model)
-        self.position_embedding = nn.Embedding(config.context_length, config.d_model)
-        self.dropout = Dropout(config.dropout) if config.dropout else nn.Identity()
+        if config.document_mask and end_of_text is None:
+            raise UsageError("model.document_mask needs a corpus whose documents part at <|endoftext|>; this has none.")
+        self.config, self.vocab_size, self.compute_dtype = config, vocab_size, compute_dtype
+        self.end_of_text = end_of_text if config.document_mask else None
+        self.head_dtype = torch.float32 if config.float32_head else compute_dtype
+        self.readout = Readout(vocab_size, config.logit_cap)
+        self.windows = {config.window_of(layer) for layer in range(config.n_layer)}
+        padded = config.padded(vocab_size)
+        self.token_embedding = nn.Embedding(padded, config.d_model)
+        self.position_embedding = (
+            nn.Embedding(config.context_length, config.d_model) if config.positions == "learned" else None
+        )
+        self.dropout = make_dropout(config.dropped("embedding"))
         self.blocks = nn.ModuleList(Block(config, layer, compute_dtype) for layer in range(config.n_layer))
-        self.final_norm = nn.LayerNorm(config.d_model)
-        self.head = None if config.tie_weights else Linear(config.d_model, vocab_size, False, compute_dtype)
+        last = config.norm if config.norm_position == "pre" else "none"  # post-norm has normalized the stream already
+        self.final_norm = make_norm(last, config.d_model, config.has_bias("norm"))
+        self.head = None if config.tie_weights else Linear(config.d_model, padded, False, self.head_dtype)
 
     @property
     def head_weight(self) -> Tensor:
         return self.token_embedding.weight if self.head is None else self.head.weight
 
-    def hidden(self, tokens_BT: Tensor, state: Cache | None = None) -> tuple[Tensor, Cache | None]:
-        """The normalized residual stream that the head reads, float32 (B, T, C)."""
-        T = tokens_BT.shape[1]
-        seen, most = T + (max(state.lengths) if state else 0), self.config.context_length
+    def hidden(
+        self,
+        tokens_BT: Tensor,
+        state: Cache | None = None,
+        positions_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+    ) -> tuple[Tensor, Cache | None]:
+        """The normalized residual stream that the head reads, float32 (B, T, C).
+
+        `positions_BT` are the places of the tokens (0, 1, ... after what `state` holds unless given). Tokens see only
+        those with the same number in `documents_BT`; `document_mask` numbers them by itself. With a cache all of it
+        is one document.
+        """
+        T, config = tokens_BT.shape[1], self.config
+        seen, most = T + (max(state.lengths) if state else 0), config.context_length
         if seen > most:
             raise UsageError(f"This model sees {most} tokens at most (model.context_length); it was given {seen}.")
-        positions = torch.arange(T, device=tokens_BT.device)
+        places_BT = torch.arange(T, device=tokens_BT.device)[None]
         if state is not None:
-            positions = positions + torch.tensor(state.lengths, device=tokens_BT.device)[:, None]
-        x_BTC = self.dropout(self.token_embedding(tokens_BT) + self.position_embedding(positions))
+            places_BT = places_BT + torch.tensor(state.lengths, device=tokens_BT.device)[:, None]
+        elif self.end_of_text is not None and documents_BT is None:
+            documents_BT = (tokens_BT == self.end_of_text).cumsum(1)  # it opens the document that follows it
+        positions_BT = places_BT if positions_BT is None else positions_BT
+        turns = rotation(positions_BT, config.head_width) if config.positions == "rotary" else None
+        view = View(state, turns, self._visible(places_BT, seen, state, documents_BT))
+        x_BTC = self.dropout(self._embed(tokens_BT, positions_BT))
         for block in self.blocks:
-            x_BTC = block(x_BTC, state)
+            x_BTC = block(x_BTC, view)
         if state is not None:
             state.advance(T)
         return self.final_norm(x_BTC), state
 
+    def _embed(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
+        x_BTC = self.token_embedding(tokens_BT)
+        if self.position_embedding is not None:
+            return x_BTC + self.position_embedding(positions_BT)
+        if self.config.positions == "sinusoidal":
+            return x_BTC + sinusoid_size(self.config) * sinusoids(positions_BT, self.config.d_model)
+        return x_BTC
+
+    def _visible(
+        self, places_BT: Tensor, n_places: int, cache: Cache | None, documents_BT: Tensor | None
+    ) -> dict[int | None, Tensor | None]:
+        """A mask for each window, or None where all that needs saying is that nobody looks ahead."""
+        even = cache is None or min(cache.lengths) == max(cache.lengths)
+        causal = even and documents_BT is None and places_BT.shape[1] in (1, n_places)
+        return {
+            window: None
+            if causal and (window is None or window >= n_places)
+            else visible_places(places_BT, n_places, window, documents_BT)
+            for window in self.windows
+        }
+
     def logits(self, x_BTC: Tensor) -> Tensor:
         """Float32 scores of the next token, for what `hidden` gave."""
-        return product(x_BTC.to(self.compute_dtype), self.head_weight.to(self.compute_dtype)).float()
+        scores = self.readout.scores(x_BTC.to(self.head_dtype), self.head_weight.to(self.head_dtype))
+        return scores[..., : self.vocab_size]
 
-    def forward(self, tokens_BT: Tensor, state: Cache | None = None) -> tuple[Tensor, Cache | None]:
-        x_BTC, state = self.hidden(tokens_BT, state)
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        state: Cache | None = None,
+        positions: Tensor | None = None,
+        documents: Tensor | None = None,
+    ) -> tuple[Tensor, Cache | None]:
+        x_BTC, state = self.hidden(tokens_BT, state, positions, documents)
         return self.logits(x_BTC), state
 
     def new_cache(self, batch_size: int, capacity: int) -> Cache:
         """An empty cache for `batch_size` rows of at most `capacity` tokens (at most context_length)."""
         config = self.config
-        shape = (2, batch_size, config.n_head, capacity, config.d_model // config.n_head)
-        device = self.head_weight.device
-        buffers = [torch.zeros(shape, dtype=self.compute_dtype, device=device) for _ in range(config.n_layer)]
-        return Cache(buffers, [0] * batch_size)
+        shape = (batch_size, config.n_kv, capacity, config.head_width)
+        dtype, device = torch.float32 if config.float32_attention else self.compute_dtype, self.head_weight.device
+        empty = lambda: torch.zeros(shape, dtype=dtype, device=device)  # noqa: E731
+        n_layer = config.n_layer if config.attention != "none" else 0
+        return Cache([(empty(), empty()) for _ in range(n_layer)], [0] * batch_size)
 
     def cast_once(self) -> "GPT":
         """This model for writing: with the weights of its products in the compute type, where each token would cast
@@ -129,13 +242,12 @@ class GPT(nn.Module):
             return self
         with torch.device("meta"):
             untied = self.config.model_copy(update={"tie_weights": False})
-            copy = GPT(untied, self.token_embedding.num_embeddings, self.compute_dtype)
+            copy = GPT(untied, self.vocab_size, self.compute_dtype, self.end_of_text)
         tensors = self.state_dict() | {"head.weight": self.head_weight.detach()}
         for name, module in copy.named_modules():
             if isinstance(module, Linear):
-                tensors |= {
-                    f"{name}.{part}": tensors[f"{name}.{part}"].to(self.compute_dtype) for part in module.state_dict()
-                }
+                own = {f"{name}.{part}" for part in module.state_dict()}
+                tensors |= {part: tensors[part].to(module.compute_dtype) for part in own}
         copy.load_state_dict(tensors, assign=True)
         return copy.eval().requires_grad_(False)
 
@@ -146,9 +258,10 @@ def build_gpt(
     seed: int,
     compute_dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    end_of_text: int | None = None,
 ) -> GPT:
-    """A GPT with GPT-2's initial values for `seed`, on `device`."""
+    """A GPT with the initial values that `config.initialization` and `seed` give, on `device`."""
     with torch.device("meta"):
-        model = GPT(config, vocab_size, compute_dtype)
-    initialize(model, gpt2_table(config.n_layer), seed, device)
+        model = GPT(config, vocab_size, compute_dtype, end_of_text)
+    initialize(model, initial_table(config), seed, device)
     return model

@@ -1,34 +1,81 @@
 """Initial weights: one table, drawn per parameter name.
 
 The same seed and name give the same numbers whatever else the model contains, in PyTorch and in JAX alike.
+
+gpt2          normal with deviation 0.02; the matrices that write into the stream divided by sqrt(2 n_layer), so that
+              its variance does not grow with depth (Radford et al. 2019, section 2.3); biases zero
+zero_output   the same, but what writes into the stream begins at zero: every branch begins as nothing
+width_scaled  the same as gpt2 with sqrt(2 / (5 d_model)) for 0.02, its value at a width of 1,000 (Nguyen and
+              Salazar 2019)
+pytorch       what torch.nn gives: linear layers and their biases uniform within 1 / sqrt(inputs), embeddings normal
+              with deviation 1; a tied matrix is a linear layer's
+book          the same, but a tied matrix is an embedding's, as it comes out when the head is pointed at the embedding:
+              logits are then sqrt(d_model) large, and the first loss is in the hundreds
 """
 
 import fnmatch
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from scratchlab.seeds import initial_normal
+from scratchlab.recipe import GPTSection
+from scratchlab.seeds import initial_normal, initial_uniform
 
-Table = Mapping[str, float | str]
+
+@dataclass(frozen=True, slots=True)
+class Normal:
+    """Normal draws around 0."""
+
+    deviation: float
 
 
-def gpt2_table(n_layer: int) -> Table:
-    """GPT-2's initialization: the standard deviation of each parameter, or what it is filled with. First match wins.
+@dataclass(frozen=True, slots=True)
+class Uniform:
+    """Uniform draws between minus and plus `bound`."""
 
-    The two matrices that write into the residual stream are scaled down by the square root of the number of
-    residual additions, so that its variance does not grow with depth (Radford et al. 2019, section 2.3).
-    """
-    residual = 0.02 / math.sqrt(2 * n_layer)
-    return {
-        "*norm.weight": "ones",
-        "*.bias": "zeros",
-        "*.attention.out.weight": residual,
-        "*.mlp.down.weight": residual,
-        "*.weight": 0.02,
-    }
+    bound: float
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """One value everywhere."""
+
+    value: float
+
+
+Rule = Normal | Uniform | Constant
+Table = Mapping[str, Rule]
+
+
+def initial_table(config: GPTSection) -> Table:
+    """The rule of each parameter, by patterns of its name: the first that matches holds."""
+    ones = {"*norm.weight": Constant(1.0), "*norm.bias": Constant(0.0)}
+    if config.initialization in ("pytorch", "book"):
+        outer, inner = Uniform(1 / math.sqrt(config.d_model)), Uniform(1 / math.sqrt(config.mlp_width))
+        head = outer if config.initialization == "pytorch" and config.tie_weights else Normal(1.0)
+        embeddings = {"token_embedding.weight": head, "position_embedding.weight": Normal(1.0)}
+        return ones | embeddings | {"*.mlp.down.*": inner, "*": outer}
+    usual = embedding_deviation(config)
+    into_stream = usual / math.sqrt(2 * config.n_layer)
+    output = Constant(0.0) if config.initialization == "zero_output" else Normal(into_stream)
+    outputs = {"*.attention.out.weight": output, "*.mlp.down.weight": output}
+    return ones | {"*.bias": Constant(0.0)} | outputs | {"*.weight": Normal(usual)}
+
+
+def embedding_deviation(config: GPTSection) -> float:
+    """The deviation that an initialization gives an embedding table."""
+    if config.initialization in ("pytorch", "book"):
+        return 1.0
+    return math.sqrt(2 / (5 * config.d_model)) if config.initialization == "width_scaled" else 0.02
+
+
+def sinusoid_size(config: GPTSection) -> float:
+    """What sinusoidal positions are multiplied by: they then begin as large as learned ones would, and a comparison
+    of the two is about their shape, not their size."""
+    return math.sqrt(2) * embedding_deviation(config)
 
 
 def initialize(model: nn.Module, table: Table, seed: int, device: torch.device | str = "cpu") -> None:
@@ -39,16 +86,16 @@ def initialize(model: nn.Module, table: Table, seed: int, device: torch.device |
             parameter.copy_(_draw(name, tuple(parameter.shape), rule_for(name, table), seed))
 
 
-def rule_for(name: str, table: Table) -> float | str:
+def rule_for(name: str, table: Table) -> Rule:
     """The table's entry for a parameter."""
     return next(rule for pattern, rule in table.items() if fnmatch.fnmatchcase(name, pattern))
 
 
-def _draw(name: str, shape: tuple[int, ...], rule: float | str, seed: int) -> torch.Tensor:
+def _draw(name: str, shape: tuple[int, ...], rule: Rule, seed: int) -> torch.Tensor:
     match rule:
-        case "ones":
-            return torch.ones(shape)
-        case "zeros":
-            return torch.zeros(shape)
-        case _:
-            return torch.from_numpy(initial_normal(seed, name, shape) * float(rule)).to(torch.float32)
+        case Constant(value):
+            return torch.full(shape, value)
+        case Normal(deviation):
+            return torch.from_numpy(initial_normal(seed, name, shape) * deviation).to(torch.float32)
+        case Uniform(bound):
+            return torch.from_numpy(initial_uniform(seed, name, shape) * bound).to(torch.float32)

@@ -15,9 +15,11 @@ class Linear(nn.Linear):
         self.compute_dtype, self.has_bias = compute_dtype, bias
 
     def forward(self, input: Tensor) -> Tensor:
-        dtype = self.compute_dtype
-        bias = self.bias.to(dtype) if self.has_bias else None
-        return product(input.to(dtype), self.weight.to(dtype), bias)
+        return product(input.to(self.compute_dtype), *self.cast())
+
+    def cast(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias in the compute type."""
+        return self.weight.to(self.compute_dtype), self.bias.to(self.compute_dtype) if self.has_bias else None
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -34,36 +36,48 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 class Cache:
     """Keys and values of the tokens seen so far, for generation. Rows may differ in length.
 
-    `buffers` holds one (2, B, H, L, D) a layer, keys and values; of row b the first `lengths[b]` places are filled.
+    `buffers` holds keys and values of each layer, (B, H, L, D); of row b the first `lengths[b]` places are filled.
     """
 
-    buffers: list[Tensor]
+    buffers: list[tuple[Tensor, Tensor]]
     lengths: list[int]
 
     @property
     def capacity(self) -> int:
-        return self.buffers[0].shape[3]
+        return self.buffers[0][0].shape[2]
 
-    def append(self, layer: int, new_2BHTD: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Store the keys and values of T new tokens a row. Gives all so far and the mask of what each query may see.
+    def append(self, layer: int, k_BHTD: Tensor, v_BHTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Store T new tokens a row; gives all keys and all values so far, (B, H, L, D).
 
         The lengths stay as they are until `advance`, since every layer appends at the same places.
         """
-        buffer, n_new, longest = self.buffers[layer], new_2BHTD.shape[3], max(self.lengths)
+        keys, values = self.buffers[layer]
+        n_new, longest = k_BHTD.shape[2], max(self.lengths)
         if min(self.lengths) == longest:
-            buffer[:, :, :, longest : longest + n_new] = new_2BHTD
+            keys[:, :, longest : longest + n_new], values[:, :, longest : longest + n_new] = k_BHTD, v_BHTD
         else:
             for row, length in enumerate(self.lengths):
-                buffer[:, row, :, length : length + n_new] = new_2BHTD[:, row]
-        return buffer[:, :, :, : longest + n_new], self._visible(n_new, longest + n_new)
+                keys[row, :, length : length + n_new] = k_BHTD[row]
+                values[row, :, length : length + n_new] = v_BHTD[row]
+        return keys[:, :, : longest + n_new], values[:, :, : longest + n_new]
 
     def advance(self, n_new: int) -> None:
         self.lengths = [length + n_new for length in self.lengths]
 
-    def _visible(self, n_new: int, longest: int) -> Tensor | None:
-        """(B, 1, T, L), true where query t of row b, at place lengths[b] + t, may look; None if it may everywhere."""
-        if n_new == 1 and min(self.lengths) + 1 == longest:
-            return None
-        device = self.buffers[0].device
-        places_BT = torch.tensor(self.lengths, device=device)[:, None] + torch.arange(n_new, device=device)
-        return (torch.arange(longest, device=device) <= places_BT[:, :, None])[:, None]
+
+class RMSNorm(nn.RMSNorm):
+    """RMS norm (Zhang and Sennrich 2019), computed in float32 whatever comes in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
+def make_norm(kind: str, width: int, bias: bool) -> nn.Module:
+    """Layer norm (Ba et al. 2016), RMS norm, or nothing at all."""
+    match kind:
+        case "layer":
+            return nn.LayerNorm(width, bias=bias)
+        case "rms":
+            return RMSNorm(width, eps=1e-5)
+        case _:
+            return nn.Identity()

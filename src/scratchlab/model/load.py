@@ -41,7 +41,8 @@ def load_model(folder: RunFolder, at: At = "final", device: str = "auto") -> GPT
     if precision not in hardware.precisions_of(device):
         precision = "float32"
     with torch.device("meta"):
-        model = GPT(folder.resolved().model, folder.manifest()["vocab_size"], hardware.compute_dtype(precision))
+        manifest, dtype = folder.manifest(), hardware.compute_dtype(precision)
+        model = GPT(folder.resolved().model, manifest["vocab_size"], dtype, manifest.get("end_of_text"))
     model.load_state_dict(_weights(folder, at, [name for name, _ in model.named_parameters()]), assign=True)
     return model.to(device).eval()
 

@@ -1,10 +1,13 @@
 """Cross-entropy over the vocabulary, in chunks where the logits would be large."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from scratchlab.model.layers import product
 
 # Logits of this many entries (float32: 64 MB) are made whole; beyond it the rows go through in chunks of this size.
 CHUNK_ENTRIES = 2**24
@@ -25,26 +28,46 @@ class Objective(nn.Module):
         self, tokens_BT: Tensor, targets_BT: Tensor, weights_BT: Tensor, state: Any = None
     ) -> tuple[Tensor, Tensor, Any]:
         hidden_BTC, state = self.model.hidden(tokens_BT, state)
-        head_VC = self.model.head_weight.to(self.model.compute_dtype)
-        hidden_NC = hidden_BTC.flatten(0, 1).to(self.model.compute_dtype)
-        loss_sum = weighted_cross_entropy(hidden_NC, head_VC, targets_BT.flatten(), weights_BT.flatten())
+        head_VC = self.model.head_weight.to(self.model.head_dtype)
+        hidden_NC = hidden_BTC.flatten(0, 1).to(self.model.head_dtype)
+        readout = self.model.readout
+        loss_sum = weighted_cross_entropy(hidden_NC, head_VC, targets_BT.flatten(), weights_BT.flatten(), readout)
         return loss_sum, weights_BT.sum(), state
 
 
-def weighted_cross_entropy(hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
-    """Sum over N of weight times -log softmax(hidden @ head.T)[target], with no more logits at once than needed."""
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """How products of the head become scores: the true size of a vocabulary that may be padded, and a soft cap."""
+
+    vocab_size: int
+    cap: float | None = None
+
+    def scores(self, hidden_NC: Tensor, head_VC: Tensor) -> Tensor:
+        """Float32 logits (..., V); those of the padding are minus infinity, so that no softmax sees them."""
+        logits = product(hidden_NC, head_VC).float()
+        if self.cap is not None:
+            logits = self.cap * torch.tanh(logits / self.cap)
+        if len(head_VC) > self.vocab_size:
+            logits[..., self.vocab_size :] = -torch.inf
+        return logits
+
+
+def weighted_cross_entropy(
+    hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor, weights_N: Tensor, readout: Readout
+) -> Tensor:
+    """Sum over N of weight times -log softmax(scores)[target], with no more logits at once than needed."""
     if len(hidden_NC) * len(head_VC) <= CHUNK_ENTRIES:
-        losses_N = F.cross_entropy(F.linear(hidden_NC, head_VC).float(), targets_N, reduction="none")
+        losses_N = F.cross_entropy(readout.scores(hidden_NC, head_VC), targets_N, reduction="none")
         return torch.dot(losses_N, weights_N)
-    return _ChunkedCrossEntropy.apply(hidden_NC, head_VC, targets_N, weights_N)  # pyright: ignore[reportReturnType]
+    return _ChunkedCrossEntropy.apply(hidden_NC, head_VC, targets_N, weights_N, readout)  # pyright: ignore[reportReturnType]
 
 
-def token_losses(hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor) -> Tensor:
-    """-log softmax(hidden @ head.T)[target] of every target, without gradients, in chunks. Shape (N,), float32."""
+def token_losses(hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor, readout: Readout) -> Tensor:
+    """-log softmax(scores)[target] of every target, without gradients, in chunks. Shape (N,), float32."""
     rows = max(1, CHUNK_ENTRIES // len(head_VC))
     return torch.cat(
         [
-            F.cross_entropy(F.linear(hidden, head_VC).float(), targets, reduction="none")
+            F.cross_entropy(readout.scores(hidden, head_VC), targets, reduction="none")
             for hidden, targets in zip(hidden_NC.split(rows), targets_N.split(rows), strict=True)
         ]
     )
@@ -58,19 +81,24 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor, weights_N: Tensor, readout: Readout
+    ) -> Tensor:
         rows = max(1, CHUNK_ENTRIES // len(head_VC))
         hidden_gradient = torch.empty_like(hidden_NC)
         head_gradient = torch.zeros_like(head_VC, dtype=torch.float32)
         loss_sum = hidden_NC.new_zeros((), dtype=torch.float32)
         for start in range(0, len(hidden_NC), rows):
             here = slice(start, start + rows)
-            logits = F.linear(hidden_NC[here], head_VC).float()
+            logits = readout.scores(hidden_NC[here], head_VC)
+            slope = None if readout.cap is None else 1 - (logits / readout.cap).square()  # of the soft cap
             normalizers = logits.logsumexp(-1)
             picked = logits.gather(-1, targets_N[here, None]).squeeze(-1)
             loss_sum += torch.dot(normalizers - picked, weights_N[here])
             gradient = torch.exp_(logits.sub_(normalizers[:, None]))
             gradient.scatter_add_(-1, targets_N[here, None], gradient.new_full((len(gradient), 1), -1.0))
+            if slope is not None:
+                gradient[:, : readout.vocab_size] *= slope[:, : readout.vocab_size]
             gradient = gradient.mul_(weights_N[here, None]).to(head_VC.dtype)
             torch.mm(gradient, head_VC, out=hidden_gradient[here])
             head_gradient += gradient.t() @ hidden_NC[here]
@@ -78,12 +106,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return loss_sum
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden_gradient, head_gradient = ctx.saved_tensors
         (scale,) = outputs
         return (
             hidden_gradient * scale.to(hidden_gradient.dtype),
             head_gradient * scale.to(head_gradient.dtype),
+            None,
             None,
             None,
         )

@@ -12,7 +12,7 @@ from scratchlab.evaluation.loss import LossResult, evaluate_loss
 from scratchlab.generation.engine import Settings
 from scratchlab.generation.text import write
 from scratchlab.model.count import parameter_count, training_flops_per_token
-from scratchlab.recipe import Recipe, load_recipe
+from scratchlab.recipe import GPTSection, Recipe, load_recipe
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.charts import draw_charts
 from scratchlab.training.checkpoint import save_best, save_checkpoint
@@ -71,7 +71,7 @@ def write_metrics(run: Run, keep_newest: bool = False) -> None:
     """Append the metrics that are ready, show where the run is, and look at the very first loss."""
     records = run.journal.write(keep_newest)
     if records and records[0]["step"] == 0:
-        check_first_loss(records[0]["loss"], run.corpus.vocab_size, run.report)
+        check_first_loss(records[0]["loss"], run.corpus.vocab_size, run.recipe.model, run.report)
     if records:
         run.report.at(records[-1]["step"] + 1, run.steps, records[-1]["loss"], run.journal.tokens_per_second)
 
@@ -111,15 +111,18 @@ def write_sample(run: Run) -> str:
     return "".join(write(run.backend.model(run.state), run.corpus.tokenizer, "", settings))
 
 
-def check_first_loss(loss: float | None, vocab_size: int, report: Reporter) -> None:
+def check_first_loss(loss: float | None, vocab_size: int, model: GPTSection, report: Reporter) -> None:
     """An untrained model should find every token about as likely as any other: a loss of ln(vocabulary)."""
     expected = math.log(vocab_size)
     if loss is None or abs(loss - expected) > 0.1 * expected:
         shown = "not finite" if loss is None else f"{loss:.3f}"
-        report.say(
-            f"Warning: the first loss is {shown}, where ln(vocabulary) is {expected:.3f}. Usually this means initial "
-            "weights of the wrong size, or targets that are not the next tokens."
-        )
+        cause = "Usually this means initial weights of the wrong size, or targets that are not the next tokens."
+        if model.tie_weights and model.initialization == "book":
+            cause = (
+                "The head is tied to an embedding of deviation 1 (model.tie_weights with model.initialization = "
+                "'book'), which makes logits sqrt(d_model) large. Untie it, or use initialization = 'gpt2'."
+            )
+        report.say(f"Warning: the first loss is {shown}, where ln(vocabulary) is {expected:.3f}. {cause}")
 
 
 def finish(run: Run) -> Record:

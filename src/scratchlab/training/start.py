@@ -11,7 +11,7 @@ from typing import Any
 from scratchlab import hardware
 from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.corpus.windows import Windows
-from scratchlab.errors import CorpusError, RunError
+from scratchlab.errors import CorpusError, RecipeError, RunError
 from scratchlab.files import nearest_existing
 from scratchlab.model.count import parameter_count, training_flops_per_token
 from scratchlab.recipe import Recipe, fingerprint
@@ -53,6 +53,11 @@ class Run:
 def create_run(recipe: Recipe, out: str | Path, say: Callable[[str], None] = lambda text: None) -> RunFolder:
     """Settle what is open in `recipe` and make its run folder; nothing is trained yet."""
     corpus, yardstick = open_corpora(recipe)
+    if recipe.model.document_mask and corpus.tokenizer.end_of_text is None:
+        raise RecipeError(
+            f"model.document_mask: the documents of {corpus.path} do not part at <|endoftext|>, so there is nothing "
+            "to mask. Build the corpus with a bpe tokenizer from more than one document, or leave the field out."
+        )
     windows = Windows(corpus.split("train"), recipe.model.context_length)
     resolved = resolve(recipe, corpus.vocab_size, windows, say)
     free = shutil.disk_usage(nearest_existing(Path(out))).free
@@ -63,6 +68,7 @@ def create_run(recipe: Recipe, out: str | Path, say: Callable[[str], None] = lam
         "evaluation_corpus": {"path": str(yardstick.path.absolute()), "sha256": yardstick.sha256},
         "tokenizer_sha256": corpus.tokenizer.sha256,
         "vocab_size": corpus.vocab_size,
+        "end_of_text": corpus.tokenizer.end_of_text,
         "windows": {"per_epoch": len(windows), "remainder_tokens": windows.remainder},
         "disk_bytes_needed": check_disk(free, recipe, corpus.vocab_size),
         "environment": hardware.environment(resolved.execution.device),
@@ -75,7 +81,7 @@ def pick_up(folder: RunFolder, report: Reporter) -> Run:
     """The run at its last good checkpoint (at step 0 if it has none), with later records dropped."""
     recipe = folder.resolved()
     corpus, yardstick = open_corpora(recipe, folder)
-    backend = TorchBackend(recipe, corpus.vocab_size)
+    backend = TorchBackend(recipe, corpus.vocab_size, corpus.tokenizer.end_of_text)
     state, step = restore_checkpoint(folder, backend, report.say)
     folder.rewind(step)
     losses = [record["validation"]["nats_per_token"] for record in validation_records(folder.metrics())]

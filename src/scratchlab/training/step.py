@@ -39,8 +39,8 @@ class TorchState:
 class TorchBackend:
     """The arithmetic of a resolved recipe on one device. See `scratchlab.training.backend.Backend`."""
 
-    def __init__(self, recipe: Recipe, vocab_size: int) -> None:
-        self.recipe, self.vocab_size, self.settled = recipe, vocab_size, recipe.settled
+    def __init__(self, recipe: Recipe, vocab_size: int, end_of_text: int | None = None) -> None:
+        self.recipe, self.settled, self.vocab_size, self.end_of_text = recipe, recipe.settled, vocab_size, end_of_text
         keep_freed_memory()
         torch.set_num_threads(self.settled.threads)
         if recipe.execution.deterministic:
@@ -51,7 +51,7 @@ class TorchBackend:
     def init(self) -> TorchState:
         recipe, device = self.recipe, self.settled.device
         dtype = compute_dtype(self.settled.precision)
-        model = build_gpt(recipe.model, self.vocab_size, recipe.seeds.init, dtype, device)
+        model = build_gpt(recipe.model, self.vocab_size, recipe.seeds.init, dtype, device, self.end_of_text)
         objective = Objective(model)
         if self.settled.compile:
             objective.compile(dynamic=False)
@@ -75,8 +75,7 @@ class TorchBackend:
         total_weight = float(batch.weights.sum())
         loss = torch.zeros((), device=self.settled.device)
         for micro in batch.split(self.settled.micro_batch_size):
-            if self.recipe.model.dropout:
-                torch.manual_seed(noise_seed(self.recipe.seeds.noise, step, micro.first_sequence))
+            torch.manual_seed(noise_seed(self.recipe.seeds.noise, step, micro.first_sequence))
             loss_sum, _, _ = state.objective(
                 self._on_device(micro.tokens), self._on_device(micro.targets), self._on_device(micro.weights)
             )
