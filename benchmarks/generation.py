@@ -24,7 +24,8 @@ from transformers import GPT2Config, GPT2LMHeadModel  # noqa: E402
 
 import contest  # noqa: E402
 from scratchlab.generation.engine import Settings, generate  # noqa: E402
-from scratchlab.model.gpt import GPT, build_gpt  # noqa: E402
+from scratchlab.model.build import build_model  # noqa: E402
+from scratchlab.model.gpt import GPT  # noqa: E402
 from scratchlab.recipe import GPTSection, Precision  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def measure(precision: Precision, arguments: argparse.Namespace) -> dict[str, Any]:
-    ours = build_gpt(GPTSection(), VOCABULARY, seed=1, compute_dtype=hardware.compute_dtype(precision))
+    ours = build_model(GPTSection(), VOCABULARY, seed=1, compute_dtype=hardware.compute_dtype(precision))
     theirs = same_weights(ours).to(hardware.compute_dtype(precision))
     prompt = list(range(100, 100 + arguments.prompt_tokens))
     settings = Settings(max_tokens=arguments.new_tokens, temperature=0)

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from scratchlab.errors import RecipeError
+from scratchlab.model.build import empty_model
 from scratchlab.model.count import parameter_count
-from scratchlab.model.gpt import GPT
 from scratchlab.recipe import (
     Recipe,
     differences,
@@ -52,6 +51,9 @@ OTHER: dict[str, Any] = {
     "model.dropout_attention": 0.1,
     "model.dropout_residual": 0.1,
     "model.dropout_mlp": 0.1,
+    "model.cell": None,  # of another architecture
+    "model.embedding": None,
+    "model.kernel": None,
     "model.logit_cap": 30.0,
     "model.vocab_multiple": 64,
     "model.initialization": "book",
@@ -71,6 +73,12 @@ OTHER: dict[str, Any] = {
     "training.global_batch_size": 5,
     "training.learning_rate": 0.02,
     "training.schedule": "linear",
+    "training.order": "streams",
+    "training.optimizer": None,  # RMSprop has no weight decay
+    "training.epoch_decay": 0.9,
+    "training.decay_after_epochs": 3,
+    "training.epoch_steps": 7,
+    "training.clip_value": 5.0,
     "training.warmup_steps": 1,
     "training.final_learning_rate": 0.0,
     "training.decay_share": 0.3,
@@ -125,8 +133,7 @@ def test_the_default_is_gpt2_small() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_shipped_recipes_validate_build_and_survive_a_round_trip(path: Path) -> None:
     recipe = load_recipe(path)
-    with torch.device("meta"):
-        model = GPT(recipe.model, vocab_size=4096, end_of_text=0)
+    model = empty_model(recipe.model, vocab_size=4096, end_of_text=0)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameter_count(recipe.model, 4096)
     assert path.read_text(encoding="utf-8").startswith("#"), "opens with what it is for"
     assert "corpora/" in recipe.corpus
@@ -207,7 +214,13 @@ def test_differences_are_the_fields_that_differ() -> None:
         (minimal(model={"tie_weights": 1}), "model.tie_weights: should be a valid boolean, not 1."),
         (minimal(model={"dropout": 1.0}), "model.dropout: should be less than 1, not 1.0."),
         (minimal(model={"dropout": float("nan")}), "model.dropout: should be a finite number, not nan."),
-        (minimal(model={"architecture": "rnn"}), "model.architecture: should be 'gpt', not 'rnn'."),
+        (minimal(model={"architecture": "cnn"}), "model.architecture: should be 'gpt' or 'rnn'."),
+        (minimal(model={"architecture": "rnn", "n_head": 2}), "model.n_head: there is no such field"),
+        (minimal(model={"architecture": "rnn", "cell": "lstn"}), "model.cell: should be 'elman', 'gru' or 'lstm'"),
+        (
+            minimal(training={"steps": 1, "optimizer": "rmsprop"}),
+            "training: optimizer = 'rmsprop' has neither beta1 nor weight decay",
+        ),
         (minimal(model={"n_head": 5}), "model: d_model (768) must be a multiple of n_head (5)"),
         (
             minimal(execution={"micro_batch_size": 0}),

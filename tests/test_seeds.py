@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchlab.model.gpt import build_gpt
+from scratchlab.model.build import build_model
 from scratchlab.seeds import block_seeds, derive, generator, initial_normal, noise_seed, permute
 from tiny import VOCAB, modest, tiny_config
 
@@ -100,8 +100,8 @@ def test_block_seeds_are_fresh_and_valid_in_a_recipe() -> None:
 
 @pytest.mark.parametrize("change", [{"tie_weights": False}, {"qkv_bias": False}, {"n_layer": 3}, {"dropout": 0.5}])
 def test_a_switch_moves_no_other_initial_value(change: dict[str, Any]) -> None:
-    before = dict(build_gpt(tiny_config(), VOCAB, 1).named_parameters())
-    after = dict(build_gpt(tiny_config(**change), VOCAB, 1).named_parameters())
+    before = dict(build_model(tiny_config(), VOCAB, 1).named_parameters())
+    after = dict(build_model(tiny_config(**change), VOCAB, 1).named_parameters())
     # Depth rescales what writes into the residual stream, from the same draws.
     rescaled = "n_layer" in change
     shared = {n for n in before.keys() & after.keys() if not (rescaled and n.endswith(("out.weight", "down.weight")))}
@@ -110,5 +110,5 @@ def test_a_switch_moves_no_other_initial_value(change: dict[str, Any]) -> None:
 
 
 def test_another_seed_moves_every_matrix() -> None:
-    one, two = (dict(build_gpt(tiny_config(), VOCAB, seed).named_parameters()) for seed in (1, 2))
+    one, two = (dict(build_model(tiny_config(), VOCAB, seed).named_parameters()) for seed in (1, 2))
     assert all(not torch.equal(one[name], two[name]) for name in one if one[name].dim() >= 2)

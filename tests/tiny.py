@@ -11,7 +11,8 @@ from hypothesis import settings
 from torch import Tensor
 
 from scratchlab.corpus.windows import Batch, Windows
-from scratchlab.model.gpt import GPT, build_gpt
+from scratchlab.model.build import build_model
+from scratchlab.model.gpt import GPT
 from scratchlab.recipe import GPTSection, Recipe, recipe_from
 
 Ints = npt.NDArray[np.int64]
@@ -60,7 +61,7 @@ def tiny_config(**fields: Any) -> GPTSection:
 
 def tiny_gpt(*, dtype: torch.dtype = torch.float32, spread: float = 1.0, **fields: Any) -> GPT:
     """A tiny model in evaluation mode; `spread` widens its weights so that its predictions are far from even."""
-    model = build_gpt(tiny_config(**fields), VOCAB, 1, dtype).to(dtype).eval()
+    model = build_model(tiny_config(**fields), VOCAB, 1, dtype).to(dtype).eval()
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
             noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number), dtype=dtype)

@@ -7,13 +7,14 @@ as `dotted.path=value` and an intervention is a table of the same. What is `auto
 
 import difflib
 import tomllib
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from scratchlab.errors import RecipeError
 from scratchlab.files import sha256_of_json
@@ -176,8 +177,35 @@ INHERITED = {
 }
 
 
+class RNNSection(Section):
+    """`[model]` of a recurrent network. The defaults are char-rnn's."""
+
+    architecture: Literal["rnn"]
+    cell: Literal["elman", "gru", "lstm"] = "lstm"
+    n_layer: Count = 2
+    d_model: Count = 128
+    """Width of each layer's hidden state."""
+    context_length: Count = 50
+    """Tokens through which gradients flow back. What is remembered goes on from one stretch to the next."""
+    embedding: Literal["one_hot", "learned"] = "one_hot"
+    dropout: Share = 0.0
+    """Of what each layer gives to the next, and the last one to the head."""
+    kernel: Literal["fused", "explicit"] = "fused"
+    """torch.nn's, or the page's own cells, which are slow and plain to see."""
+    initialization: Literal["pytorch", "char_rnn"] = "pytorch"
+    """See `scratchlab.model.initialize`."""
+
+
+ModelSection = GPTSection | RNNSection
+
+
+def _architecture(section: Any) -> str:
+    """Which kind of `[model]` is meant; a GPT where nothing is said."""
+    return section.get("architecture", "gpt") if isinstance(section, Mapping) else section.architecture
+
+
 class TrainingSection(Section):
-    """`[training]`: how long, how much at once, and by which rule the weights move. The rule is AdamW."""
+    """`[training]`: how long, how much at once, and by which rule the weights move."""
 
     steps: Count | None = None
     tokens: Count | None = None
@@ -186,20 +214,31 @@ class TrainingSection(Section):
     global_batch_size: Count = 64
     """Sequences per optimizer step, over all processes and micro-batches."""
     learning_rate: Positive = 1e-3
-    schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
-    """After the warm-up: constant, falling in a line, falling along a cosine, or warm-up-stable-decay."""
+    order: Literal["shuffled", "streams"] = "shuffled"
+    """Windows in a random order; or each sequence of the batch a stretch of the text that goes on from step to step."""
+    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    schedule: Literal["constant", "linear", "cosine", "wsd", "epochs"] = "cosine"
+    """After the warm-up: constant, falling in a line, falling along a cosine, warm-up-stable-decay, or multiplied by
+    `epoch_decay` at the end of each epoch from `decay_after_epochs` on (char-rnn's)."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Where linear, cosine and wsd end, as a fraction of `learning_rate`."""
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """The last part of the run in which wsd falls (linearly)."""
+    epoch_decay: Annotated[float, Field(gt=0, le=1)] = 0.97
+    decay_after_epochs: Annotated[int, Field(ge=0)] = 10
+    epoch_steps: Count | None = None
+    """Steps an epoch, which the schedule `epochs` counts in; None: as the corpus has it."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Decoupled, on matrices only: not on biases and norms."""
     beta1: Share = 0.9
     beta2: Share = 0.95
+    """RMSprop has this one alone: how slowly it forgets squared gradients."""
     eps: Positive = 1e-8
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     """The largest global gradient norm; 0 means no clipping."""
+    clip_value: Annotated[float, Field(ge=0)] = 0.0
+    """The largest size of any single gradient (char-rnn's clipping); 0 means no clipping."""
     precision: Precision | Auto = "auto"
     checkpoint_every: Count = 250
 
@@ -210,6 +249,10 @@ class TrainingSection(Section):
             raise ValueError(f"give exactly one of {', '.join(LENGTHS)} (given: {', '.join(given) or 'none'})")
         if self.steps is not None and self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) is more than steps ({self.steps})")
+        if self.optimizer == "rmsprop" and (
+            self.weight_decay or self.beta1 != type(self).model_fields["beta1"].default
+        ):
+            raise ValueError("optimizer = 'rmsprop' has neither beta1 nor weight decay: set weight_decay = 0")
         return self
 
 
@@ -265,7 +308,9 @@ class Recipe(Section):
     """One training run, defined. `corpus` is a path, relative to the folder the command is run in."""
 
     corpus: str
-    model: GPTSection = GPTSection()
+    model: Annotated[
+        Annotated[GPTSection, Tag("gpt")] | Annotated[RNNSection, Tag("rnn")], Discriminator(_architecture)
+    ] = GPTSection()
     training: TrainingSection
     evaluation: EvaluationSection = EvaluationSection()
     seeds: SeedsSection = SeedsSection()
@@ -400,6 +445,7 @@ def _describe_all(problems: list[dict[str, Any]]) -> list[str]:
     given: dict[str, Any] = {}
     lines: list[str] = []
     for problem in problems:
+        problem["loc"] = _without_tags(problem["loc"])
         path = ".".join(str(part) for part in problem["loc"])
         place = _field_part(problem["loc"])
         match problem["type"]:
@@ -409,6 +455,8 @@ def _describe_all(problems: list[dict[str, Any]]) -> list[str]:
                 lines.append(f"{path}: this field is needed.")
             case "value_error":
                 lines.append(f"{place or 'recipe'}: {problem['ctx']['error']}.")
+            case "union_tag_invalid":
+                lines.append(f"model.architecture: should be {problem['ctx']['expected_tags'].replace(',', ' or')}.")
             case "string_pattern_mismatch":
                 expected.setdefault(place, []).append(f"of the form {problem['ctx']['pattern'].strip('^$')}")
             case _:
@@ -418,15 +466,27 @@ def _describe_all(problems: list[dict[str, Any]]) -> list[str]:
     return sorted(lines)
 
 
+def _without_tags(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """A pydantic location without the name of the union's branch, which is no field."""
+    return (location[0], *location[2:]) if location[:1] == ("model",) and len(location) > 1 else location
+
+
+def _sections(annotation: Any) -> list[type[Section]]:
+    """The sections that a field may hold: one, or a choice of several, or none where it holds a value."""
+    choices = [inner for choice in typing.get_args(annotation) for inner in _sections(choice)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, Section) else choices
+
+
 def _field_part(location: tuple[str | int, ...]) -> str:
     """The dotted field at the start of a pydantic location, which goes on with the branch of a union."""
-    known: Any = Recipe
+    known: list[type[Section]] = [Recipe]
     fields: list[str] = []
     for part in location:
-        if not isinstance(known, type) or not issubclass(known, Section) or part not in known.model_fields:
+        annotations = [section.model_fields[str(part)].annotation for section in known if part in section.model_fields]
+        if not annotations:
             break
         fields.append(str(part))
-        known = known.model_fields[str(part)].annotation
+        known = [inner for annotation in annotations for inner in _sections(annotation)]
     return ".".join(fields)
 
 
@@ -440,13 +500,11 @@ def _suggest(dotted: str) -> str:
 
 def field_names() -> list[str]:
     """Every dotted field a recipe can have."""
-    names: list[str] = []
+    names: dict[str, None] = {}
     for section, field in Recipe.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            names += [f"{section}.{name}" for name in field.annotation.model_fields]
-        else:
-            names.append(section)
-    return names
+        choices = _sections(field.annotation)
+        names |= {f"{section}.{name}": None for choice in choices for name in choice.model_fields} or {section: None}
+    return list(names)
 
 
 def _near_files(path: Path) -> str:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from scratchlab.corpus.windows import Windows, consecutive_batches
+from scratchlab.corpus.windows import Windows, consecutive_batches, parallel_batches
 from scratchlab.errors import CorpusError
 from tiny import Ints, Stream, counting, modest
 
@@ -108,16 +108,66 @@ def test_a_stream_of_one_window_is_enough_and_one_token_less_is_not() -> None:
 def test_evaluation_covers_each_target_once(n: int, context: int, batch_size: int, max_targets: int | None) -> None:
     seen: Counter[int] = Counter()
     stream = Stream(np.arange(n) + 1000)
-    for first, batch in consecutive_batches(stream, context, batch_size, max_targets):
+    wanted = n - 1 if max_targets is None else min(n - 1, max_targets)
+    for places, batch in consecutive_batches(stream, context, batch_size, wanted):
         counted = batch.weights > 0
         assert batch.tokens.shape[0] <= batch_size
         assert batch.tokens.shape[1] == context
         assert counted.flat[0], "no batch of padding alone"
         targets = batch.targets[counted] - 1000
-        assert targets.tolist() == list(range(first, first + len(targets)))
+        assert targets.tolist() == places[counted].tolist() == list(range(places[0, 0], places[0, 0] + len(targets)))
         assert (batch.tokens[counted] == batch.targets[counted] - 1).all()
         # A target's past within its row is the stream's, as far back as the window reaches.
         assert (np.diff(batch.tokens, axis=1)[counted[:, 1:]] == 1).all()
         seen.update(targets.tolist())
-    wanted = n - 1 if max_targets is None else min(n - 1, max_targets)
     assert seen == Counter(range(1, wanted + 1))
+
+
+# For models that remember.
+
+
+@modest
+@given(n=st.integers(2, 120), context=CONTEXTS, rows=st.integers(1, 6), max_targets=st.integers(1, 150))
+def test_parallel_evaluation_covers_each_target_once_and_reads_on(
+    n: int, context: int, rows: int, max_targets: int
+) -> None:
+    wanted = min(n - 1, max_targets)
+    rows = min(rows, wanted)
+    seen: Counter[int] = Counter()
+    ends: list[int] | None = None
+    for places, batch in parallel_batches(Stream(np.arange(n)), context, rows, wanted):
+        counted = batch.weights > 0
+        assert batch.targets[counted].tolist() == places[counted].tolist()
+        assert (batch.tokens[counted] == places[counted] - 1).all()
+        assert batch.continues == (ends is not None)
+        if ends is not None:
+            assert places[:, 0].tolist() == [end + 1 for end in ends], "each row goes on where it ended"
+        ends = places[:, -1].tolist()
+        seen.update(places[counted].tolist())
+    assert seen == Counter(range(1, wanted + 1))
+
+
+@modest
+@given(n=st.integers(10, 200), context=st.integers(1, 4), rows=st.integers(1, 3), seed=st.integers(0, 9))
+def test_streams_go_on_from_batch_to_batch_and_begin_anew_each_epoch(
+    n: int, context: int, rows: int, seed: int
+) -> None:
+    windows = Windows(counting(n), context, parallel=rows)
+    steps = len(windows) // rows
+    assert steps * rows == len(windows)
+    for epoch in range(2):
+        seen: Counter[int] = Counter()
+        for step in range(steps):
+            batch = windows.batch((epoch * steps + step) * rows, rows, seed)
+            assert batch.continues == (step > 0)
+            if step:
+                assert (batch.tokens[:, 0] == last).all()  # noqa: F821 (bound a turn ago)
+            last = batch.targets[:, -1]  # noqa: F841
+            seen.update(batch.targets.flatten().tolist())
+        assert max(seen.values()) == 1
+        assert len(seen) == len(windows) * context == n - 1 - windows.remainder
+
+
+def test_streams_too_short_are_refused() -> None:
+    with pytest.raises(CorpusError, match=r"need 17"):
+        Windows(counting(16), 4, parallel=4)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from scratchlab.generation.engine import Settings, generate
-from scratchlab.model.gpt import GPT, build_gpt
+from scratchlab.model.build import build_model
+from scratchlab.model.gpt import GPT
 from scratchlab.model.layers import product
 from tiny import VOCAB, random_tokens, tiny_config, tiny_gpt
 
@@ -116,7 +117,7 @@ def test_tokens_come_one_at_a_time() -> None:
 @pytest.mark.parametrize("tie", [True, False])
 @pytest.mark.parametrize("qkv_bias", [True, False])
 def test_in_bf16_the_weights_are_cast_once_and_the_text_is_that_of_the_model(tie: bool, qkv_bias: bool) -> None:
-    model = build_gpt(tiny_config(tie_weights=tie, qkv_bias=qkv_bias), VOCAB, 1, torch.bfloat16)
+    model = build_model(tiny_config(tie_weights=tie, qkv_bias=qkv_bias), VOCAB, 1, torch.bfloat16)
     copy = model.cast_once()
     assert copy is not model
     assert copy.cast_once() is copy

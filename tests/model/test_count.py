@@ -6,13 +6,14 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from scratchlab.model.build import build_model
 from scratchlab.model.count import (
     activation_bytes_per_sequence,
     forward_flops_per_token,
     parameter_count,
     training_flops_per_token,
 )
-from scratchlab.model.gpt import GPT, build_gpt
+from scratchlab.model.gpt import GPT
 from scratchlab.model.loss import Objective
 from scratchlab.recipe import GPTSection
 from tiny import modest
@@ -42,7 +43,7 @@ def test_parameters_by_formula_are_those_of_the_model(shape: GPTSection, vocab_s
 @modest
 @given(shape=shapes(), vocab_size=st.integers(2, 40), rows=st.integers(1, 3))
 def test_flops_by_formula_are_those_counted(shape: GPTSection, vocab_size: int, rows: int) -> None:
-    objective = Objective(build_gpt(shape, vocab_size, seed=1))
+    objective = Objective(build_model(shape, vocab_size, seed=1))
     tokens = torch.zeros(rows, shape.context_length, dtype=torch.long)
     # The plain kernel is two products over the full square. Fused ones are counted by torch in ways of their own.
     with sdpa_kernel(SDPBackend.MATH):
@@ -67,7 +68,7 @@ def test_gpt2_small_is_what_everybody_says_it_is() -> None:
 
 def test_activation_bytes_are_near_what_autograd_keeps() -> None:
     shape = GPTSection(n_layer=3, n_head=2, d_model=32, context_length=48)
-    model = build_gpt(shape, 11, seed=1)
+    model = build_model(shape, 11, seed=1)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 

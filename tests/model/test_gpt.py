@@ -83,7 +83,7 @@ def test_no_gradient_reaches_a_later_token(switches: dict[str, Any]) -> None:
 def test_cached_equals_uncached_however_the_tokens_come(tie: bool, cuts: set[int]) -> None:
     model = tiny_gpt(dtype=torch.float64, spread=8.0, tie_weights=tie)
     tokens = random_tokens(3, 6)
-    cache = model.new_cache(3, 6)
+    cache = model.new_state(3, 6)
     edges = [0, *sorted(cuts), 6]
     pieces = [model.hidden(tokens[:, a:b], cache)[0] for a, b in itertools.pairwise(edges)]
     assert cache.lengths == [6, 6, 6]
@@ -95,7 +95,7 @@ def test_cached_equals_uncached_however_the_tokens_come(tie: bool, cuts: set[int
 def test_rows_of_different_lengths_go_on_as_if_alone(tie: bool, step: int) -> None:
     model = tiny_gpt(dtype=torch.float64, spread=8.0, tie_weights=tie)
     lengths, tokens, more = [1, 4, 2], random_tokens(3, 4), random_tokens(3, 2, seed=1)
-    cache = model.new_cache(3, 6)
+    cache = model.new_state(3, 6)
     model.hidden(tokens, cache)
     cache.lengths = list(lengths)  # what lies beyond is padding, to be overwritten and never seen
     pieces = [model.logits(model.hidden(part, cache)[0]) for part in more.split(step, dim=1)]

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from scratchlab.model.gpt import GPT, build_gpt
-from scratchlab.model.initialize import Constant, Normal, Rule, Uniform, initial_table, rule_for
+from scratchlab.model.build import build_model
+from scratchlab.model.gpt import GPT
+from scratchlab.model.initialize import Constant, Normal, Rule, Uniform, gpt_table, rule_for
 from scratchlab.model.loss import Objective
 from scratchlab.recipe import GPTSection
 from tiny import distance
@@ -28,7 +29,7 @@ DEVIATIONS = {
 
 @pytest.fixture(scope="module")
 def model() -> GPT:
-    return build_gpt(CONFIG, VOCAB, seed=1)
+    return build_model(CONFIG, VOCAB, seed=1)
 
 
 def test_every_matrix_has_its_mean_and_deviation(model: GPT) -> None:
@@ -66,7 +67,7 @@ def test_the_first_loss_is_that_of_knowing_nothing(model: GPT) -> None:
 
 def test_depth_does_not_let_the_stream_grow() -> None:
     def growth(n_layer: int) -> float:
-        deep = build_gpt(CONFIG.model_copy(update={"n_layer": n_layer}), VOCAB, seed=1)
+        deep = build_model(CONFIG.model_copy(update={"n_layer": n_layer}), VOCAB, seed=1)
         stream: list[torch.Tensor] = []
         deep.final_norm.register_forward_hook(lambda module, given, output: stream.append(given[0]))
         deep(torch.randint(VOCAB, (2, 64)))
@@ -76,7 +77,7 @@ def test_depth_does_not_let_the_stream_grow() -> None:
 
 
 def test_the_seed_decides_everything(model: GPT) -> None:
-    again = build_gpt(CONFIG, VOCAB, seed=1)
+    again = build_model(CONFIG, VOCAB, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
@@ -106,21 +107,21 @@ RULES["book"] = RULES["pytorch"]
 
 @pytest.mark.parametrize("name", RULES)
 def test_the_tables_say_what_their_sources_say(name: str) -> None:
-    table = initial_table(CONFIG.model_copy(update={"initialization": name}))
+    table = gpt_table(CONFIG.model_copy(update={"initialization": name}))
     assert {parameter: rule_for(parameter, table) for parameter in RULES[name]} == RULES[name]
 
 
 def test_a_tied_matrix_is_the_heads_in_pytorch_and_the_embeddings_in_the_book() -> None:
     tied = {"tie_weights": True}
-    tables = [initial_table(CONFIG.model_copy(update=tied | {"initialization": n})) for n in ("pytorch", "book")]
+    tables = [gpt_table(CONFIG.model_copy(update=tied | {"initialization": n})) for n in ("pytorch", "book")]
     assert [rule_for("token_embedding.weight", table) for table in tables] == [Uniform(D), Normal(1.0)]
 
 
 @pytest.mark.parametrize("name", ["pytorch", "zero_output", "width_scaled"])
 def test_other_tables_measured_on_a_built_model(name: str) -> None:
     config = CONFIG.model_copy(update={"initialization": name})
-    table = initial_table(config)
-    for parameter_name, parameter in build_gpt(config, VOCAB, seed=1).named_parameters():
+    table = gpt_table(config)
+    for parameter_name, parameter in build_model(config, VOCAB, seed=1).named_parameters():
         values, n = parameter.detach().double(), parameter.numel()
         match rule_for(parameter_name, table):
             case Normal(deviation):
@@ -139,7 +140,7 @@ def test_first_loss_at_gpt2_smalls_size_is_ln_vocabulary(tie: bool) -> None:
     tokens = torch.randint(50257, (1, 64), generator=torch.Generator().manual_seed(1))
     losses: dict[str, float] = {}
     for name in ("gpt2", "book"):
-        model = build_gpt(config.model_copy(update={"initialization": name}), 50257, seed=1)
+        model = build_model(config.model_copy(update={"initialization": name}), 50257, seed=1)
         with torch.no_grad():
             loss, weight, _ = Objective(model)(tokens, torch.roll(tokens, -1, 1), torch.ones(tokens.shape))
         losses[name] = float(loss / weight)

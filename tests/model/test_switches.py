@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scratchlab.corpus.windows import Batch
 from scratchlab.generation.engine import Settings, generate
+from scratchlab.model.build import build_model
 from scratchlab.model.count import forward_flops_per_token, parameter_count, training_flops_per_token
-from scratchlab.model.gpt import GPT, build_gpt
+from scratchlab.model.gpt import GPT
 from scratchlab.model.loss import Objective
 from scratchlab.recipe import GPTSection
 from scratchlab.training.step import TorchBackend
@@ -98,7 +99,7 @@ def config_of(row: Mapping[str, Any]) -> GPTSection:
 
 def lively(row: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> GPT:
     """A model of this row in evaluation mode whose weights are all at work."""
-    model = build_gpt(config_of(row), VOCAB, 1, dtype, end_of_text=END).to(dtype).eval()
+    model = build_model(config_of(row), VOCAB, 1, dtype, end_of_text=END).to(dtype).eval()
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
             noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number), dtype=dtype)
@@ -171,7 +172,7 @@ def test_cached_is_uncached(row: dict[str, Any]) -> None:
     model = lively(row, torch.float64)
     tokens = tokens_with_documents() if not model.config.document_mask else torch.randint(1, VOCAB, (2, T))
     whole, _ = model(tokens)
-    cache = model.new_cache(2, T)
+    cache = model.new_state(2, T)
     pieces = [model(part, cache)[0] for part in (tokens[:, :3], tokens[:, 3:4], tokens[:, 4:6], tokens[:, 6:])]
     assert distance(torch.cat(pieces, 1), whole) < 1e-6
     assert whole.shape == (2, T, VOCAB)
@@ -185,7 +186,7 @@ def test_it_writes_no_padding(row: dict[str, Any]) -> None:
 
 def test_counts_are_those_of_the_built_model(row: dict[str, Any]) -> None:
     config = config_of(row)
-    model = build_gpt(config, VOCAB, 1, end_of_text=END)
+    model = build_model(config, VOCAB, 1, end_of_text=END)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameter_count(config, VOCAB)
     if config.window is not None:
         return  # PyTorch counts what it computes, a full square; we count the window
@@ -240,10 +241,10 @@ def test_it_learns_and_goes_on_exactly_from_what_it_saved(row: dict[str, Any]) -
 
 @pytest.mark.parametrize("name", SWITCHES)
 def test_a_switch_moves_no_other_initial_value(name: str) -> None:
-    before = dict(build_gpt(config_of({}), VOCAB, 1).named_parameters())
+    before = dict(build_model(config_of({}), VOCAB, 1).named_parameters())
     for value in SWITCHES[name][1:]:
         fields = {name: value} | ({"window": 3} if name == "window_layers" else {})
-        after = dict(build_gpt(config_of(fields), VOCAB, 1, end_of_text=END).named_parameters())
+        after = dict(build_model(config_of(fields), VOCAB, 1, end_of_text=END).named_parameters())
         shared = {n for n in before.keys() & after.keys() if before[n].shape == after[n].shape}
         if name == "initialization":  # the size of the draws changes, as asked; not the draws
             continue
@@ -254,7 +255,7 @@ def test_a_switch_moves_no_other_initial_value(name: str) -> None:
 
 def test_an_initialization_of_normal_draws_scales_the_same_ones() -> None:
     a, b = (
-        dict(build_gpt(config_of({"initialization": kind}), VOCAB, 1).named_parameters())
+        dict(build_model(config_of({"initialization": kind}), VOCAB, 1).named_parameters())
         for kind in ("gpt2", "width_scaled")
     )
     ratios = {
@@ -264,7 +265,7 @@ def test_an_initialization_of_normal_draws_scales_the_same_ones() -> None:
 
 
 def test_padding_and_prefix_of_a_padded_vocabulary() -> None:
-    plain, padded = (build_gpt(config_of({"vocab_multiple": n}), VOCAB, 1).token_embedding.weight for n in (1, 8))
+    plain, padded = (build_model(config_of({"vocab_multiple": n}), VOCAB, 1).token_embedding.weight for n in (1, 8))
     assert padded.shape == (16, 16)
     assert torch.equal(padded[:VOCAB], plain)
 
@@ -273,7 +274,9 @@ def test_padding_and_prefix_of_a_padded_vocabulary() -> None:
 
 
 def by_hand(model: GPT, tokens: Tensor, **changes: Any) -> Tensor:
-    other = build_gpt(model.config.model_copy(update=changes), VOCAB, 1, torch.float64, end_of_text=END).double().eval()
+    other = (
+        build_model(model.config.model_copy(update=changes), VOCAB, 1, torch.float64, end_of_text=END).double().eval()
+    )
     other.load_state_dict(model.state_dict())
     return other(tokens)[0]
 
@@ -287,7 +290,7 @@ def test_three_attentions_are_one(extra: dict[str, Any]) -> None:
 
 def test_shared_heads_are_those_heads_repeated() -> None:
     shared = lively({"n_kv_head": 2}, torch.float64)
-    full = build_gpt(config_of({}), VOCAB, 1, torch.float64).double().eval()
+    full = build_model(config_of({}), VOCAB, 1, torch.float64).double().eval()
     weights = dict(shared.state_dict())
     for name in [name for name in weights if ".qkv." in name]:
         queries, keys, values = weights[name].split([16, 8, 8])
@@ -310,7 +313,7 @@ def test_without_positions_the_order_of_the_past_is_unknown_to_one_layer() -> No
     tokens, moved = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[2, 1, 3, 4]])
     for positions, same in (("none", True), ("learned", False), ("sinusoidal", False), ("rotary", False)):
         config = GPTSection(**BASE | {"n_layer": 1}, positions=positions)
-        single = build_gpt(config, VOCAB, 1).eval()
+        single = build_model(config, VOCAB, 1).eval()
         with torch.no_grad():
             for number, parameter in enumerate(single.parameters()):
                 parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
@@ -357,7 +360,7 @@ def test_documents_given_by_hand_part_as_they_say() -> None:
 @pytest.mark.parametrize("island", ["attention", "mlp", "head"])
 def test_a_float32_island_computes_in_float32(island: str) -> None:
     plain, kept = (
-        build_gpt(config_of({f"float32_{island}": on}), VOCAB, 1, torch.bfloat16).eval() for on in (False, True)
+        build_model(config_of({f"float32_{island}": on}), VOCAB, 1, torch.bfloat16).eval() for on in (False, True)
     )
     dtypes = {name: m.compute_dtype for name, m in kept.named_modules() if hasattr(m, "compute_dtype") and name}
     expected = {name: torch.float32 if island in name else torch.bfloat16 for name in dtypes}

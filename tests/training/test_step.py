@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scratchlab.corpus.windows import Batch, Windows
-from scratchlab.model.gpt import build_gpt
+from scratchlab.model.build import build_model
 from scratchlab.model.loss import Objective
 from scratchlab.recipe import Recipe
 from scratchlab.training import step as module
@@ -73,7 +73,7 @@ def test_gradients_of_micro_batches_add_up_whatever_the_weights() -> None:
     backend = TorchBackend(recipe, VOCAB)
     state, metrics = backend.step(backend.init(), batch, 0)
 
-    model = build_gpt(recipe.model, VOCAB, recipe.seeds.init, torch.float64).double()
+    model = build_model(recipe.model, VOCAB, recipe.seeds.init, torch.float64).double()
     logits, _ = model(torch.from_numpy(batch.tokens))
     losses = torch.nn.functional.cross_entropy(
         logits.double().flatten(0, 1), torch.from_numpy(batch.targets).flatten(), reduction="none"
@@ -96,7 +96,7 @@ def test_steps_are_torchs_adamw_and_clipping_by_hand(clip_norm: float) -> None:
     recipe = tiny_recipe({"training.clip_norm": clip_norm, "training.warmup_steps": 2, "training.schedule": "linear"})
     ours, metrics = trained(recipe, range(5))
     training = recipe.training
-    model = build_gpt(recipe.model, VOCAB, recipe.seeds.init)
+    model = build_model(recipe.model, VOCAB, recipe.seeds.init)
     fused = make_optimizer(model, training)
     groups = [{"params": g["params"], "weight_decay": g["weight_decay"]} for g in fused.param_groups]
     optimizer = torch.optim.AdamW(groups, betas=(training.beta1, training.beta2), eps=training.eps, foreach=False)
@@ -266,5 +266,5 @@ def test_threads_and_determinism_are_the_recipes() -> None:
 
 def test_kept_tensors_are_named_by_parameter() -> None:
     kept, _ = trained(tiny_recipe(), range(1))
-    names = {name for name, _ in build_gpt(tiny_recipe().model, VOCAB, 1).named_parameters()}
+    names = {name for name, _ in build_model(tiny_recipe().model, VOCAB, 1).named_parameters()}
     assert set(kept) == {name + part for name in names for part in ("", ".exp_avg", ".exp_avg_sq", ".step")}

@@ -33,7 +33,8 @@ def evaluate(
     if text.tokenizer.sha256 != folder.manifest()["tokenizer_sha256"]:
         raise CorpusError(f"{text.path} has another tokenizer than {run}; its tokens would mean other words.")
     model = load_model(folder, at, device)
-    result = evaluate_loss(model_scorer(model), text.split(split), model.config.context_length)
+    remembers = model.config.architecture == "rnn"
+    result = evaluate_loss(model_scorer(model), text.split(split), model.config.context_length, remembers=remembers)
     report = {"run": run, "at": at, "corpus": str(text.path), "split": split, **result.to_json()}
     show(report, as_json, _text)
 

@@ -43,6 +43,11 @@ def loss_text(loss: dict[str, Any]) -> str:
     return f"{nats} nats/token, {bits} bits/byte (n = {loss['n_units']} {unit}, {loss['n_tokens']:,} tokens)"
 
 
+def count(n: int, what: str) -> str:
+    """`1 layer`, `2 layers`."""
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them."""
     if seconds < 90:

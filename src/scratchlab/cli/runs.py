@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from scratchlab.cli.output import as_json, duration, loss_text
+from scratchlab.cli.output import as_json, count, duration, loss_text
 from scratchlab.cli.output import show as print_report
 
 
@@ -103,8 +103,9 @@ def run_text(run: dict[str, Any]) -> str:
     model, training, execution = (run["recipe"][part] for part in ("model", "training", "execution"))
     lines = [
         f"{run['run']}: {run['state']}, step {run['step']} of {run['steps']}",
-        f"  model      {model['n_layer']} layers, {model['n_head']} heads, {model['d_model']} wide, "
-        f"context {model['context_length']}",
+        f"  model      {model.get('cell', 'gpt')}, {count(model['n_layer'], 'layer')}, "
+        + (f"{count(model['n_head'], 'head')}, " if "n_head" in model else "")
+        + f"{model['d_model']} wide, context {model['context_length']}",
         f"  training   {training['global_batch_size']} sequences a step, learning rate {training['learning_rate']:g}, "
         f"{training['schedule']}, {training['precision']}, on {run['environment']['device']}",
         f"  execution  {execution['threads']} threads, micro-batch {execution['micro_batch_size']}, "

@@ -35,31 +35,42 @@ class Batch:
     weights: npt.NDArray[np.float32]  # (B, T)
     first_sequence: int = 0
     """The number of the first sequence, counted from the start of the run."""
+    continues: bool = False
+    """Whether each sequence goes on where the same row of the batch before ended."""
 
     def split(self, size: int) -> "Iterator[Batch]":
         """Micro-batches of at most `size` sequences, in order."""
         for start in range(0, len(self.tokens), size):
             rows = slice(start, start + size)
-            yield Batch(self.tokens[rows], self.targets[rows], self.weights[rows], self.first_sequence + start)
+            first = self.first_sequence + start
+            yield Batch(self.tokens[rows], self.targets[rows], self.weights[rows], first, self.continues)
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """The windows of one stream. `CorpusError` if it does not hold a single one."""
+    """The windows of one stream. `CorpusError` if it does not hold a single one.
+
+    With `parallel`, for models that remember, they come in order instead: an epoch's windows are cut into that many
+    stretches of equal length, and each batch takes the next window of every stretch.
+    """
 
     stream: TokenStream
     context_length: int
+    parallel: int | None = None
 
     def __post_init__(self) -> None:
-        if len(self.stream) < self.context_length + 1:
+        needed = (self.parallel or 1) * self.context_length + 1
+        if len(self.stream) < needed:
             raise CorpusError(
-                f"The training split has {len(self.stream)} tokens; a window needs context_length + 1 = "
-                f"{self.context_length + 1}. Add text or lower model.context_length."
+                f"The training split has {len(self.stream)} tokens; {self.parallel or 'a'} window"
+                f"{'s' * bool(self.parallel)} of context_length + 1 = {self.context_length + 1} need {needed}. Add "
+                "text or lower model.context_length."
             )
 
     def __len__(self) -> int:
         """Windows an epoch: the number that fits from every offset."""
-        return max(1, (len(self.stream) - self.context_length) // self.context_length)
+        rows = self.parallel or 1
+        return max(1, (len(self.stream) - self.context_length) // (self.context_length * rows)) * rows
 
     @property
     def remainder(self) -> int:
@@ -77,9 +88,16 @@ class Windows:
         starts = np.empty_like(samples)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
-            windows = permute(places[here], len(self), seed, "data", epoch)
+            windows = self._order(places[here], seed, epoch)
             starts[here] = self.offset(epoch, seed) + windows * self.context_length
         return starts
+
+    def _order(self, places: Ints, seed: int, epoch: int) -> Ints:
+        """The window at each place of an epoch."""
+        if self.parallel is None:
+            return permute(places, len(self), seed, "data", epoch)
+        steps, rows = np.divmod(places, self.parallel)
+        return rows * (len(self) // self.parallel) + steps
 
     def batch(self, first_sequence: int, size: int, seed: int) -> Batch:
         """Samples `first_sequence` and the `size` - 1 that follow it."""
@@ -87,17 +105,17 @@ class Windows:
         rows = np.stack([self.stream.read(start, start + self.context_length + 1) for start in starts.tolist()])
         rows = rows.astype(np.int64)
         weights = np.ones((size, self.context_length), np.float32)
-        return Batch(rows[:, :-1], rows[:, 1:], weights, first_sequence)
+        continues = self.parallel is not None and first_sequence % len(self) != 0
+        return Batch(rows[:, :-1], rows[:, 1:], weights, first_sequence, continues)
 
 
 def consecutive_batches(
-    stream: TokenStream, context_length: int, batch_size: int, max_targets: int | None = None
-) -> Iterator[tuple[int, Batch]]:
-    """Non-overlapping windows in order, for evaluation: every token but the first is a target exactly once.
+    stream: TokenStream, context_length: int, batch_size: int, targets: int
+) -> Iterator[tuple[Ints, Batch]]:
+    """Non-overlapping windows in order, for evaluation: each of the first `targets` targets exactly once.
 
-    Yields the place in the stream of the batch's first target, and the batch; the last one's padding has weight 0.
+    Yields the places in the stream of a batch's targets (B, T), and the batch; the last one's padding has weight 0.
     """
-    targets = len(stream) - 1 if max_targets is None else min(max_targets, len(stream) - 1)
     for start in range(0, targets, batch_size * context_length):
         count = min(batch_size * context_length, targets - start)
         rows = min(batch_size, -(-count // context_length))
@@ -106,4 +124,20 @@ def consecutive_batches(
         weights = np.zeros(rows * context_length, np.float32)
         weights[:count] = 1
         shape = (rows, context_length)
-        yield start + 1, Batch(padded[:-1].reshape(shape), padded[1:].reshape(shape), weights.reshape(shape))
+        places = start + 1 + np.arange(rows * context_length).reshape(shape)
+        yield places, Batch(padded[:-1].reshape(shape), padded[1:].reshape(shape), weights.reshape(shape))
+
+
+def parallel_batches(stream: TokenStream, context_length: int, rows: int, targets: int) -> Iterator[tuple[Ints, Batch]]:
+    """The same for models that remember: `rows` stretches of the text, each read on from batch to batch."""
+    stretch = -(-targets // rows)
+    for start in range(0, stretch, context_length):
+        length = min(context_length, stretch - start)
+        places = np.arange(rows)[:, None] * stretch + start + 1 + np.arange(length)
+        tokens, targets_BT = np.zeros((2, rows, length), np.int64)
+        for row, (first, last) in enumerate(zip(places[:, 0], np.minimum(places[:, -1], targets), strict=True)):
+            if first <= last:
+                read = stream.read(int(first) - 1, int(last) + 1)
+                tokens[row, : len(read) - 1], targets_BT[row, : len(read) - 1] = read[:-1], read[1:]
+        weights = (places <= targets).astype(np.float32)
+        yield places, Batch(tokens, targets_BT, weights, continues=start > 0)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from scratchlab.corpus.windows import TokenStream, consecutive_batches
+from scratchlab.corpus.windows import TokenStream, consecutive_batches, parallel_batches
 from scratchlab.errors import CorpusError
 from scratchlab.evaluation.scorer import Scorer
 
@@ -23,6 +23,7 @@ Floats = npt.NDArray[np.float64]
 FEWEST_DOCUMENTS = 8
 STRETCHES = 32
 TOKENS_AT_ONCE = 16_384
+STREAMS = 16  # stretches that a model which remembers reads side by side; each begins with nothing remembered
 
 
 class ScoredText(TokenStream, Protocol):
@@ -57,18 +58,26 @@ def evaluate_loss(
     text: ScoredText,
     context_length: int,
     max_tokens: int | None = None,
+    remembers: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LossResult:
-    """Score `text` (its first `max_tokens` targets if given) with `score(tokens_BT, targets_BT) -> nats_BT`."""
+    """Score `text` (its first `max_tokens` targets if given) with `score(tokens_BT, targets_BT) -> nats_BT`.
+
+    A scorer that remembers gets the text in 16 stretches side by side, and is given each in order.
+    """
     if len(text) < 2:
         raise CorpusError("A split of a single token cannot be scored: nothing is left to predict. Add text.")
     n_targets = len(text) - 1 if max_tokens is None else min(max_tokens, len(text) - 1)
     nats = np.zeros(n_targets)
-    batch_size = max(1, TOKENS_AT_ONCE // context_length)
-    for first, batch in consecutive_batches(text, context_length, batch_size, max_tokens):
-        losses = score(batch.tokens, batch.targets)[batch.weights > 0]
-        nats[first - 1 : first - 1 + len(losses)] = losses
-        progress(first - 1 + len(losses), n_targets)
+    if remembers:
+        batches = parallel_batches(text, context_length, min(STREAMS, n_targets), n_targets)
+    else:
+        batches = consecutive_batches(text, context_length, max(1, TOKENS_AT_ONCE // context_length), n_targets)
+    done = 0
+    for places, batch in batches:
+        counted = batch.weights > 0
+        nats[places[counted] - 1] = score(batch.tokens, batch.targets)[counted]
+        progress(done := done + int(counted.sum()), n_targets)
     return _summarize(nats, text)
 
 

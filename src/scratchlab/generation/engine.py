@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from scratchlab.errors import UsageError
 from scratchlab.generation.sampling import choose
-from scratchlab.model.gpt import GPT
+from scratchlab.model.build import Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,26 +33,26 @@ class Settings:
 
 
 @torch.inference_mode()
-def generate(model: GPT, prompt: Sequence[int], settings: Settings, end_of_text: int | None = None) -> Iterator[int]:
+def generate(model: Model, prompt: Sequence[int], settings: Settings, end_of_text: int | None = None) -> Iterator[int]:
     """Yield new tokens, one at a time, until `max_tokens` or `end_of_text` (which is not yielded).
 
-    The prompt must have a token at least. When the context is full, the older half of it is let go and the rest is
+    The prompt must have a token at least. When a GPT's context is full, the older half of it is let go and the rest is
     read again: each token sees between half a context and a whole one.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    context_length = model.config.context_length
-    seen = list(prompt)
+    seen, most = list(prompt), model.most_tokens
     if model.end_of_text in seen:  # with document_mask nothing sees what came before it
         seen = seen[len(seen) - 1 - seen[::-1].index(model.end_of_text) :]
     model = model.eval().cast_once()
-    cache, unread = None, seen[-context_length:]
+    state: Any = None
+    unread: list[int] = []
     for _ in range(settings.max_tokens):
-        if cache is None or cache.lengths[0] + len(unread) > context_length:
-            unread = seen[-context_length:] if cache is None else seen[-max(1, context_length // 2) :]
-            capacity = min(context_length, len(unread) + settings.max_tokens)
-            cache = model.new_cache(1, capacity)
+        if state is None or not state.has_room(len(unread)):
+            unread = seen[-most if most else 0 :] if state is None else seen[-max(1, (most or 2) // 2) :]
+            capacity = len(unread) + settings.max_tokens
+            state = model.new_state(1, min(most, capacity) if most else capacity)
         tokens_BT = torch.tensor([unread], device=model.head_weight.device)
-        hidden_BTC, _ = model.hidden(tokens_BT, cache)
+        hidden_BTC, state = model.hidden(tokens_BT, state)
         logits_BV = model.logits(hidden_BTC[:, -1])
         token = int(choose(logits_BV, settings.temperature, settings.top_k, settings.top_p, generator))
         if token == end_of_text:

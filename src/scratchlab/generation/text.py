@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.generation.engine import Settings, generate
-from scratchlab.model.gpt import GPT
+from scratchlab.model.build import Model
 
 
-def write(model: GPT, tokenizer: Tokenizer, prompt: str, settings: Settings) -> Iterator[str]:
+def write(model: Model, tokenizer: Tokenizer, prompt: str, settings: Settings) -> Iterator[str]:
     """Go on from `prompt` (from the start of a document if it is empty), in pieces as they come."""
     tokens = generate(model, prompt_tokens(tokenizer, prompt), settings, tokenizer.end_of_text)
     return stream_text(tokens, tokenizer.token_bytes, settings.stop)

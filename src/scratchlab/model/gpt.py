@@ -22,7 +22,7 @@ from scratchlab.errors import UsageError
 from scratchlab.model.activations import ACTIVATIONS
 from scratchlab.model.attention import KERNELS, multihead_attention, rotation, sinusoids, turned, visible_places
 from scratchlab.model.dropout import Dropout
-from scratchlab.model.initialize import initial_table, initialize, sinusoid_size
+from scratchlab.model.initialize import Table, gpt_table, sinusoid_size
 from scratchlab.model.layers import Cache, Linear, make_norm
 from scratchlab.model.loss import Readout
 from scratchlab.recipe import GPTSection
@@ -226,14 +226,22 @@ class GPT(nn.Module):
         x_BTC, state = self.hidden(tokens_BT, state, positions, documents)
         return self.logits(x_BTC), state
 
-    def new_cache(self, batch_size: int, capacity: int) -> Cache:
+    @property
+    def most_tokens(self) -> int | None:
+        """How many tokens the model sees at once; None if there is no end to it."""
+        return self.config.context_length
+
+    def initial_table(self) -> Table:
+        return gpt_table(self.config)
+
+    def new_state(self, batch_size: int, capacity: int) -> Cache:
         """An empty cache for `batch_size` rows of at most `capacity` tokens (at most context_length)."""
         config = self.config
         shape = (batch_size, config.n_kv, capacity, config.head_width)
         dtype, device = torch.float32 if config.float32_attention else self.compute_dtype, self.head_weight.device
         empty = lambda: torch.zeros(shape, dtype=dtype, device=device)  # noqa: E731
         n_layer = config.n_layer if config.attention != "none" else 0
-        return Cache([(empty(), empty()) for _ in range(n_layer)], [0] * batch_size)
+        return Cache([(empty(), empty()) for _ in range(n_layer)], [0] * batch_size, capacity)
 
     def cast_once(self) -> "GPT":
         """This model for writing: with the weights of its products in the compute type, where each token would cast
@@ -250,18 +258,3 @@ class GPT(nn.Module):
                 tensors |= {part: tensors[part].to(module.compute_dtype) for part in own}
         copy.load_state_dict(tensors, assign=True)
         return copy.eval().requires_grad_(False)
-
-
-def build_gpt(
-    config: GPTSection,
-    vocab_size: int,
-    seed: int,
-    compute_dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-    end_of_text: int | None = None,
-) -> GPT:
-    """A GPT with the initial values that `config.initialization` and `seed` give, on `device`."""
-    with torch.device("meta"):
-        model = GPT(config, vocab_size, compute_dtype, end_of_text)
-    initialize(model, initial_table(config), seed, device)
-    return model

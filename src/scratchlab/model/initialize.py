@@ -11,6 +11,7 @@ pytorch       what torch.nn gives: linear layers and their biases uniform within
               with deviation 1; a tied matrix is a linear layer's
 book          the same, but a tied matrix is an embedding's, as it comes out when the head is pointed at the embedding:
               logits are then sqrt(d_model) large, and the first loss is in the hundreds
+char_rnn      (recurrent networks) uniform within 0.08, forget gates open: their biases 1 (Jozefowicz et al. 2015)
 """
 
 import fnmatch
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from scratchlab.recipe import GPTSection
+from scratchlab.recipe import GPTSection, RNNSection
 from scratchlab.seeds import initial_normal, initial_uniform
 
 
@@ -46,11 +47,18 @@ class Constant:
     value: float
 
 
-Rule = Normal | Uniform | Constant
+@dataclass(frozen=True, slots=True)
+class OpenForgetGate:
+    """An LSTM's biases (write, forget, new, read): uniform within `bound`, but for the forget gate's, which are 1."""
+
+    bound: float
+
+
+Rule = Normal | Uniform | Constant | OpenForgetGate
 Table = Mapping[str, Rule]
 
 
-def initial_table(config: GPTSection) -> Table:
+def gpt_table(config: GPTSection) -> Table:
     """The rule of each parameter, by patterns of its name: the first that matches holds."""
     ones = {"*norm.weight": Constant(1.0), "*norm.bias": Constant(0.0)}
     if config.initialization in ("pytorch", "book"):
@@ -63,6 +71,14 @@ def initial_table(config: GPTSection) -> Table:
     output = Constant(0.0) if config.initialization == "zero_output" else Normal(into_stream)
     outputs = {"*.attention.out.weight": output, "*.mlp.down.weight": output}
     return ones | {"*.bias": Constant(0.0)} | outputs | {"*.weight": Normal(usual)}
+
+
+def rnn_table(config: RNNSection) -> Table:
+    """The same for a recurrent network, whose torch.nn default is uniform within 1 / sqrt(width) throughout."""
+    if config.initialization == "char_rnn":
+        gates = {"layers.bias_ih_l*": OpenForgetGate(0.08)} if config.cell == "lstm" else {}
+        return gates | {"*": Uniform(0.08)}
+    return {"token_embedding.weight": Normal(1.0), "*": Uniform(1 / math.sqrt(config.d_model))}
 
 
 def embedding_deviation(config: GPTSection) -> float:
@@ -99,3 +115,7 @@ def _draw(name: str, shape: tuple[int, ...], rule: Rule, seed: int) -> torch.Ten
             return torch.from_numpy(initial_normal(seed, name, shape) * deviation).to(torch.float32)
         case Uniform(bound):
             return torch.from_numpy(initial_uniform(seed, name, shape) * bound).to(torch.float32)
+        case OpenForgetGate(bound):
+            drawn = torch.from_numpy(initial_uniform(seed, name, shape) * bound).to(torch.float32)
+            drawn[len(drawn) // 4 : len(drawn) // 2] = 1.0
+            return drawn

@@ -41,10 +41,7 @@ class Cache:
 
     buffers: list[tuple[Tensor, Tensor]]
     lengths: list[int]
-
-    @property
-    def capacity(self) -> int:
-        return self.buffers[0][0].shape[2]
+    capacity: int
 
     def append(self, layer: int, k_BHTD: Tensor, v_BHTD: Tensor) -> tuple[Tensor, Tensor]:
         """Store T new tokens a row; gives all keys and all values so far, (B, H, L, D).
@@ -60,6 +57,10 @@ class Cache:
                 keys[row, :, length : length + n_new] = k_BHTD[row]
                 values[row, :, length : length + n_new] = v_BHTD[row]
         return keys[:, :, : longest + n_new], values[:, :, : longest + n_new]
+
+    def has_room(self, n_new: int) -> bool:
+        """Whether so many more tokens fit in every row."""
+        return max(self.lengths) + n_new <= self.capacity
 
     def advance(self, n_new: int) -> None:
         self.lengths = [length + n_new for length in self.lengths]

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from scratchlab import hardware
 from scratchlab.errors import RunError
-from scratchlab.model.gpt import GPT
+from scratchlab.model.build import Model, empty_model
 from scratchlab.runfolder import RunFolder
 
 At = Literal["final", "best"]
@@ -18,7 +17,7 @@ At = Literal["final", "best"]
 class Logits(nn.Module):
     """A model that is called with tokens (B, T) and gives logits (B, T, V), and nothing else."""
 
-    def __init__(self, model: GPT) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
@@ -31,7 +30,7 @@ def load(run: str | Path, at: At = "final", device: str = "auto") -> Logits:
     return Logits(load_model(RunFolder.open(run), at, device)).eval()
 
 
-def load_model(folder: RunFolder, at: At = "final", device: str = "auto") -> GPT:
+def load_model(folder: RunFolder, at: At = "final", device: str = "auto") -> Model:
     """The weights of the last checkpoint, or the best snapshot, in the precision they were trained in.
 
     On a device that does not have that precision, in float32. `RunError` if there are no such weights.
@@ -40,9 +39,8 @@ def load_model(folder: RunFolder, at: At = "final", device: str = "auto") -> GPT
     precision = folder.resolved().settled.precision
     if precision not in hardware.precisions_of(device):
         precision = "float32"
-    with torch.device("meta"):
-        manifest, dtype = folder.manifest(), hardware.compute_dtype(precision)
-        model = GPT(folder.resolved().model, manifest["vocab_size"], dtype, manifest.get("end_of_text"))
+    manifest, dtype = folder.manifest(), hardware.compute_dtype(precision)
+    model = empty_model(folder.resolved().model, manifest["vocab_size"], dtype, manifest.get("end_of_text"))
     model.load_state_dict(_weights(folder, at, [name for name, _ in model.named_parameters()]), assign=True)
     return model.to(device).eval()
 

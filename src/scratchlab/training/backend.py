@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scratchlab.corpus.windows import Batch
 from scratchlab.evaluation.scorer import Scorer
-from scratchlab.model.gpt import GPT
+from scratchlab.model.build import Model
 
 
 class Backend(Protocol):
@@ -25,7 +25,7 @@ class Backend(Protocol):
         """Scores tokens with the weights as they are."""
         ...
 
-    def model(self, state: Any) -> GPT:
+    def model(self, state: Any) -> Model:
         """The weights as they are, as a torch model in evaluation mode."""
         ...
 

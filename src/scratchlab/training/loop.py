@@ -12,7 +12,7 @@ from scratchlab.evaluation.loss import LossResult, evaluate_loss
 from scratchlab.generation.engine import Settings
 from scratchlab.generation.text import write
 from scratchlab.model.count import parameter_count, training_flops_per_token
-from scratchlab.recipe import GPTSection, Recipe, load_recipe
+from scratchlab.recipe import GPTSection, ModelSection, Recipe, load_recipe
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.charts import draw_charts
 from scratchlab.training.checkpoint import save_best, save_checkpoint
@@ -102,7 +102,9 @@ def evaluate(run: Run, step: int) -> None:
 def split_loss(run: Run, split: str, max_tokens: int | None = None) -> LossResult:
     """Loss of the weights as they are on one split of the corpus that scores."""
     scorer = run.backend.scorer(run.state)
-    return evaluate_loss(scorer, run.yardstick.split(split), run.recipe.model.context_length, max_tokens)
+    model = run.recipe.model
+    remembers = model.architecture == "rnn"
+    return evaluate_loss(scorer, run.yardstick.split(split), model.context_length, max_tokens, remembers)
 
 
 def write_sample(run: Run) -> str:
@@ -111,13 +113,13 @@ def write_sample(run: Run) -> str:
     return "".join(write(run.backend.model(run.state), run.corpus.tokenizer, "", settings))
 
 
-def check_first_loss(loss: float | None, vocab_size: int, model: GPTSection, report: Reporter) -> None:
+def check_first_loss(loss: float | None, vocab_size: int, model: ModelSection, report: Reporter) -> None:
     """An untrained model should find every token about as likely as any other: a loss of ln(vocabulary)."""
     expected = math.log(vocab_size)
     if loss is None or abs(loss - expected) > 0.1 * expected:
         shown = "not finite" if loss is None else f"{loss:.3f}"
         cause = "Usually this means initial weights of the wrong size, or targets that are not the next tokens."
-        if model.tie_weights and model.initialization == "book":
+        if isinstance(model, GPTSection) and model.tie_weights and model.initialization == "book":
             cause = (
                 "The head is tied to an embedding of deviation 1 (model.tie_weights with model.initialization = "
                 "'book'), which makes logits sqrt(d_model) large. Untie it, or use initialization = 'gpt2'."

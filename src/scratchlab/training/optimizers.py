@@ -1,15 +1,39 @@
-"""The update rule."""
+"""The update rules, and what is done to gradients first."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scratchlab.recipe import TrainingSection
 
+MOMENTS = ("exp_avg", "exp_avg_sq", "square_avg", "step")
+"""What the optimizers remember of a parameter; a checkpoint keeps what there is."""
 
-def make_optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.AdamW:
-    """AdamW in one fused kernel, with weight decay on matrices only (Loshchilov and Hutter 2019)."""
+
+def make_optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.Optimizer:
+    """AdamW in one fused kernel, with weight decay on matrices only (Loshchilov and Hutter 2019), or RMSprop."""
+    if training.optimizer == "rmsprop":
+        rate, alpha = training.learning_rate, training.beta2
+        return torch.optim.RMSprop(model.parameters(), lr=rate, alpha=alpha, eps=training.eps, foreach=True)
     matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
     others = [parameter for parameter in model.parameters() if parameter.dim() < 2]
     groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
     betas = (training.beta1, training.beta2)
     return torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, eps=training.eps, fused=True)
+
+
+def update(optimizer: torch.optim.Optimizer, rate: float, divisor: Tensor, skipped: Tensor) -> None:
+    """One step at a learning rate with the gradients over `divisor`; where `skipped`, weights and moments stay.
+
+    AdamW's fused kernel does both as it reads the gradients, without asking the CPU.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    if isinstance(optimizer, torch.optim.AdamW):
+        optimizer.grad_scale = divisor  # pyright: ignore[reportAttributeAccessIssue]
+        optimizer.found_inf = skipped.float()  # pyright: ignore[reportAttributeAccessIssue]
+    elif bool(skipped):
+        return
+    else:
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+            parameter.grad.div_(divisor)
+    optimizer.step()

@@ -8,7 +8,7 @@ from scratchlab import hardware
 from scratchlab.corpus.windows import Windows
 from scratchlab.errors import DeviceError, RecipeError
 from scratchlab.model.count import activation_bytes_per_sequence, parameter_count
-from scratchlab.recipe import Recipe
+from scratchlab.recipe import Recipe, RNNSection
 
 
 def resolve(recipe: Recipe, vocab_size: int, windows: Windows, say: Callable[[str], None]) -> Recipe:
@@ -18,8 +18,7 @@ def resolve(recipe: Recipe, vocab_size: int, windows: Windows, say: Callable[[st
     """
     execution, training = recipe.execution, recipe.training
     device = hardware.choose_device(execution.device)
-    precision = hardware.choose_precision(device) if training.precision == "auto" else training.precision
-    hardware.refuse_precision(device, precision)
+    precision = _precision(recipe, device)
     settled = {
         "training.steps": _steps(recipe, vocab_size, windows),
         "training.precision": precision,
@@ -28,7 +27,19 @@ def resolve(recipe: Recipe, vocab_size: int, windows: Windows, say: Callable[[st
         "execution.micro_batch_size": _micro_batch_size(recipe, device),
         "execution.compile": _compile(recipe, device, say),
     }
+    if training.schedule == "epochs" and training.epoch_steps is None:
+        settled["training.epoch_steps"] = max(1, len(windows) // training.global_batch_size)
     return recipe.replaced(settled)
+
+
+def _precision(recipe: Recipe, device: str) -> hardware.Precision:
+    wanted, recurrent = recipe.training.precision, isinstance(recipe.model, RNNSection)
+    if wanted == "auto":
+        return "float32" if recurrent else hardware.choose_precision(device)
+    hardware.refuse_precision(device, wanted)
+    if recurrent and wanted in ("bf16", "fp16"):
+        raise RecipeError(f"training.precision = {wanted!r}: a recurrent network trains in float32 or tf32.")
+    return wanted
 
 
 def _steps(recipe: Recipe, vocab_size: int, windows: Windows) -> int:
@@ -86,7 +97,7 @@ def _compile(recipe: Recipe, device: str, say: Callable[[str], None]) -> bool:
     """Whether to compile. `auto`: on a GPU, where there is a compiler; on a CPU it costs more than it saves."""
     wanted = recipe.execution.compile
     if wanted == "auto":
-        wanted = device.startswith("cuda")
+        wanted = device.startswith("cuda") and recipe.model.architecture == "gpt"
         if wanted and not can_compile():
             say("execution.compile = auto: this machine has no C++ compiler, so the model runs uncompiled, and slower.")
             return False

@@ -26,6 +26,10 @@ def _factor(training: TrainingSection, step: int, steps: int) -> float:
             return 1.0 + (final - 1.0) * past
         case "cosine":
             return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * past))
+        case "epochs":
+            assert training.epoch_steps is not None
+            epochs = step // training.epoch_steps
+            return training.epoch_decay ** max(0, epochs - training.decay_after_epochs + 1)
         case "wsd":
             decay_steps = max(1, round(training.decay_share * steps))
             return 1.0 + (final - 1.0) * max(0.0, (step - (steps - decay_steps)) / decay_steps)

@@ -14,7 +14,7 @@ from scratchlab.corpus.windows import Windows
 from scratchlab.errors import CorpusError, RecipeError, RunError
 from scratchlab.files import nearest_existing
 from scratchlab.model.count import parameter_count, training_flops_per_token
-from scratchlab.recipe import Recipe, fingerprint
+from scratchlab.recipe import GPTSection, Recipe, fingerprint
 from scratchlab.runfolder import RunFolder
 from scratchlab.training.backend import Backend
 from scratchlab.training.checkpoint import check_disk, restore_checkpoint
@@ -53,12 +53,13 @@ class Run:
 def create_run(recipe: Recipe, out: str | Path, say: Callable[[str], None] = lambda text: None) -> RunFolder:
     """Settle what is open in `recipe` and make its run folder; nothing is trained yet."""
     corpus, yardstick = open_corpora(recipe)
-    if recipe.model.document_mask and corpus.tokenizer.end_of_text is None:
+    masked = isinstance(recipe.model, GPTSection) and recipe.model.document_mask
+    if masked and corpus.tokenizer.end_of_text is None:
         raise RecipeError(
             f"model.document_mask: the documents of {corpus.path} do not part at <|endoftext|>, so there is nothing "
             "to mask. Build the corpus with a bpe tokenizer from more than one document, or leave the field out."
         )
-    windows = Windows(corpus.split("train"), recipe.model.context_length)
+    windows = training_windows(recipe, corpus)
     resolved = resolve(recipe, corpus.vocab_size, windows, say)
     free = shutil.disk_usage(nearest_existing(Path(out))).free
     manifest = {
@@ -85,7 +86,7 @@ def pick_up(folder: RunFolder, report: Reporter) -> Run:
     state, step = restore_checkpoint(folder, backend, report.say)
     folder.rewind(step)
     losses = [record["validation"]["nats_per_token"] for record in validation_records(folder.metrics())]
-    windows = Windows(corpus.split("train"), recipe.model.context_length)
+    windows = training_windows(recipe, corpus)
     tokens_per_step = recipe.training.global_batch_size * recipe.model.context_length
     flops_per_token = training_flops_per_token(recipe.model, corpus.vocab_size)
     if step == 0:
@@ -103,6 +104,12 @@ def pick_up(folder: RunFolder, report: Reporter) -> Run:
         journal=Journal(folder, tokens_per_step, flops_per_token, recipe.settled),
         report=report,
     )
+
+
+def training_windows(recipe: Recipe, corpus: Corpus) -> Windows:
+    """The windows of the training split, in the order that the recipe asks for."""
+    parallel = recipe.training.global_batch_size if recipe.training.order == "streams" else None
+    return Windows(corpus.split("train"), recipe.model.context_length, parallel)
 
 
 def _what_is_ahead(folder: RunFolder, recipe: Recipe, vocab_size: int, windows: Windows) -> str:

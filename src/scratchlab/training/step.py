@@ -13,11 +13,12 @@ from torch import Tensor
 from scratchlab.corpus.windows import Batch
 from scratchlab.evaluation.scorer import Scorer, model_scorer
 from scratchlab.hardware import allow_tf32, compute_dtype, keep_freed_memory
-from scratchlab.model.gpt import GPT, build_gpt
+from scratchlab.model.build import Model, build_model
 from scratchlab.model.loss import Objective
+from scratchlab.model.rnn import Carried
 from scratchlab.recipe import Recipe
 from scratchlab.seeds import noise_seed
-from scratchlab.training.optimizers import make_optimizer
+from scratchlab.training.optimizers import MOMENTS, make_optimizer, update
 from scratchlab.training.schedule import learning_rate
 
 FIRST_LOSS_SCALE = 2.0**16  # fp16 only: gradients are multiplied by it so that small ones do not vanish
@@ -28,12 +29,14 @@ STEPS_BEFORE_GROWTH = 2000  # after so many good steps the scale doubles; a bad 
 class TorchState:
     """What a step changes."""
 
-    model: GPT
+    model: Model
     objective: Any
     """`Objective(model)`, compiled if the recipe says so."""
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     loss_scale: Tensor
     good_steps: Tensor
+    carried: Carried | None = None
+    """What a recurrent network remembers of the batch before."""
 
 
 class TorchBackend:
@@ -51,7 +54,7 @@ class TorchBackend:
     def init(self) -> TorchState:
         recipe, device = self.recipe, self.settled.device
         dtype = compute_dtype(self.settled.precision)
-        model = build_gpt(recipe.model, self.vocab_size, recipe.seeds.init, dtype, device, self.end_of_text)
+        model = build_model(recipe.model, self.vocab_size, recipe.seeds.init, dtype, device, self.end_of_text)
         objective = Objective(model)
         if self.settled.compile:
             objective.compile(dynamic=False)
@@ -62,6 +65,9 @@ class TorchBackend:
     def step(self, state: TorchState, batch: Batch, step: int) -> tuple[TorchState, dict[str, Tensor]]:
         """Accumulate the gradient of the mean loss over the batch, then update. Never waits for the device."""
         loss = self._accumulate_gradients(state, batch, step)
+        if self.recipe.training.clip_value:
+            limit = self.recipe.training.clip_value * float(state.loss_scale)
+            torch.nn.utils.clip_grad_value_(state.model.parameters(), limit)
         gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) / state.loss_scale
         skipped = ~torch.isfinite(norm)
@@ -74,27 +80,28 @@ class TorchBackend:
         state.optimizer.zero_grad(set_to_none=True)
         total_weight = float(batch.weights.sum())
         loss = torch.zeros((), device=self.settled.device)
+        carried, ends = state.carried if batch.continues else None, []
         for micro in batch.split(self.settled.micro_batch_size):
             torch.manual_seed(noise_seed(self.recipe.seeds.noise, step, micro.first_sequence))
-            loss_sum, _, _ = state.objective(
-                self._on_device(micro.tokens), self._on_device(micro.targets), self._on_device(micro.weights)
+            row = micro.first_sequence - batch.first_sequence
+            loss_sum, _, end = state.objective(
+                self._on_device(micro.tokens),
+                self._on_device(micro.targets),
+                self._on_device(micro.weights),
+                carried and carried.rows(row, row + len(micro.tokens)),
             )
+            ends.append(end)
             (loss_sum * (state.loss_scale / total_weight)).backward()
             loss += loss_sum.detach() / total_weight
+        state.carried = None if ends[0] is None else Carried.joined(ends)
         return loss
 
     def _update(self, state: TorchState, norm: Tensor, skipped: Tensor, step: int) -> None:
-        """AdamW with clipping and loss scale folded in: the fused kernel divides by `grad_scale` as it reads.
-
-        Where `found_inf` is set it leaves weights, moments and its step count alone, without asking the CPU.
-        """
-        training, optimizer = self.recipe.training, state.optimizer
+        """One step of the optimizer, with clipping and loss scale folded into one division."""
+        training = self.recipe.training
         clip = (training.clip_norm / (norm + 1e-6)).clamp(max=1.0) if training.clip_norm else torch.ones_like(norm)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(training, step, self.settled.steps)
-        optimizer.grad_scale = state.loss_scale / clip  # pyright: ignore[reportAttributeAccessIssue]
-        optimizer.found_inf = skipped.float()  # pyright: ignore[reportAttributeAccessIssue]
-        optimizer.step()
+        rate = learning_rate(training, step, self.settled.steps)
+        update(state.optimizer, rate, state.loss_scale / clip, skipped)
         if self.settled.precision == "fp16":
             self._adapt_loss_scale(state, skipped)
 
@@ -114,7 +121,7 @@ class TorchBackend:
     def scorer(self, state: TorchState) -> Scorer:
         return model_scorer(self.model(state))
 
-    def model(self, state: TorchState) -> GPT:
+    def model(self, state: TorchState) -> Model:
         return state.model.eval()
 
     def tensors(self, state: TorchState) -> dict[str, Tensor]:
@@ -124,6 +131,8 @@ class TorchBackend:
             for part in MOMENTS:
                 if part in state.optimizer.state[parameter]:
                     kept[f"{name}.{part}"] = state.optimizer.state[parameter][part].cpu()
+        for number, part in enumerate(state.carried.parts if state.carried else ()):
+            kept[f"carried.{number}"] = part.cpu().contiguous()
         return kept
 
     def extras(self, state: TorchState) -> dict[str, Any]:
@@ -137,9 +146,8 @@ class TorchBackend:
                 for part in MOMENTS:
                     if f"{name}.{part}" in tensors:
                         state.optimizer.state[parameter][part] = tensors[f"{name}.{part}"].to(self.settled.device)
+        carried = [tensors[name].to(self.settled.device) for name in sorted(tensors) if name.startswith("carried.")]
+        state.carried = Carried(tuple(carried)) if carried else None
         state.loss_scale.fill_(extras["loss_scale"])
         state.good_steps.fill_(extras["good_steps"])
         return state
-
-
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")

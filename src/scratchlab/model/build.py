@@ -1,0 +1,34 @@
+"""The model of a recipe, whichever page it is on."""
+
+import torch
+
+from scratchlab.model.gpt import GPT
+from scratchlab.model.initialize import initialize
+from scratchlab.model.rnn import RNN
+from scratchlab.recipe import GPTSection, ModelSection
+
+Model = GPT | RNN
+
+
+def empty_model(
+    config: ModelSection, vocab_size: int, compute_dtype: torch.dtype = torch.float32, end_of_text: int | None = None
+) -> Model:
+    """The model without values, on the meta device."""
+    with torch.device("meta"):
+        if isinstance(config, GPTSection):
+            return GPT(config, vocab_size, compute_dtype, end_of_text)
+        return RNN(config, vocab_size, compute_dtype)
+
+
+def build_model(
+    config: ModelSection,
+    vocab_size: int,
+    seed: int,
+    compute_dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    end_of_text: int | None = None,
+) -> Model:
+    """The model with the initial values that `config.initialization` and `seed` give, on `device`."""
+    model = empty_model(config, vocab_size, compute_dtype, end_of_text)
+    initialize(model, model.initial_table(), seed, device)
+    return model
