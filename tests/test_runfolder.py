@@ -1,6 +1,7 @@
 """The run folder: nothing is lost, and what is damaged is recognized and named."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -351,7 +352,7 @@ def test_a_full_disk_is_said_and_loses_nothing(folder: RunFolder, what: str, nam
     outcome = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert outcome.returncode == 1, outcome.stderr
     assert named in outcome.stdout
-    assert "Free some space and run the same command again" in outcome.stdout
+    assert re.search("Free some space .*run the same command again", outcome.stdout)
     assert restored(folder) == (10, [])
     assert folder.checkpoint_steps() == [5, 10]
     assert float(load_file(folder.snapshot("best")[0])["weight"][0]) == 7

@@ -13,8 +13,6 @@ from typing import Any
 
 from scratchlab.errors import ScratchlabError
 
-REFUSALS = {getattr(errno, name) for name in ("EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "EISDIR", "ENOTEMPTY")}
-
 
 @contextlib.contextmanager
 def disk_errors(path: Path, what: str) -> Generator[None]:
@@ -24,9 +22,10 @@ def disk_errors(path: Path, what: str) -> Generator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(nearest_existing(path)).free
+            remedy = "Free some space" + ("" if error.errno == errno.ENOSPC else " or raise the limit that was met")
             raise ScratchlabError(
                 f"{what} could not be written to {path}: {os.strerror(error.errno)} ({free / 1e6:.0f} MB free there). "
-                "Nothing written earlier was lost. Free some space and run the same command again."
+                f"Nothing written earlier was lost. {remedy} and run the same command again."
             ) from error
         if error.errno in (
             errno.EACCES,
@@ -97,9 +96,11 @@ def folder_in_one_piece(path: Path, what: str, replace: bool = False) -> Generat
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
+            aside = path.parent / f".{path.name}.old-{partial.name[-8:]}"
             if replace and path.exists():
-                shutil.rmtree(path)
+                os.replace(path, aside)  # a rename is over in no time; removing what is there would take longer
             os.replace(partial, path)
+            shutil.rmtree(aside, ignore_errors=True)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise

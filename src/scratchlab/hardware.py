@@ -5,6 +5,7 @@ import ctypes
 import functools
 import os
 import platform
+import re
 import resource
 import statistics
 import sys
@@ -36,6 +37,9 @@ NOMINAL_TFLOPS: dict[str, tuple[float, float, float]] = {
 }
 
 
+DEVICES = r"auto|cpu|mps|cuda|cuda:\d+"
+
+
 def choose_device(name: str) -> str:
     """Settle `auto`, or check that a named device is here. `DeviceError` if it is not."""
     import torch
@@ -43,14 +47,13 @@ def choose_device(name: str) -> str:
     has_mps = torch.backends.mps.is_available()
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
-    if name.startswith("cuda"):
-        index = int(name.partition(":")[2] or 0)
-        if index >= torch.cuda.device_count():
-            raise DeviceError(
-                f"execution.device = {name!r}: this machine has {torch.cuda.device_count()} CUDA devices."
-            )
+    kind, _, index = name.partition(":")
+    if re.fullmatch(DEVICES, name) and kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices.")
     if name == "mps" and not has_mps:
-        raise DeviceError("execution.device = 'mps': this machine has no Apple GPU that PyTorch can use.")
+        raise DeviceError("device 'mps': this machine has no Apple GPU that PyTorch can use.")
+    if not re.fullmatch(DEVICES, name):
+        raise DeviceError(f"device {name!r}: there is no such device; it is one of auto, cpu, mps, cuda, cuda:N.")
     return name
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from scratchlab.errors import RecipeError
 from scratchlab.files import sha256_of_json
-from scratchlab.hardware import Precision
+from scratchlab.hardware import DEVICES, Precision
 
 # Raised when a golden number changes on purpose: runs made before and after are then different runs.
 NUMERICS_VERSION = 1
@@ -33,7 +33,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 class Section(BaseModel):
     """Frozen, keyword-only, refuses unknown fields and silent conversions (a 1 that stands for true, say)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class GPTSection(Section):
@@ -283,11 +285,11 @@ class ExecutionSection(Section):
     """`[execution]`: on what and how. Each `auto` is settled once, when the run is made, and written down."""
 
     backend: Literal["torch"] = "torch"
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda|cuda:\d+)$")] = "auto"
+    device: Annotated[str, Field(pattern=f"^({DEVICES})$")] = "auto"
     compile: bool | Auto = "auto"
     micro_batch_size: Count | Auto = "auto"
     """Sequences that pass through the model at once. It bounds memory and never changes the mathematics."""
-    threads: Count | Auto = "auto"
+    threads: Annotated[int, Field(ge=1, le=4096)] | Auto = "auto"
     deterministic: bool = False
     """Refuse kernels whose result depends on timing. (A CPU run is deterministic as it is.)"""
 
@@ -341,9 +343,9 @@ class Recipe(Section):
             threads=execution.threads,
         )
 
-    def to_toml(self) -> str:
-        """The recipe as it was given: the fields that were set, no others."""
-        return tomli_w.dumps(_without_nothing(self.model_dump(exclude_unset=True)))
+    def to_toml(self, defaults: bool = False) -> str:
+        """The recipe as it was given: the fields that were set, or those with their defaults too."""
+        return tomli_w.dumps(_without_nothing(self.model_dump(exclude_unset=not defaults)))
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -355,10 +357,14 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid TOML: {error}.") from None
+    overrides = list(overrides)
+    wrong = [override for override in overrides if not override.partition("=")[1] or override.startswith("=")]
+    if wrong:
+        listed = ", ".join(map(repr, wrong))
+        raise RecipeError(f"{listed}: an override is dotted.path=value, for example training.steps=500.")
     for override in overrides:
-        dotted, value = parse_override(override)
-        _set(tables, dotted, value)
-    return recipe_from(tables, where=str(path))
+        _set(tables, *parse_override(override))
+    return recipe_from(tables, where=f"{path} with {' '.join(overrides)}" if overrides else str(path))
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -77,7 +77,8 @@ class RunFolder:
         return folder
 
     def exists(self) -> bool:
-        return (self.path / "manifest.json").is_file()
+        """Whether a run is there: a corpus has a manifest too, but no resolved recipe."""
+        return all((self.path / name).is_file() for name in ("manifest.json", "resolved.json"))
 
     @contextmanager
     def locked(self) -> Generator[None]:
@@ -124,7 +125,7 @@ class RunFolder:
         _append_lines(self.path / "meters.jsonl", [record])
 
     def meters(self) -> list[Record]:
-        return _read_lines(self.path / "meters.jsonl")
+        return _read_lines(self.path / "meters.jsonl", needed=False)
 
     def append_sample(self, record: Mapping[str, Any]) -> None:
         _append_lines(self.path / "samples.jsonl", [record])
@@ -137,8 +138,12 @@ class RunFolder:
         for name in ("metrics.jsonl", "samples.jsonl", "meters.jsonl"):
             path = self.path / name
             if path.exists():
-                kept = [record for record in _read_lines(path) if record["step"] < step or name == "meters.jsonl"]
+                lines = _read_lines(path, needed=name != "meters.jsonl")
+                kept = [record for record in lines if record["step"] < step or name == "meters.jsonl"]
                 write_atomically(path, "".join(_line(record) for record in kept))
+        for later in self.checkpoint_steps():
+            if later > step:  # damaged, or the run would go on from there: it must not count among those that are kept
+                shutil.rmtree(self._checkpoint(later), ignore_errors=True)
         for folder in (self.path, self.path / "checkpoints", self.path / "snapshots"):
             for leftover in folder.glob(".*.*"):  # of something written when the process was killed
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -203,6 +208,8 @@ class RunFolder:
 
     def delete(self) -> None:
         """Remove the folder and all in it. `RunError` if another process is writing it."""
+        if self.path.is_symlink():
+            raise RunError(f"{self.path} is a link; delete what it points to: {self.path.resolve()}.")
         with self.locked():
             shutil.rmtree(self.path)
 
@@ -215,7 +222,8 @@ def find_runs(folder: str | Path) -> list[RunFolder]:
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"{folder}: there is no such folder.")
-    return [RunFolder(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+    found = [RunFolder(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+    return [run for run in found if run.exists() and not run.path.name.startswith(".")]
 
 
 def _save(path: Path, what: str, write_tensors: WriteTensors, state: Mapping[str, Any]) -> None:
@@ -259,7 +267,8 @@ def _append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         os.fsync(file.fileno())
 
 
-def _read_lines(path: Path) -> list[Record]:
+def _read_lines(path: Path, needed: bool = True) -> list[Record]:
+    """The records of a log. A damaged line is an error, or is left out of a log that nothing depends on."""
     if not path.exists():
         return []
     whole, _, _torn = path.read_bytes().rpartition(b"\n")
@@ -268,7 +277,8 @@ def _read_lines(path: Path) -> list[Record]:
         try:
             records.append(json.loads(line))
         except ValueError:
-            raise RunError(f"{path}, line {number}: damaged, not a JSON record.") from None
+            if needed:
+                raise RunError(f"{path}, line {number}: damaged, not a JSON record.") from None
     return records
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -191,3 +192,131 @@ def test_a_disk_too_small_is_refused_before_training(
     monkeypatch.setattr("scratchlab.training.start.shutil.disk_usage", lambda path: Usage)
     assert "of disk for its checkpoints" in str(fail(["train", f"{workplace}/tiny.toml", "--out", f"{tmp_path}/run"]))
     assert not (tmp_path / "run").exists()
+
+
+# What once went wrong.
+
+
+def test_a_corpus_is_no_run_and_is_not_deleted_as_one(workplace: Path, tmp_path: Path) -> None:
+    for folder in (tmp_path / "project", tmp_path / "corpus"):
+        folder.mkdir()
+        (folder / "manifest.json").write_text('{"format_version": 1}', encoding="utf-8")
+        assert "is not a run folder" in str(fail(["runs", "delete", str(folder), "--yes"]))
+        assert (folder / "manifest.json").exists()
+
+
+def test_weights_of_a_damaged_checkpoint_are_not_replaced_in_silence(workplace: Path, tmp_path: Path) -> None:
+    folder = f"{tmp_path}/run"
+    run(["train", f"{workplace}/tiny.toml", "--out", folder])
+    good = json.loads(run(["evaluate", folder, "--json"]).stdout)
+    newest = sorted(Path(folder, "checkpoints").iterdir())[-1] / "tensors.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(content)
+    for command in (["evaluate", folder], ["sample", folder]):
+        message = str(fail(command))
+        assert f"{newest} is damaged" in message
+        assert f"train --resume {folder}" in message
+    run(["train", "--resume", folder])
+    assert json.loads(run(["evaluate", folder, "--json"]).stdout) == good
+
+
+def test_two_damaged_checkpoints_do_not_push_out_new_ones(workplace: Path, tmp_path: Path) -> None:
+    folder = f"{tmp_path}/run"
+    run(["train", f"{workplace}/tiny.toml", "--out", folder])
+    kept = sorted(Path(folder, "checkpoints").iterdir())
+    for checkpoint in kept:
+        (checkpoint / "tensors.safetensors").write_bytes(b"")
+    Path(folder, "result.json").unlink()
+    run(["train", "--resume", folder])
+    assert sorted(Path(folder, "checkpoints").iterdir()) == kept
+    run(["evaluate", folder])
+
+
+@pytest.mark.parametrize("name", ["resolved.json", "tokenizer.json"])
+def test_a_run_whose_files_were_changed_is_refused(workplace: Path, tmp_path: Path, name: str) -> None:
+    folder = f"{tmp_path}/run"
+    run(["train", f"{workplace}/tiny.toml", "--out", folder])
+    path = Path(folder, name)
+    if name == "resolved.json":
+        resolved = json.loads(path.read_text(encoding="utf-8"))
+        resolved["training"]["learning_rate"] *= 2
+        path.write_text(json.dumps(resolved), encoding="utf-8")
+        Path(folder, "result.json").unlink()
+        assert "fingerprint" in str(fail(["train", "--resume", folder]))
+    else:
+        path.write_text(path.read_text(encoding="utf-8").replace('"e"', '"E"', 1) + " ", encoding="utf-8")
+        assert "is not the tokenizer of this run" in str(fail(["sample", folder]))
+
+
+def test_another_corpus_in_the_old_ones_place_scores_nothing(workplace: Path, tmp_path: Path) -> None:
+    text, corpus, folder = tmp_path / "text.txt", tmp_path / "corpus", f"{tmp_path}/run"
+    for turn, word in enumerate(("hello there ", "other words ")):
+        text.write_text(word * 400, encoding="utf-8")
+        build = ["corpus", "build", str(text), "--out", str(corpus), "--tokenizer", "byte"]
+        if turn == 0:
+            run(build)
+            run(["train", f"{workplace}/tiny.toml", "--out", folder, f"corpus={corpus}"])
+        else:
+            shutil.rmtree(corpus)
+            run(build)
+            assert "is not the corpus that" in str(fail(["evaluate", folder]))
+            run(["evaluate", folder, "--corpus", str(corpus)])
+
+
+def test_a_run_that_diverges_says_so_and_writes_only_json(workplace: Path, tmp_path: Path) -> None:
+    folder = f"{tmp_path}/run"
+    arguments = ["train", f"{workplace}/tiny.toml", "--out", folder, "training.learning_rate=1e30"]
+    CliRunner().invoke(cli, [*arguments, "training.clip_norm=0.0", "model.norm=none"])
+    for line in Path(folder, "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        json.loads(line, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+    assert "not finite" in str(fail(["sample", folder]))
+    assert json.loads(run(["evaluate", folder, "--json"]).stdout)["nats_per_token"] is None
+    assert "not finite" in run(["evaluate", folder]).stdout
+
+
+def test_a_damaged_run_does_not_hide_the_others(workplace: Path, tmp_path: Path) -> None:
+    for name in ("good", "bad"):
+        run(["train", f"{workplace}/tiny.toml", "--out", f"{tmp_path}/runs/{name}"])
+    Path(tmp_path, "runs/bad/resolved.json").write_text("{", encoding="utf-8")
+    listed = run(["runs", "list", f"{tmp_path}/runs"]).stdout
+    assert re.search(r"bad\s+damaged", listed)
+    assert re.search(r"good\s+finished", listed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "gpu"], "there is no such device"),
+        (["--device", "cuda:x"], "there is no such device"),
+        (["--stop", ""], "a stop text must not be empty"),
+    ],
+)
+def test_odd_options_of_sample_are_refused(workplace: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    run(["train", f"{workplace}/tiny.toml", "--out", f"{tmp_path}/run"])
+    assert message in str(fail(["sample", f"{tmp_path}/run", *arguments]))
+    run(["sample", f"{tmp_path}/run", "--temperature", "1e-40", "--max-tokens", "5"])
+
+
+def test_a_run_too_long_for_any_machine_is_refused(workplace: Path, tmp_path: Path) -> None:
+    start = ["train", f"{workplace}/tiny.toml", "--out", f"{tmp_path}/run"]
+    assert "2^63" in str(fail([*start, "training.epochs=1e308"]))
+    assert "threads" in str(fail([*start, "execution.threads=99999999999"]))
+    assert not Path(tmp_path, "run").exists()
+
+
+def test_all_overrides_that_are_none_are_named_at_once(workplace: Path) -> None:
+    message = str(fail(["recipe", "check", f"{workplace}/tiny.toml", "foo", "bar", "training.steps=3"]))
+    assert "'foo', 'bar'" in message
+
+
+def test_a_damaged_token_is_named_as_such(workplace: Path, tmp_path: Path) -> None:
+    text, corpus = tmp_path / "text.txt", tmp_path / "corpus"
+    text.write_text("hello there " * 400, encoding="utf-8")
+    run(["corpus", "build", str(text), "--out", str(corpus), "--tokenizer", "char"])
+    shard = corpus / "train-00000.bin"
+    content = bytearray(shard.read_bytes())
+    content[100:102] = b"\xff\xff"
+    shard.write_bytes(content)
+    message = str(fail(["train", f"{workplace}/tiny.toml", "--out", f"{tmp_path}/run", f"corpus={corpus}"]))
+    assert "corpus verify" in message

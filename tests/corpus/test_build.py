@@ -137,7 +137,7 @@ def test_text_that_is_too_small_names_the_file_and_the_split(write, tmp_path):
     path = write("haiku.txt", "An old silent pond")
     message = refusal(tmp_path, path, tokenizer="byte", split="contiguous:.9,.1,0")
     assert f"{path} is too small: split contiguous:0.9,0.1,0.0 gives 16 tokens to train on" in message
-    assert f"the training text of {path} is too small for bpe:4096" in refusal(tmp_path, path)
+    assert f"the training text of {path} is too small for bpe:4096" in refusal(tmp_path, path, tokenizer="bpe:4096")
     path = write("page.txt", "a" * 100)
     message = refusal(tmp_path, path, tokenizer="byte", split="contiguous:.9999,.00005,.00005")
     assert f"{path} is too small: split contiguous:0.9999,5e-05,5e-05 leaves no text for validation." in message

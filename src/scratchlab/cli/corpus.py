@@ -25,7 +25,13 @@ def corpus() -> None:
 @corpus.command(epilog="Example: scratchlab corpus build my-writing/ notes.txt --out corpora/mine --tokenizer bpe:4096")
 @click.argument("sources", nargs=-1, required=True, metavar="TEXT...")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The folder to make.")
-@click.option("--tokenizer", default="bpe:4096", show_default=True, metavar="char|byte|bpe:N", help="What a token is.")
+@click.option(
+    "--tokenizer",
+    default="auto",
+    show_default=True,
+    metavar="char|byte|bpe:N",
+    help="What a token is. auto: characters for a short text, subwords (bpe) from 200,000 characters on.",
+)
 @click.option(
     "--split",
     default="auto",

@@ -9,10 +9,10 @@ from scratchlab.cli.output import as_json, loss_text, show
 
 @click.command(epilog="Example: scratchlab evaluate runs/first --split validation --json")
 @click.argument("run")
-@click.option("--split", default="test", show_default=True, help="The split of the corpus to score.")
+@click.option("--split", default="test", show_default=True, help="What to score: train, validation or test.")
 @click.option("--corpus", metavar="DIR", help="Another corpus with the same tokenizer.")
 @click.option("--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Which weights.")
-@click.option("--device", default="auto", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or mps.")
 @as_json
 def evaluate(
     run: str, split: str, corpus: str | None, at: Literal["final", "best"], device: str, as_json: bool
@@ -29,17 +29,23 @@ def evaluate(
     from scratchlab.runfolder import RunFolder
 
     folder = RunFolder.open(run)
-    text = open_corpus(corpus or folder.manifest()["evaluation_corpus"]["path"])
+    recorded = folder.manifest()["evaluation_corpus"]
+    text = open_corpus(corpus or recorded["path"])
+    if corpus is None and text.sha256 != recorded["sha256"]:
+        raise CorpusError(
+            f"{text.path} is not the corpus that {run} was scored on: its hash is {text.sha256[:12]}, the run's "
+            f"{recorded['sha256'][:12]}. Put the old corpus back, or name another with --corpus."
+        )
     if text.tokenizer.sha256 != folder.manifest()["tokenizer_sha256"]:
         raise CorpusError(f"{text.path} has another tokenizer than {run}; its tokens would mean other words.")
     model = load_model(folder, at, device)
     remembers = model.config.architecture == "rnn"
     result = evaluate_loss(model_scorer(model), text.split(split), model.config.context_length, remembers=remembers)
-    report = {"run": run, "at": at, "corpus": str(text.path), "split": split, **result.to_json()}
+    step = folder.snapshot("best")[1]["step"] if at == "best" else folder.checkpoint_steps()[-1]
+    report = {"run": run, "at": at, "step": step, "corpus": str(text.path), "split": split, **result.to_json()}
     show(report, as_json, _text)
 
 
 def _text(report: dict[str, Any]) -> str:
-    return (
-        f"{report['run']} ({report['at']}) on the {report['split']} split of {report['corpus']}\n  {loss_text(report)}"
-    )
+    what = f"{report['run']} ({report['at']}, step {report['step']})"
+    return f"{what} on the {report['split']} split of {report['corpus']}\n  {loss_text(report)}"

@@ -30,8 +30,10 @@ def reporter() -> Generator[Reporter]:
         yield bar
 
 
-def with_error(value: float, error: float | None, digits: int = 4) -> str:
+def with_error(value: float | None, error: float | None, digits: int = 4) -> str:
     """`1.2345 ± 0.0067`, or the value alone where there is no error to give."""
+    if value is None:
+        return "not finite"
     return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 

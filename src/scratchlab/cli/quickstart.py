@@ -15,7 +15,6 @@ import click
 from scratchlab.cli.main import run_command
 from scratchlab.cli.output import duration, reporter, with_error
 from scratchlab.corpus.build import build_corpus
-from scratchlab.corpus.sources import read_documents
 from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.corpus.windows import Windows
 from scratchlab.errors import RunError
@@ -57,12 +56,11 @@ def say(text: str) -> None:
 def prepare_corpus(source: str, path: Path) -> Corpus:
     """Build the corpus; one that is there already must be what would be built now."""
     say(f"1. Building the corpus {path} from {source}")
-    tokenizer = tokenizer_for(source)
     if not path.exists():
-        build_corpus([source], path, tokenizer=tokenizer)
+        build_corpus([source], path)
     else:
         with tempfile.TemporaryDirectory() as scratch:
-            now = build_corpus([source], Path(scratch) / "corpus", tokenizer=tokenizer)
+            now = build_corpus([source], Path(scratch) / "corpus")
             if now.sha256 != open_corpus(path).sha256:
                 raise RunError(
                     f"{source} has changed since {path} was built from it. To begin anew, remove {path} and "
@@ -74,12 +72,6 @@ def prepare_corpus(source: str, path: Path) -> Corpus:
         documents, megabytes = len(split.document_bytes), split.bytes / 1e6
         click.echo(f"   {name:10} {documents:5,} documents, {megabytes:6.2f} MB, {len(split):9,} tokens")
     return corpus
-
-
-def tokenizer_for(source: str) -> str:
-    """Subwords where the text is long enough for each to be met often; characters for a short one."""
-    size = sum(len(document.text) for document in read_documents([source]))
-    return "bpe:2048" if size >= 1_000_000 else "bpe:1024" if size >= 200_000 else "char"
 
 
 def fitting_recipe(corpus: Corpus) -> Recipe:

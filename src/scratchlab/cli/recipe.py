@@ -4,6 +4,8 @@ import json
 
 import click
 
+from scratchlab.cli.output import as_json, show
+
 
 @click.group(epilog="Example: scratchlab recipe check recipes/quickstart.toml training.steps=500")
 def recipe() -> None:
@@ -13,11 +15,13 @@ def recipe() -> None:
 @recipe.command(epilog="Example: scratchlab recipe check recipes/quickstart.toml model.n_layer=8")
 @click.argument("path")
 @click.argument("overrides", nargs=-1, metavar="[FIELD=VALUE]...")
-def check(path: str, overrides: tuple[str, ...]) -> None:
+@as_json
+def check(path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Say everything that is wrong with the recipe at PATH, or print it with its defaults."""
     from scratchlab.recipe import load_recipe
 
-    click.echo(load_recipe(path, overrides).model_dump_json(indent=2))
+    checked = load_recipe(path, overrides)
+    show(checked.model_dump(), as_json, lambda _: checked.to_toml(defaults=True).rstrip())
 
 
 @recipe.command(epilog="Example: scratchlab recipe schema > recipe.schema.json")

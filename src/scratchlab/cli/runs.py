@@ -7,6 +7,7 @@ import click
 
 from scratchlab.cli.output import as_json, count, duration, loss_text
 from scratchlab.cli.output import show as print_report
+from scratchlab.errors import ScratchlabError
 
 
 @click.command(epilog="Example: scratchlab show runs/first")
@@ -20,11 +21,12 @@ def show(run: str, as_json: bool) -> None:
 
 
 @click.group(invoke_without_command=True, epilog="Example: scratchlab runs diff runs/first runs/second")
+@as_json
 @click.pass_context
-def runs(context: click.Context) -> None:
+def runs(context: click.Context, as_json: bool) -> None:
     """List runs (those in the folder `runs` if no command is given), compare two, delete one."""
     if context.invoked_subcommand is None:
-        context.invoke(list_runs)
+        context.invoke(list_runs, as_json=as_json)
 
 
 @runs.command("list", epilog="Example: scratchlab runs list runs")
@@ -34,7 +36,7 @@ def list_runs(folder: str, as_json: bool) -> None:
     """The runs in FOLDER (default: runs), with where each stands."""
     from scratchlab.runfolder import find_runs
 
-    print_report({"runs": [describe(run) for run in find_runs(folder)]}, as_json, _list_text)
+    print_report({"runs": [_describe_or_say(run) for run in find_runs(folder)]}, as_json, _list_text)
 
 
 @runs.command(epilog="Example: scratchlab runs diff runs/first runs/second --json")
@@ -98,6 +100,15 @@ def describe(folder: Any) -> dict[str, Any]:
     }
 
 
+def _describe_or_say(folder: Any) -> dict[str, Any]:
+    """One damaged run must not hide the others."""
+    try:
+        return describe(folder)
+    except (ScratchlabError, KeyError) as error:
+        unknown = {"state": "damaged", "step": "?", "steps": "?", "result": None}
+        return {"run": str(folder.path), **unknown, "error": str(error)}
+
+
 def run_text(run: dict[str, Any]) -> str:
     """A run for people."""
     model, training, execution = (run["recipe"][part] for part in ("model", "training", "execution"))
@@ -108,7 +119,7 @@ def run_text(run: dict[str, Any]) -> str:
         + f"{model['d_model']} wide, context {model['context_length']}",
         f"  training   {training['global_batch_size']} sequences a step, learning rate {training['learning_rate']:g}, "
         f"{training['schedule']}, {training['precision']}, on {run['environment']['device']}",
-        f"  execution  {execution['threads']} threads, micro-batch {execution['micro_batch_size']}, "
+        f"  execution  {count(execution['threads'], 'thread')}, micro-batch {execution['micro_batch_size']}, "
         f"compile {'on' if execution['compile'] else 'off'}",
         f"  corpus     {run['corpus']}",
     ]

@@ -21,7 +21,8 @@ def train(recipe: str | None, overrides: tuple[str, ...], out: str | None, resum
     """
     folder = out if recipe else resume
     if folder is None or (out and resume) or (recipe and resume):
-        raise UsageError("Give a recipe and --out DIR to start a run, or --resume DIR to go on with one.")
+        note = " A run that is resumed keeps its recipe: it takes no RECIPE and no FIELD=VALUE." if resume else ""
+        raise UsageError(f"Give a recipe and --out DIR to start a run, or --resume DIR to go on with one.{note}")
 
     from scratchlab.cli.output import reporter
     from scratchlab.cli.runs import describe, run_text

@@ -29,32 +29,43 @@ from scratchlab.corpus.tokenizer import Tokenizer, parse_tokenizer, train_tokeni
 from scratchlab.errors import CorpusError, UsageError
 from scratchlab.files import folder_in_one_piece
 
+# From so many characters on, each subword is met often enough to be learned; characters below them all.
+SUBWORDS = {5_000_000: "bpe:4096", 1_000_000: "bpe:2048", 200_000: "bpe:1024"}
 SMALLEST_TRAINING = 64  # tokens; less is a mistaken path rather than a text
+
+
+def fitting_tokenizer(characters: int) -> str:
+    """The tokenizer that `auto` stands for."""
+    return next((spec for least, spec in SUBWORDS.items() if characters >= least), "char")
 
 
 def build_corpus(
     sources: Sequence[str],
     out: str | Path,
-    tokenizer: str = "bpe:4096",
+    tokenizer: str = "auto",
     split: str = "auto",
     progress: Progress | None = None,
 ) -> Corpus:
     """Build a corpus from `sources` (see `read_documents`) in the new folder `out`, and open it.
 
-    `tokenizer` is char, byte or bpe:N; `split` is hash or contiguous, with shares if wanted, or auto: by hash from 8
-    documents on. Blank documents and exact copies are left out and counted. The same sources and arguments give the
-    same bytes. Raises UsageError for a mistaken argument, CorpusError for text that cannot become a corpus.
+    `tokenizer` is char, byte or bpe:N, or auto: by the length of the text. `split` is hash or contiguous, with shares
+    if wanted, or auto: by hash from 8 documents on. Blank documents and exact copies are left out and counted. The
+    same sources and arguments give the same bytes. Raises UsageError for a mistaken argument, CorpusError for text
+    that cannot become a corpus.
     """
     if isinstance(sources, str) or not sources:
         raise UsageError(
             f"sources {sources!r}: expected a list of files, folders or python-docs, as in ['my-writing/']."
         )
     out = Path(out)
-    parse_tokenizer(tokenizer)  # a mistaken argument is better heard of before gigabytes are read
+    if tokenizer != "auto":
+        parse_tokenizer(tokenizer)  # a mistaken argument is better heard of before gigabytes are read
     rule = parse_split(split)
     if os.path.lexists(out):
         raise CorpusError(f"{out} exists already and was left as it is. Choose another place, or delete it first.")
     survey = Survey(sources, progress)
+    if tokenizer == "auto":
+        tokenizer = fitting_tokenizer(sum(entry.characters for entry in survey.kept))
     rule = rule or SplitRule("hash" if len(survey.kept) >= ENOUGH_FOR_HASH else "contiguous")
     plan = plan_splits(rule, [entry.digest for entry in survey.kept], [entry.characters for entry in survey.kept])
     with folder_in_one_piece(out, "the corpus") as folder:

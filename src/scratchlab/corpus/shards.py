@@ -26,8 +26,8 @@ Int64s = npt.NDArray[np.int64]
 class Split:
     """One split as one token stream, memory-mapped: reading touches only the pages asked for."""
 
-    def __init__(self, folder: Path, name: str, record: SplitRecord, dtype: Dtype) -> None:
-        self.name = name
+    def __init__(self, folder: Path, name: str, record: SplitRecord, dtype: Dtype, vocab_size: int) -> None:
+        self.name, self._vocab_size = name, vocab_size
         self.bytes = record.bytes
         """UTF-8 bytes of the split's text; `<|endoftext|>` has none."""
         self._folder = folder
@@ -39,7 +39,9 @@ class Split:
         return self._record.tokens
 
     def read(self, start: int, stop: int) -> TokenIds:
-        """Tokens `start` to `stop`, shape (stop - start,), read-only unless they span shards. IndexError if outside."""
+        """Tokens `start` to `stop`, shape (stop - start,), read-only unless they span shards. IndexError if outside,
+        CorpusError if what is there cannot be tokens of this corpus.
+        """
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens {start} to {stop} of split {self.name}, which has {len(self)}")
         parts = [
@@ -47,7 +49,13 @@ class Split:
             for offset, shard in self._shards
             if offset < stop and start < offset + len(shard)
         ]
-        return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, self._dtype), *parts])
+        tokens = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, self._dtype), *parts])
+        if len(tokens) and int(tokens.max()) >= self._vocab_size:
+            raise CorpusError(
+                f"The {self.name} split of {self._folder} holds a token that its vocabulary of {self._vocab_size} does "
+                f"not have: a file is damaged. `scratchlab corpus verify {self._folder}` names it. {REBUILD}"
+            )
+        return tokens
 
     @property
     def document_starts(self) -> Int64s:

@@ -34,7 +34,8 @@ class Corpus:
         """Identity of the content: a hash over tokenizer, shards and document tables, whatever the paths."""
         self.vocab_size = manifest.tokenizer.vocab_size
         self._splits = {
-            name: Split(path, name, record, manifest.tokenizer.dtype) for name, record in manifest.splits.items()
+            name: Split(path, name, record, manifest.tokenizer.dtype, self.vocab_size)
+            for name, record in manifest.splits.items()
         }
 
     @functools.cached_property

@@ -50,7 +50,11 @@ class LossResult:
     """What the errors are clustered by: documents, or stretches of text where there are fewer than 8 documents."""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """What is not finite becomes null, for JSON knows no NaN."""
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
 
 
 def evaluate_loss(

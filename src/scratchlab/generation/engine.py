@@ -27,9 +27,11 @@ class Settings:
             "temperature must be at least 0": self.temperature >= 0,
             "top_k must be at least 1": self.top_k is None or self.top_k >= 1,
             "top_p must lie above 0 and be at most 1": self.top_p is None or 0 < self.top_p <= 1,
+            "seed must be between 0 and 2^63 - 1": 0 <= self.seed < 2**63,
+            "a stop text must not be empty": all(self.stop),
         }
         if wrong := [what for what, holds in checks.items() if not holds]:
-            raise UsageError(f"{'; '.join(wrong)} (given: {self}).")
+            raise UsageError(f"{'; '.join(wrong)}.")
 
 
 @torch.inference_mode()

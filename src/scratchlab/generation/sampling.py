@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from scratchlab.errors import RunError
+
 
 def choose(
     logits_BV: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator
@@ -14,9 +16,11 @@ def choose(
     for the same logits on every device.
     """
     logits_BV = logits_BV.float().cpu()
+    if not bool(torch.isfinite(logits_BV).all()):
+        raise RunError("The model's scores are not finite: it has diverged, and cannot write.")
     if temperature == 0:
         return logits_BV.argmax(-1)
-    logits_BV = logits_BV / temperature
+    logits_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)) / temperature  # at most 0: no overflow, however cold
     if top_k is not None and top_k < logits_BV.shape[-1]:
         smallest_kept = logits_BV.topk(top_k).values[:, -1:]
         logits_BV = logits_BV.masked_fill(logits_BV < smallest_kept, -torch.inf)

@@ -4,8 +4,18 @@ import codecs
 from collections.abc import Callable, Iterator, Sequence
 
 from scratchlab.corpus.tokenizer import Tokenizer
+from scratchlab.errors import RunError
 from scratchlab.generation.engine import Settings, generate
 from scratchlab.model.build import Model
+from scratchlab.runfolder import RunFolder
+
+
+def run_tokenizer(folder: RunFolder) -> Tokenizer:
+    """The tokenizer that a run was trained with. `RunError` if the file is no longer that one."""
+    tokenizer = Tokenizer.load(folder.tokenizer_path)
+    if tokenizer.sha256 != folder.manifest()["tokenizer_sha256"]:
+        raise RunError(f"{folder.tokenizer_path} is not the tokenizer of this run: its hash is another.")
+    return tokenizer
 
 
 def write(model: Model, tokenizer: Tokenizer, prompt: str, settings: Settings) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """A trained model out of its run folder."""
 
+import typing
 from pathlib import Path
 from typing import Literal
 
@@ -7,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from scratchlab import hardware
-from scratchlab.errors import RunError
+from scratchlab.errors import RunError, UsageError
 from scratchlab.model.build import Model, empty_model
 from scratchlab.runfolder import RunFolder
 
@@ -35,6 +36,8 @@ def load_model(folder: RunFolder, at: At = "final", device: str = "auto") -> Mod
 
     On a device that does not have that precision, in float32. `RunError` if there are no such weights.
     """
+    if at not in typing.get_args(At):
+        raise UsageError(f"at = {at!r}: the weights are those of {' or '.join(typing.get_args(At))}.")
     device = hardware.choose_device(device)
     precision = folder.resolved().settled.precision
     if precision not in hardware.precisions_of(device):
@@ -50,8 +53,11 @@ def _weights(folder: RunFolder, at: At, names: list[str]) -> dict[str, Tensor]:
         path, _ = folder.snapshot("best")
     else:
         found, problems = folder.last_good_checkpoint()
+        if problems:
+            remedy = f"To train those steps again: scratchlab train --resume {folder.path}"
+            raise RunError("\n".join([*problems, remedy]))
         if found is None:
-            raise RunError("\n".join([f"{folder.path} has no checkpoint to take weights from.", *problems]))
+            raise RunError(f"{folder.path} has no checkpoint to take weights from.")
         path, _ = found
     try:
         with safe_open(path, framework="pt") as file:

@@ -34,8 +34,9 @@ def draw_charts(folder: RunFolder, recipe: Recipe) -> None:
 def _loss_chart(steps: Sequence[Record], validations: Sequence[Record]) -> Figure:
     figure, axes = _axes("loss (nats per token)")
     _draw_band(axes, steps, "loss", "training batches: median, 5% to 95%")
+    validations = [record for record in validations if record["validation"]["nats_per_token"] is not None]
+    losses = [record["validation"] for record in validations]
     if validations:
-        losses = [record["validation"] for record in validations]
         axes.errorbar(
             [record["step"] for record in validations],
             [loss["nats_per_token"] for loss in losses],
@@ -47,6 +48,7 @@ def _loss_chart(steps: Sequence[Record], validations: Sequence[Record]) -> Figur
         )
     # The first steps fall from ln(vocabulary) and would flatten all that is worth seeing.
     shown = [r["loss"] for r in steps[len(steps) // 50 :] if r["loss"] is not None]
+    shown += [loss["nats_per_token"] for loss in losses]
     if shown:
         low, high = min(shown), max(shown)
         axes.set_ylim(low - 0.05 * (high - low) - 0.01, high + 0.05 * (high - low) + 0.01)

@@ -51,10 +51,14 @@ def restore_checkpoint(folder: RunFolder, backend: Backend, say: Callable[[str],
     """
     found, problems = folder.last_good_checkpoint()
     for problem in problems:
-        say(f"Warning: {problem} Falling back to the checkpoint before it.")
+        say(f"Warning: {problem}")
     if found is None:
+        if problems:
+            say("No checkpoint is whole, so the run begins again at step 0; its numbers will be the same.")
         return backend.init(), 0
     path, record = found
+    if problems:
+        say(f"Falling back to the checkpoint of step {record['step']}.")
     state = backend.restore(load_file(path), record)
     say(f"Going on from step {record['step']}.")
     return state, int(record["step"])

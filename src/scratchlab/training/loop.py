@@ -39,10 +39,10 @@ def resume(out: str | Path, report: Reporter | None = None) -> Record:
     folder, report = RunFolder.open(out), report or Silent()
     with folder.locked(), stop_on_signals() as stop:
         result = folder.result()
-        if result is not None:
+        if result is not None and not folder.last_good_checkpoint()[1]:
             report.say(f"{folder.path} is finished.")
             return result
-        run = pick_up(folder, report)
+        run = pick_up(folder, report)  # a finished run whose last checkpoint is damaged trains those steps again
         train_steps(run, stop)
         return finish(run)
 
@@ -92,6 +92,8 @@ def evaluate(run: Run, step: int) -> None:
             run.journal.note({"step": step, "validation": result.to_json()})
             nats, bits = result.nats_per_token, result.bits_per_byte
             run.report.say(f"step {step}: validation loss {nats:.4f} nats/token, {bits:.4f} bits/byte")
+            if not math.isfinite(nats):
+                return  # it has diverged: nothing to keep, and nothing it could write
             if nats < run.best:
                 run.best = nats
                 save_best(run.folder, run.backend, run.state, step)
@@ -137,12 +139,13 @@ def finish(run: Run) -> Record:
     run.journal.write()
     metrics, meters = folder.metrics(), folder.meters()
     validations = [record | record.pop("validation") for record in validation_records(metrics)]
+    finite = [record for record in validations if record["nats_per_token"] is not None]
     result: Record = {
         "steps": run.steps,
         "parameters": parameter_count(recipe.model, run.corpus.vocab_size),
         "test": test and test.to_json(),
         "validation": validations[-1] if validations else None,
-        "best_validation": min(validations, key=lambda record: record["nats_per_token"], default=None),
+        "best_validation": min(finite, key=lambda record: record["nats_per_token"], default=None),
         "health": health(metrics, recipe.training.clip_norm),
         "cost": cost(
             meters, flops_per_token, hardware.matmul_rate(device, precision), hardware.nominal_rate(device, precision)

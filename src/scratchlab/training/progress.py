@@ -43,7 +43,9 @@ class Lines:
 
     def at(self, step: int, steps: int, loss: float | None, tokens_per_second: float) -> None:
         now = time.monotonic()
-        began, first = self._began = self._began or (now, step)
+        if self._began is None:  # nothing is known of the speed yet
+            self._began, self._next = (now, step), now + LINE_EVERY_SECONDS
+        began, first = self._began
         if now < self._next:
             return
         self._next = now + LINE_EVERY_SECONDS

@@ -52,6 +52,8 @@ def _steps(recipe: Recipe, vocab_size: int, windows: Windows) -> int:
     else:
         tokens = training.tokens or (training.tokens_per_parameter or 0) * parameter_count(recipe.model, vocab_size)
         sequences = tokens / recipe.model.context_length
+    if not sequences < 2**63:
+        raise RecipeError("training: the length of the run comes to more than 2^63 sequences.")
     steps = max(1, math.ceil(sequences / training.global_batch_size))
     if training.warmup_steps > steps:
         raise RecipeError(f"training.warmup_steps ({training.warmup_steps}) is more than the run's {steps} steps.")

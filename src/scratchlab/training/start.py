@@ -82,10 +82,18 @@ def pick_up(folder: RunFolder, report: Reporter) -> Run:
     """The run at its last good checkpoint (at step 0 if it has none), with later records dropped."""
     recipe = folder.resolved()
     corpus, yardstick = open_corpora(recipe, folder)
+    if fingerprint(recipe, corpus.sha256, yardstick.sha256) != folder.manifest()["fingerprint"]:
+        raise RunError(
+            f"{folder.path}: resolved.json is not what the run was started with (its fingerprint is another). Put the "
+            "old file back, or start a new run."
+        )
+    hardware.choose_device(recipe.settled.device)
+    hardware.refuse_precision(recipe.settled.device, recipe.settled.precision)
     backend = TorchBackend(recipe, corpus.vocab_size, corpus.tokenizer.end_of_text)
     state, step = restore_checkpoint(folder, backend, report.say)
     folder.rewind(step)
-    losses = [record["validation"]["nats_per_token"] for record in validation_records(folder.metrics())]
+    validated = [record["validation"]["nats_per_token"] for record in validation_records(folder.metrics())]
+    losses = [loss for loss in validated if loss is not None]
     windows = training_windows(recipe, corpus)
     tokens_per_step = recipe.training.global_batch_size * recipe.model.context_length
     flops_per_token = training_flops_per_token(recipe.model, corpus.vocab_size)
