@@ -358,7 +358,7 @@ def test_a_full_disk_is_said_and_loses_nothing(folder: RunFolder, what: str, nam
     assert float(load_file(folder.snapshot("best")[0])["weight"][0]) == 7
     assert folder.result() is None
     assert [record["step"] for record in folder.metrics()[:2]] == [1, 2]
-    folder.rewind(3)
+    folder.rewind(10)
     assert folder.checkpoint_steps() == [5, 10]
 
 
@@ -406,3 +406,14 @@ def test_a_damaged_snapshot_is_named(folder: RunFolder) -> None:
     tensors.write_bytes(content)
     with pytest.raises(RunError, match=r"snapshots/best/tensors.safetensors is damaged"):
         folder.snapshot("best")
+
+
+def test_damaged_checkpoints_make_way_for_the_good_ones_that_follow(folder: RunFolder) -> None:
+    for step in (5, 10):
+        save(folder, step)
+    tensors_of(folder, 10).write_bytes(b"torn")
+    folder.rewind(5)
+    assert folder.checkpoint_steps() == [5]
+    save(folder, 7)
+    assert folder.checkpoint_steps() == [5, 7]
+    assert restored(folder) == (7, [])

@@ -134,7 +134,7 @@ class RunFolder:
         return _read_lines(self.path / "samples.jsonl")
 
     def rewind(self, step: int) -> None:
-        """Drop the metrics and samples of steps from `step` on (and torn lines): a resume writes them again."""
+        """Go back to `step`, the last good checkpoint's: what was written later is dropped, for it is written again."""
         for name in ("metrics.jsonl", "samples.jsonl", "meters.jsonl"):
             path = self.path / name
             if path.exists():
