@@ -131,7 +131,8 @@ def report(name: str, arguments: argparse.Namespace, corpus: Corpus) -> None:
     outcome |= {"precision": resolved["training"]["precision"], "torch": torch.__version__}
     outcome |= difference(ours, theirs) if len(ours) > 1 and len(theirs) > 1 else {}
     results = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
-    arguments.out.write_text(json.dumps(results | {name: outcome}, indent=2) + "\n", encoding="utf-8")
+    results |= {f"{name}-{outcome['precision']}": outcome}
+    arguments.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(outcome, indent=1), flush=True)
 
 

@@ -13,6 +13,7 @@ from scratchlab.errors import RecipeError
 from scratchlab.model.build import empty_model
 from scratchlab.model.count import parameter_count
 from scratchlab.recipe import (
+    GPTSection,
     Recipe,
     differences,
     field_names,
@@ -23,7 +24,7 @@ from scratchlab.recipe import (
 )
 from tiny import modest, tiny_recipe
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.toml"))
 CORPUS = "c" * 64
 
 # A value for every field that is neither its default nor what tiny_recipe() has.
@@ -137,6 +138,58 @@ def test_shipped_recipes_validate_build_and_survive_a_round_trip(path: Path) -> 
     assert sum(parameter.numel() for parameter in model.parameters()) == parameter_count(recipe.model, 4096)
     assert path.read_text(encoding="utf-8").startswith("#"), "opens with what it is for"
     assert "corpora/" in recipe.corpus
+
+
+# Parameters that others report, at GPT-2's vocabulary.
+SIZES = {
+    "gpt2-small": (50257, 124_439_808),
+    "gpt2-medium": (50257, 354_823_168),
+    "gpt2-large": (50257, 774_030_080),
+    "gpt2-xl": (50257, 1_557_611_200),
+    "book-163m": (50257, 163_009_536),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_presets_have_the_size_that_they_are_known_for(name: str) -> None:
+    vocab_size, parameters = SIZES[name]
+    (path,) = (path for path in RECIPES if path.stem == name)
+    assert parameter_count(load_recipe(path).model, vocab_size) == parameters
+
+
+@pytest.mark.parametrize(("name", "millions"), [("small", 125), ("medium", 350), ("large", 760), ("xl", 1300)])
+def test_gpt3s_table(name: str, millions: int) -> None:
+    (path,) = (path for path in RECIPES if path.stem == f"gpt3-{name}")
+    recipe = load_recipe(path)
+    assert parameter_count(recipe.model, 50257) / 1e6 == pytest.approx(millions, rel=0.025)
+    assert isinstance(recipe.model, GPTSection)
+    assert [recipe.model.window_of(layer) for layer in range(4)] == [None, 256, None, 256]
+
+
+def test_a_recipe_says_what_differs_from_its_base(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text('corpus = "c"\n[model]\nn_layer = 3\n[training]\nepochs = 2\n')
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/other.toml").write_text('base = "../base.toml"\n[model]\nn_head = 6\n[training]\nsteps = 5\n')
+    recipe = load_recipe(tmp_path / "sub/other.toml", ["model.norm=rms"])
+    assert isinstance(recipe.model, GPTSection)
+    assert (recipe.model.n_layer, recipe.model.n_head, recipe.model.norm) == (3, 6, "rms")
+    assert (recipe.training.steps, recipe.training.epochs) == (5, None), "the new length takes the old one's place"
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("one.toml", "its own base"),
+        ("gone.toml", "one.toml: base: .*gone.toml: there is no such recipe file"),
+        ("broken.toml", "broken.toml: not valid TOML"),
+        (3, "base: should be the path of a recipe file"),
+    ],
+)
+def test_a_base_that_is_none_is_refused(tmp_path: Path, base: Any, message: str) -> None:
+    (tmp_path / "broken.toml").write_text("= 3")
+    (tmp_path / "one.toml").write_text(f"base = {base!r}")
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(tmp_path / "one.toml")
 
 
 def test_there_are_recipes() -> None:

@@ -349,14 +349,12 @@ class Recipe(Section):
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe file and apply `dotted.path=value` overrides. `RecipeError` lists everything that is wrong."""
+    """Read a recipe file and apply `dotted.path=value` overrides. `RecipeError` lists everything that is wrong.
+
+    A file may begin with `base = "other.toml"` and then need say only what differs.
+    """
     path = Path(path)
-    if not path.is_file():
-        raise RecipeError(f"{path}: there is no such recipe file{_near_files(path)}.")
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not valid TOML: {error}.") from None
+    tables = _read_tables(path, ())
     overrides = list(overrides)
     wrong = [override for override in overrides if not override.partition("=")[1] or override.startswith("=")]
     if wrong:
@@ -365,6 +363,30 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     for override in overrides:
         _set(tables, *parse_override(override))
     return recipe_from(tables, where=f"{path} with {' '.join(overrides)}" if overrides else str(path))
+
+
+def _read_tables(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
+    """The tables of a recipe file, laid over those of the file that it names as its `base` (relative to itself)."""
+    if path.resolve() in readers:
+        raise RecipeError(f"{path}: base: this file is, by way of its own base, its own base.")
+    if not path.is_file():
+        reader = f"{readers[-1]}: base: " if readers else ""
+        raise RecipeError(f"{reader}{path}: there is no such recipe file{_near_files(path)}.")
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not valid TOML: {error}.") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: could not be read: {error.strerror}.") from None
+    base = tables.pop("base", None)
+    if base is None:
+        return tables
+    if not isinstance(base, str):
+        raise RecipeError(f"{path}: base: should be the path of a recipe file, not {base!r}.")
+    merged = _read_tables(path.parent / base, (*readers, path.resolve()))
+    for dotted, value in _flatten(tables).items():
+        _set(merged, dotted, value)
+    return merged
 
 
 def parse_override(text: str) -> tuple[str, Any]:
