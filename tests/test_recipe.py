@@ -94,6 +94,13 @@ OTHER: dict[str, Any] = {
     "evaluation.every": 3,
     "evaluation.max_tokens": 50,
     "evaluation.sample_tokens": 0,
+    "start.weights": "runs/earlier",
+    "start.at": None,  # these need start.weights
+    "start.optimizer": None,
+    "start.schedule": None,
+    "start.data": None,
+    "start.steps_before": None,
+    "start.sequences_before": None,
     "seeds.init": 2,
     "seeds.data": 2,
     "seeds.noise": 2,

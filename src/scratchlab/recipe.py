@@ -281,6 +281,32 @@ class SeedsSection(Section):
     noise: Seed = 1
 
 
+class StartSection(Section):
+    """`[start]`: begin from the weights of another run (trained here or imported) instead of fresh ones."""
+
+    weights: str | None = None
+    """The run's folder. Its model and its tokenizer must be this recipe's."""
+    at: Literal["final", "best"] = "final"
+    """Its last checkpoint, or the snapshot of its best validation loss."""
+    optimizer: Literal["fresh", "kept"] = "fresh"
+    """Whether the optimizer still knows the gradients of that run."""
+    schedule: Literal["restarted", "extended"] = "restarted"
+    """Whether the learning rate begins anew, or this run's steps are counted on from that run's."""
+    data: Literal["restarted", "continued"] = "restarted"
+    """Whether the first tokens are those of a run of its own, or those that come after that run's last."""
+    steps_before: Annotated[int, Field(ge=0)] = 0
+    sequences_before: Annotated[int, Field(ge=0)] = 0
+    """How many steps and sequences that run (and those it came from) had; settled when the run is made."""
+
+    @model_validator(mode="after")
+    def makes_sense(self) -> Self:
+        if self.weights is None and self.model_dump(exclude_defaults=True):
+            raise ValueError("says how to begin from the weights of a run, and names none: set start.weights")
+        if self.optimizer == "kept" and self.at == "best":
+            raise ValueError("optimizer = 'kept' needs at = 'final': a snapshot holds weights alone")
+        return self
+
+
 class ExecutionSection(Section):
     """`[execution]`: on what and how. Each `auto` is settled once, when the run is made, and written down."""
 
@@ -299,6 +325,10 @@ class Settled:
     """What is no longer open in a resolved recipe."""
 
     steps: int
+    steps_before: int
+    """Steps of earlier runs that the schedule is counted on from."""
+    sequences_before: int
+    """Sequences of earlier runs that the data go on from."""
     precision: Precision
     device: str
     compile: bool
@@ -316,6 +346,7 @@ class Recipe(Section):
     training: TrainingSection
     evaluation: EvaluationSection = EvaluationSection()
     seeds: SeedsSection = SeedsSection()
+    start: StartSection = StartSection()
     execution: ExecutionSection = ExecutionSection()
 
     def replaced(self, changes: Mapping[str, Any]) -> "Recipe":
@@ -336,6 +367,8 @@ class Recipe(Section):
         assert execution.threads != "auto"
         return Settled(
             steps=training.steps,
+            steps_before=self.start.steps_before if self.start.schedule == "extended" else 0,
+            sequences_before=self.start.sequences_before if self.start.data == "continued" else 0,
             precision=training.precision,
             device=execution.device,
             compile=execution.compile,
@@ -411,11 +444,16 @@ def recipe_from(tables: Mapping[str, Any], where: str) -> Recipe:
         raise RecipeError("\n  ".join([heading, *problems])) from None
 
 
-def fingerprint(recipe: Recipe, corpus_sha256: str, evaluation_sha256: str | None = None) -> str:
+def fingerprint(
+    recipe: Recipe,
+    corpus_sha256: str,
+    evaluation_sha256: str | None = None,
+    weights_sha256: str | None = None,
+) -> str:
     """SHA-256 over what matters to the result of a resolved recipe: two runs that share it are the same run.
 
     Left out are the fields at their defaults (so that a new switch moves no old fingerprint), cadences, and paths,
-    for which the hashes of the corpora stand in.
+    for which the hashes of the corpora and of the starting weights stand in.
     """
     fields = recipe.model_dump(exclude_defaults=True)
     for section, name in CADENCES:
@@ -426,6 +464,8 @@ def fingerprint(recipe: Recipe, corpus_sha256: str, evaluation_sha256: str | Non
     fields["corpus"] = corpus_sha256
     if recipe.evaluation.corpus is not None:
         fields["evaluation"]["corpus"] = evaluation_sha256
+    if recipe.start.weights is not None:
+        fields["start"]["weights"] = weights_sha256
     fields = {key: value for key, value in fields.items() if value != {}}
     return sha256_of_json({"numerics_version": NUMERICS_VERSION, "recipe": fields})
 

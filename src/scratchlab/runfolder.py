@@ -51,9 +51,19 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: str | Path, recipe: Recipe, resolved: Recipe, manifest: Record, tokenizer: str
+        cls,
+        path: str | Path,
+        recipe: Recipe,
+        resolved: Recipe,
+        manifest: Record,
+        tokenizer: str,
+        begin: tuple[WriteTensors, Mapping[str, Any]] | None = None,
     ) -> "RunFolder":
-        """Make a new run folder in one piece. `RunError` if something is there already."""
+        """Make a new run folder in one piece. `RunError` if something is there already.
+
+        `begin` is the state before the first step (tensors, and what else a checkpoint holds), where the run does not
+        begin from fresh weights.
+        """
         folder = cls(Path(path))
         if folder.path.exists():
             hint = f" To go on with it: scratchlab train --resume {path}." if folder.exists() else ""
@@ -63,6 +73,8 @@ class RunFolder:
             write_atomically(partial / "resolved.json", pretty_json(resolved.model_dump()))
             write_atomically(partial / "manifest.json", pretty_json({"format_version": FORMAT_VERSION, **manifest}))
             write_atomically(partial / "tokenizer.json", tokenizer)
+            if begin is not None:
+                cls(partial).save_checkpoint(0, *begin)
         return folder
 
     @classmethod

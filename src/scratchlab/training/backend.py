@@ -18,7 +18,10 @@ class Backend(Protocol):
         ...
 
     def step(self, state: Any, batch: Batch, step: int) -> tuple[Any, Mapping[str, Any]]:
-        """One update. The metrics (`loss`, `gradient_norm`, `skipped`) may still be under way on the device."""
+        """The update at place `step` of the schedule.
+
+        The metrics (`loss`, `gradient_norm`, `skipped`) may still be under way on the device.
+        """
         ...
 
     def scorer(self, state: Any) -> Scorer:

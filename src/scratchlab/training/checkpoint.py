@@ -53,6 +53,8 @@ def restore_checkpoint(folder: RunFolder, backend: Backend, say: Callable[[str],
     for problem in problems:
         say(f"Warning: {problem}")
     if found is None:
+        if folder.resolved().start.weights is not None:
+            raise RunError(f"{folder.path} began from other weights, and no checkpoint is whole: make the run anew.")
         if problems:
             say("No checkpoint is whole, so the run begins again at step 0; its numbers will be the same.")
         return backend.init(), 0

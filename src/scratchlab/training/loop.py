@@ -60,9 +60,9 @@ def train_steps(run: Run, stop: StopRequest) -> None:
             evaluate(run, step)
         if last:
             break
-        batch = run.windows.batch(step * training.global_batch_size, training.global_batch_size, run.recipe.seeds.data)
-        run.state, metrics = run.backend.step(run.state, batch, step)
-        run.journal.add(step, learning_rate(training, step, run.steps), metrics)
+        batch = run.batch(step)
+        run.state, metrics = run.backend.step(run.state, batch, run.place(step))
+        run.journal.add(step, learning_rate(training, run.place(step), run.place(run.steps)), metrics)
         if run.journal.due:
             write_metrics(run, keep_newest=True)
 

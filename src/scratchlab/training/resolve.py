@@ -9,12 +9,15 @@ from scratchlab.corpus.windows import Windows
 from scratchlab.errors import DeviceError, RecipeError
 from scratchlab.model.count import activation_bytes_per_sequence, parameter_count
 from scratchlab.recipe import Recipe, RNNSection
+from scratchlab.training.source import Source
 
 
-def resolve(recipe: Recipe, vocab_size: int, windows: Windows, say: Callable[[str], None]) -> Recipe:
+def resolve(
+    recipe: Recipe, vocab_size: int, windows: Windows, source: Source | None, say: Callable[[str], None]
+) -> Recipe:
     """The recipe with nothing left open: device, precision, threads, micro-batch, compile, and the length in steps.
 
-    `say` is told what a person would not expect.
+    `source` is what the run begins from, if not from fresh weights; `say` is told what a person would not expect.
     """
     execution, training = recipe.execution, recipe.training
     device = hardware.choose_device(execution.device)
@@ -27,6 +30,8 @@ def resolve(recipe: Recipe, vocab_size: int, windows: Windows, say: Callable[[st
         "execution.micro_batch_size": _micro_batch_size(recipe, device),
         "execution.compile": _compile(recipe, device, say),
     }
+    if source is not None:
+        settled |= {"start.steps_before": source.steps, "start.sequences_before": source.sequences}
     if training.schedule == "epochs" and training.epoch_steps is None:
         settled["training.epoch_steps"] = max(1, len(windows) // training.global_batch_size)
     return recipe.replaced(settled)

@@ -10,17 +10,18 @@ from typing import Any
 
 from scratchlab import hardware
 from scratchlab.corpus.store import Corpus, open_corpus
-from scratchlab.corpus.windows import Windows
+from scratchlab.corpus.windows import Batch, Windows
 from scratchlab.errors import CorpusError, RecipeError, RunError
 from scratchlab.files import nearest_existing
 from scratchlab.model.count import parameter_count, training_flops_per_token
 from scratchlab.recipe import GPTSection, Recipe, fingerprint
 from scratchlab.runfolder import RunFolder
 from scratchlab.training.backend import Backend
-from scratchlab.training.checkpoint import check_disk, restore_checkpoint
+from scratchlab.training.checkpoint import check_disk, restore_checkpoint, write_tensors
 from scratchlab.training.journal import Journal
 from scratchlab.training.progress import Reporter
 from scratchlab.training.resolve import resolve
+from scratchlab.training.source import find_source, starting_extras, starting_tensors
 from scratchlab.training.step import TorchBackend
 from scratchlab.training.summary import validation_records
 
@@ -49,6 +50,15 @@ class Run:
     def steps(self) -> int:
         return self.recipe.settled.steps
 
+    def place(self, step: int) -> int:
+        """Where a step stands in the schedule, which may go on from that of an earlier run."""
+        return self.recipe.settled.steps_before + step
+
+    def batch(self, step: int) -> Batch:
+        """What is read at a step."""
+        size, seed = self.recipe.training.global_batch_size, self.recipe.seeds.data
+        return self.windows.batch(self.recipe.settled.sequences_before + step * size, size, seed)
+
 
 def create_run(recipe: Recipe, out: str | Path, say: Callable[[str], None] = lambda text: None) -> RunFolder:
     """Settle what is open in `recipe` and make its run folder; nothing is trained yet."""
@@ -60,10 +70,12 @@ def create_run(recipe: Recipe, out: str | Path, say: Callable[[str], None] = lam
             "to mask. Build the corpus with a bpe tokenizer from more than one document, or leave the field out."
         )
     windows = training_windows(recipe, corpus)
-    resolved = resolve(recipe, corpus.vocab_size, windows, say)
+    source = find_source(recipe, corpus)
+    resolved = resolve(recipe, corpus.vocab_size, windows, source, say)
     free = shutil.disk_usage(nearest_existing(Path(out))).free
     manifest = {
-        "fingerprint": fingerprint(resolved, corpus.sha256, yardstick.sha256),
+        "fingerprint": fingerprint(resolved, corpus.sha256, yardstick.sha256, source and source.sha256),
+        "lineage": source.lineage if source else [],
         "seeds": resolved.seeds.model_dump(),
         "corpus": {"path": str(corpus.path.absolute()), "sha256": corpus.sha256},
         "evaluation_corpus": {"path": str(yardstick.path.absolute()), "sha256": yardstick.sha256},
@@ -75,14 +87,22 @@ def create_run(recipe: Recipe, out: str | Path, say: Callable[[str], None] = lam
         "environment": hardware.environment(resolved.execution.device),
         "command": sys.argv,
     }
-    return RunFolder.create(out, recipe, resolved, manifest, corpus.tokenizer.to_json())
+    begin = None
+    if source is not None:
+        backend = TorchBackend(resolved, corpus.vocab_size, corpus.tokenizer.end_of_text)
+        extras = starting_extras(resolved, source, backend.extras(backend.init()))
+        tensors = starting_tensors(resolved, source)
+        begin = (lambda path: write_tensors(tensors, path)), extras
+    return RunFolder.create(out, recipe, resolved, manifest, corpus.tokenizer.to_json(), begin)
 
 
 def pick_up(folder: RunFolder, report: Reporter) -> Run:
     """The run at its last good checkpoint (at step 0 if it has none), with later records dropped."""
     recipe = folder.resolved()
     corpus, yardstick = open_corpora(recipe, folder)
-    if fingerprint(recipe, corpus.sha256, yardstick.sha256) != folder.manifest()["fingerprint"]:
+    lineage = folder.manifest().get("lineage")
+    weights = lineage[-1]["weights_sha256"] if lineage else None
+    if fingerprint(recipe, corpus.sha256, yardstick.sha256, weights) != folder.manifest()["fingerprint"]:
         raise RunError(
             f"{folder.path}: resolved.json is not what the run was started with (its fingerprint is another). Put the "
             "old file back, or start a new run."

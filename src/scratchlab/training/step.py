@@ -100,7 +100,7 @@ class TorchBackend:
         """One step of the optimizer, with clipping and loss scale folded into one division."""
         training = self.recipe.training
         clip = (training.clip_norm / (norm + 1e-6)).clamp(max=1.0) if training.clip_norm else torch.ones_like(norm)
-        rate = learning_rate(training, step, self.settled.steps)
+        rate = learning_rate(training, step, self.settled.steps_before + self.settled.steps)
         update(state.optimizer, rate, state.loss_scale / clip, skipped)
         if self.settled.precision == "fp16":
             self._adapt_loss_scale(state, skipped)

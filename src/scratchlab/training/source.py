@@ -1,0 +1,119 @@
+"""Beginning from the weights of another run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from scratchlab.corpus.store import Corpus
+from scratchlab.errors import RecipeError, RunError
+from scratchlab.model.build import empty_model
+from scratchlab.recipe import ModelSection, Recipe
+from scratchlab.runfolder import Record, RunFolder
+from scratchlab.training.optimizers import MOMENTS
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The run that another begins from, as it was when that one was made."""
+
+    path: Path
+    """The file with its tensors."""
+    sha256: str
+    steps: int
+    sequences: int
+    """Both with those of the runs that it came from itself."""
+    state: Record
+    lineage: list[Record]
+    """Where the weights come from, the oldest first: run, fingerprint, step, tokens and the hash of the weights."""
+
+
+def find_source(recipe: Recipe, corpus: Corpus) -> Source | None:
+    """The run that `recipe` names in `[start]`; `RecipeError` if this recipe cannot begin from it."""
+    start = recipe.start
+    if start.weights is None:
+        return None
+    folder = RunFolder.open(start.weights)
+    path, state = folder.snapshot("best") if start.at == "best" else _last_checkpoint(folder)
+    earlier, manifest = folder.resolved(), folder.manifest()
+    _check(recipe, corpus, earlier, manifest, start.weights)
+    steps = state["step"]
+    sequences = steps * earlier.training.global_batch_size
+    record = {
+        "run": str(folder.path.absolute()),
+        "fingerprint": manifest["fingerprint"],
+        "at": start.at,
+        "step": steps,
+        "tokens": sequences * earlier.model.context_length,
+        "weights_sha256": state["sha256"],
+    }
+    before = earlier.start
+    return Source(
+        path=path,
+        sha256=state["sha256"],
+        steps=before.steps_before + steps,
+        sequences=before.sequences_before + sequences,
+        state=state,
+        lineage=[*manifest.get("lineage", []), record],
+    )
+
+
+def _last_checkpoint(folder: RunFolder) -> tuple[Path, Record]:
+    found, problems = folder.last_good_checkpoint()
+    if problems:
+        raise RunError("\n".join([*problems, f"To train those steps again: scratchlab train --resume {folder.path}"]))
+    if found is None:
+        raise RunError(f"{folder.path} has no checkpoint to begin from.")
+    return found
+
+
+def _check(recipe: Recipe, corpus: Corpus, earlier: Recipe, manifest: Record, name: str) -> None:
+    if manifest["tokenizer_sha256"] != corpus.tokenizer.sha256:
+        raise RecipeError(f"start.weights: {name} has another tokenizer than {corpus.path}: its tokens mean others.")
+    ours, theirs = (_shapes(config) for config in (recipe.model, earlier.model))
+    different = sorted(tensor for tensor in ours | theirs if ours.get(tensor) != theirs.get(tensor))
+    if different:
+        first = different[0]
+        raise RecipeError(
+            f"start.weights: the model of {name} is not this recipe's: {first} is {theirs.get(first)} there and "
+            f"{ours.get(first)} here ({len(different)} differ). [model] must say what that run's recipe says."
+        )
+    if recipe.start.data == "continued":
+        same = [
+            manifest["corpus"]["sha256"] == corpus.sha256,
+            earlier.model.context_length == recipe.model.context_length,
+            earlier.training.order == recipe.training.order,
+            earlier.seeds.data == recipe.seeds.data,
+        ]
+        if not all(same):
+            raise RecipeError(
+                f"start.data = 'continued' needs the corpus, context_length, order and data seed of {name}: only then "
+                "is there a place to go on from."
+            )
+
+
+def _shapes(model: ModelSection) -> dict[str, tuple[int, ...]]:
+    """Of every parameter, with the vocabulary left open: equal tokenizers have equal ones."""
+    return {name: tuple(p.shape) for name, p in empty_model(model, 1024, end_of_text=0).named_parameters()}
+
+
+def starting_tensors(recipe: Recipe, source: Source) -> dict[str, Tensor]:
+    """What the first checkpoint of the new run holds: weights, moments if they are kept, and what was remembered."""
+    tensors = load_file(source.path)
+    kept = recipe.start.optimizer == "kept"
+    remembered = recipe.start.data == "continued"
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if (kept or not name.endswith(tuple(f".{part}" for part in MOMENTS)))
+        and (remembered or not name.startswith("carried."))
+    }
+
+
+def starting_extras(recipe: Recipe, source: Source, fresh: dict[str, Any]) -> dict[str, Any]:
+    """The same for what else a checkpoint holds."""
+    if recipe.start.optimizer == "fresh":
+        return fresh
+    return {name: source.state.get(name, value) for name, value in fresh.items()}
