@@ -199,6 +199,12 @@ def test_a_base_that_is_none_is_refused(tmp_path: Path, base: Any, message: str)
         load_recipe(tmp_path / "one.toml")
 
 
+def test_two_lengths_are_named_beside_what_else_is_wrong() -> None:
+    message = complaint(minimal(training={"steps": 1, "epochs": 2.0, "learning_rate": "x"}))
+    assert "training.learning_rate: should be a valid number" in message
+    assert "give exactly one of steps, tokens, tokens_per_parameter, epochs (given: steps, epochs)" in message
+
+
 def test_there_are_recipes() -> None:
     assert {"quickstart", "gpt2-small"} <= {path.stem for path in RECIPES}
 
@@ -274,6 +280,8 @@ def test_differences_are_the_fields_that_differ() -> None:
         (minimal(model={"tie_weights": 1}), "model.tie_weights: should be a valid boolean, not 1."),
         (minimal(model={"dropout": 1.0}), "model.dropout: should be less than 1, not 1.0."),
         (minimal(model={"dropout": float("nan")}), "model.dropout: should be a finite number, not nan."),
+        (minimal(model=3), "model: should be a section of fields, not 3."),
+        (minimal(evaluation="x"), "evaluation: should be a section of fields, not 'x'."),
         (minimal(model={"architecture": "cnn"}), "model.architecture: should be 'gpt' or 'rnn'."),
         (minimal(model={"architecture": "rnn", "n_head": 2}), "model.n_head: there is no such field"),
         (minimal(model={"architecture": "rnn", "cell": "lstn"}), "model.cell: should be 'elman', 'gru' or 'lstm'"),

@@ -201,9 +201,11 @@ class RNNSection(Section):
 ModelSection = GPTSection | RNNSection
 
 
-def _architecture(section: Any) -> str:
+def _architecture(section: Any) -> Any:
     """Which kind of `[model]` is meant; a GPT where nothing is said."""
-    return section.get("architecture", "gpt") if isinstance(section, Mapping) else section.architecture
+    return (
+        section.get("architecture", "gpt") if isinstance(section, Mapping) else getattr(section, "architecture", None)
+    )
 
 
 class TrainingSection(Section):
@@ -248,7 +250,7 @@ class TrainingSection(Section):
     def one_length(self) -> Self:
         given = [name for name in LENGTHS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(LENGTHS)} (given: {', '.join(given) or 'none'})")
+            raise ValueError(f"{ONE_LENGTH} (given: {', '.join(given) or 'none'})")
         if self.steps is not None and self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) is more than steps ({self.steps})")
         if self.optimizer == "rmsprop" and (
@@ -259,6 +261,7 @@ class TrainingSection(Section):
 
 
 LENGTHS = ("steps", "tokens", "tokens_per_parameter", "epochs")
+ONE_LENGTH = f"give exactly one of {', '.join(LENGTHS)}"
 
 
 class EvaluationSection(Section):
@@ -439,7 +442,7 @@ def recipe_from(tables: Mapping[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(tables)
     except ValidationError as error:
-        problems = _describe_all([dict(problem) for problem in error.errors()])
+        problems = sorted({*_describe_all([dict(problem) for problem in error.errors()]), *_lengths_complaint(tables)})
         heading = f"{where}: {len(problems)} problem{'s' * (len(problems) > 1)}"
         raise RecipeError("\n  ".join([heading, *problems])) from None
 
@@ -507,6 +510,13 @@ def _without_nothing(tables: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _lengths_complaint(tables: Mapping[str, Any]) -> list[str]:
+    """What pydantic does not look at while a field of the section is wrong: that a run has one length."""
+    training = tables.get("training")
+    given = [name for name in LENGTHS if name in training] if isinstance(training, Mapping) else []
+    return [f"training: {ONE_LENGTH} (given: {', '.join(given)})."] if len(given) > 1 else []
+
+
 def _describe_all(problems: list[dict[str, Any]]) -> list[str]:
     """One line a field. A field that may be of two types fails once for each: what each expects is joined by "or"."""
     expected: dict[str, list[str]] = {}
@@ -525,6 +535,8 @@ def _describe_all(problems: list[dict[str, Any]]) -> list[str]:
                 lines.append(f"{place or 'recipe'}: {problem['ctx']['error']}.")
             case "union_tag_invalid":
                 lines.append(f"model.architecture: should be {problem['ctx']['expected_tags'].replace(',', ' or')}.")
+            case "union_tag_not_found" | "model_type":
+                lines.append(f"{place or 'recipe'}: should be a section of fields, not {problem['input']!r}.")
             case "string_pattern_mismatch":
                 expected.setdefault(place, []).append(f"of the form {problem['ctx']['pattern'].strip('^$')}")
             case _:

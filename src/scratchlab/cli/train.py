@@ -20,7 +20,7 @@ def train(recipe: str | None, overrides: tuple[str, ...], out: str | None, resum
     Stopped by Ctrl-C or SIGTERM, it saves a checkpoint and exits with 143; --resume goes on from there.
     """
     folder = out if recipe else resume
-    if folder is None or (out and resume) or (recipe and resume):
+    if not folder or (out and resume) or (recipe and resume):
         note = " A run that is resumed keeps its recipe: it takes no RECIPE and no FIELD=VALUE." if resume else ""
         raise UsageError(f"Give a recipe and --out DIR to start a run, or --resume DIR to go on with one.{note}")
 
