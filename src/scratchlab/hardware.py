@@ -47,13 +47,12 @@ def choose_device(name: str) -> str:
     has_mps = torch.backends.mps.is_available()
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
-    kind, _, index = name.partition(":")
-    if re.fullmatch(DEVICES, name) and kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+    if not re.fullmatch(DEVICES, name):
+        raise DeviceError(f"device {name!r}: there is no such device; it is one of auto, cpu, mps, cuda, cuda:N.")
+    if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
         raise DeviceError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices.")
     if name == "mps" and not has_mps:
         raise DeviceError("device 'mps': this machine has no Apple GPU that PyTorch can use.")
-    if not re.fullmatch(DEVICES, name):
-        raise DeviceError(f"device {name!r}: there is no such device; it is one of auto, cpu, mps, cuda, cuda:N.")
     return name
 
 
