@@ -318,7 +318,7 @@ def test_precision_names_every_choice_in_one_sentence() -> None:
 
 
 def test_all_problems_of_a_file_at_once() -> None:
-    text = complaint({"training": {"steps": 0, "precison": "bf16"}, "model": {"dropout": -1.0}, "execution": {"x": 1}})
+    text = complaint({"training": {"steps": -1, "precison": "bf16"}, "model": {"dropout": -1.0}, "execution": {"x": 1}})
     lines = text.splitlines()
     assert lines[0] == "r.toml: 5 problems"
     assert [line.split(":")[0].strip() for line in lines[1:]] == [

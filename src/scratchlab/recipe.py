@@ -62,8 +62,9 @@ class GPTSection(Section):
     """Which layers have the window: all, or every second one, beginning with a dense one (Brown et al. 2020)."""
     document_mask: bool = False
     """Whether attention stops at `<|endoftext|>`."""
-    mlp: Literal["gelu_tanh", "gelu", "relu2", "swiglu"] = "gelu_tanh"
-    """GELU by GPT-2's tanh approximation, exact GELU (nanoGPT's; a good deal faster on a CPU), squared ReLU, SwiGLU."""
+    mlp: Literal["gelu_tanh", "gelu", "relu", "relu2", "swiglu"] = "gelu_tanh"
+    """GELU by GPT-2's tanh approximation, exact GELU (nanoGPT's; a good deal faster on a CPU), ReLU (the lecture's),
+    squared ReLU, SwiGLU."""
     mlp_ratio: Positive = 4.0
     """Width of the MLP's inside over d_model. SwiGLU has three matrices where the others have two."""
     residual: bool = True
@@ -211,7 +212,8 @@ def _architecture(section: Any) -> Any:
 class TrainingSection(Section):
     """`[training]`: how long, how much at once, and by which rule the weights move."""
 
-    steps: Count | None = None
+    steps: Annotated[int, Field(ge=0)] | None = None
+    """0 scores the weights as they are."""
     tokens: Count | None = None
     tokens_per_parameter: Positive | None = None
     epochs: Positive | None = None
@@ -251,7 +253,7 @@ class TrainingSection(Section):
         given = [name for name in LENGTHS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"{ONE_LENGTH} (given: {', '.join(given) or 'none'})")
-        if self.steps is not None and self.warmup_steps > self.steps:
+        if self.steps and self.warmup_steps > self.steps:  # no steps, no warm-up
             raise ValueError(f"warmup_steps ({self.warmup_steps}) is more than steps ({self.steps})")
         if self.optimizer == "rmsprop" and (
             self.weight_decay or self.beta1 != type(self).model_fields["beta1"].default

@@ -37,7 +37,7 @@ SWITCHES: dict[str, list[Any]] = {
     "window": [None, 3],
     "window_layers": ["all", "alternate"],
     "document_mask": [False, True],
-    "mlp": ["gelu_tanh", "gelu", "relu2", "swiglu"],
+    "mlp": ["gelu_tanh", "gelu", "relu", "relu2", "swiglu"],
     "mlp_ratio": [4.0, 2.5],
     "residual": [True, False],
     "bias": [True, False],

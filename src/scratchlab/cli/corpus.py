@@ -29,8 +29,9 @@ def corpus() -> None:
     "--tokenizer",
     default="auto",
     show_default=True,
-    metavar="char|byte|bpe:N",
-    help="What a token is. auto: characters for a short text, subwords (bpe) from 200,000 characters on.",
+    metavar="char|byte|bpe:N|PATH",
+    help="What a token is. auto: characters for a short text, subwords (bpe) from 200,000 characters on. PATH: a "
+    "tokenizer that is there already, a tokenizer.json or a folder with one (a run, a corpus).",
 )
 @click.option(
     "--split",

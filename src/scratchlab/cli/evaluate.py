@@ -22,7 +22,7 @@ def evaluate(
     The error is the standard error over documents, or over stretches of text where there are fewer than 8 documents.
     """
     from scratchlab.corpus.store import open_corpus
-    from scratchlab.errors import CorpusError
+    from scratchlab.errors import CorpusError, UsageError
     from scratchlab.evaluation.loss import evaluate_loss
     from scratchlab.evaluation.scorer import model_scorer
     from scratchlab.model.load import load_model
@@ -30,6 +30,11 @@ def evaluate(
 
     folder = RunFolder.open(run)
     recorded = folder.manifest()["evaluation_corpus"]
+    if corpus is None and recorded["path"] is None:
+        raise UsageError(
+            f"{run} was imported and has no corpus of its own: name one with --corpus, built with its tokenizer "
+            f"(scratchlab corpus build TEXT... --tokenizer {run} --out DIR)."
+        )
     text = open_corpus(corpus or recorded["path"])
     if corpus is None and text.sha256 != recorded["sha256"]:
         raise CorpusError(

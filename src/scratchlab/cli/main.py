@@ -17,6 +17,8 @@ COMMANDS = {
     "sample": ("scratchlab.cli.sample:sample", "Let a trained model write."),
     "show": ("scratchlab.cli.runs:show", "What a run is, how it went, where things lie."),
     "runs": ("scratchlab.cli.runs:runs", "List runs, compare two, delete one."),
+    "import": ("scratchlab.cli.interop:import_model", "Make a run of a model that another program trained."),
+    "export": ("scratchlab.cli.interop:export_model", "Write a run as a model that other programs load."),
     "recipe": ("scratchlab.cli.recipe:recipe", "Check a recipe, or print the JSON Schema of all recipes."),
 }
 

@@ -77,6 +77,7 @@ def delete(run: str, yes: bool) -> None:
 
 def describe(folder: Any) -> dict[str, Any]:
     """Everything worth knowing about a run, from its folder alone."""
+    from scratchlab.model.count import parameter_count
     from scratchlab.training.summary import step_records
 
     recipe, manifest = folder.resolved(), folder.manifest()
@@ -85,11 +86,14 @@ def describe(folder: Any) -> dict[str, Any]:
     samples = folder.samples()
     return {
         "run": str(folder.path),
-        "state": "finished" if folder.result() else "unfinished",
+        "state": "imported" if "imported" in manifest else "finished" if folder.result() else "unfinished",
+        "imported": manifest.get("imported"),
+        "lineage": manifest.get("lineage", []),
         "step": done[-1]["step"] + 1 if done else 0,
         "steps": recipe.training.steps,
         "last_checkpoint": checkpoints[-1] if checkpoints else None,
         "fingerprint": manifest["fingerprint"],
+        "parameters": parameter_count(recipe.model, manifest["vocab_size"]),
         "corpus": manifest["corpus"]["path"],
         "recipe": recipe.model_dump(),
         "environment": manifest["environment"],
@@ -112,23 +116,44 @@ def _describe_or_say(folder: Any) -> dict[str, Any]:
 def run_text(run: dict[str, Any]) -> str:
     """A run for people."""
     model, training, execution = (run["recipe"][part] for part in ("model", "training", "execution"))
-    lines = [
-        f"{run['run']}: {run['state']}, step {run['step']} of {run['steps']}",
+    shape = (
         f"  model      {model.get('cell', 'gpt')}, {count(model['n_layer'], 'layer')}, "
         + (f"{count(model['n_head'], 'head')}, " if "n_head" in model else "")
-        + f"{model['d_model']} wide, context {model['context_length']}",
+        + f"{model['d_model']} wide, context {model['context_length']}"
+    )
+    if run["imported"]:
+        return "\n".join([f"{run['run']}: imported", shape, *_import_lines(run)])
+    lines = [
+        f"{run['run']}: {run['state']}, step {run['step']} of {run['steps']}",
+        shape,
         f"  training   {training['global_batch_size']} sequences a step, learning rate {training['learning_rate']:g}, "
         f"{training['schedule']}, {training['precision']}, on {run['environment']['device']}",
         f"  execution  {count(execution['threads'], 'thread')}, micro-batch {execution['micro_batch_size']}, "
         f"compile {'on' if execution['compile'] else 'off'}",
         f"  corpus     {run['corpus']}",
     ]
+    lines += [f"  began from {earlier['run']} at step {earlier['step']}" for earlier in run["lineage"][-1:]]
     lines += _result_lines(run["result"]) if run["result"] else [f"  resume     scratchlab train --resume {run['run']}"]
     lines += [f"  charts     {Path(run['charts'][0]).parent}"] if run["charts"] else []
     lines += [f"  on disk    {run['bytes_on_disk'] / 1e6:.1f} MB"]
     if run["sample"]:
         lines += ["  it writes", *("    " + line for line in run["sample"].strip().splitlines()[:8])]
     return "\n".join(lines)
+
+
+def _import_lines(run: dict[str, Any]) -> list[str]:
+    origin, name = run["imported"], run["run"]
+    revision = f", revision {origin['revision'][:12]}" if "revision" in origin else ""
+    return [
+        f"  parameters {run['parameters']:,}",
+        f"  from       {origin['source']} ({origin['format']}{revision})",
+        f"  on disk    {run['bytes_on_disk'] / 1e6:.1f} MB",
+        f"  let it write:    scratchlab sample {name} --prompt 'The '",
+        f"  give it text:    scratchlab corpus build TEXT... --tokenizer {name} --out corpora/mine",
+        f"  measure it:      scratchlab evaluate {name} --corpus corpora/mine",
+        f"  train it on:     scratchlab train {name}/recipe.toml --out DIR corpus=corpora/mine start.weights={name} "
+        "training.steps=500 training.learning_rate=1e-4",
+    ]
 
 
 def _result_lines(result: dict[str, Any]) -> list[str]:
@@ -143,7 +168,7 @@ def _result_lines(result: dict[str, Any]) -> list[str]:
     parts = ", ".join(f"{part} {duration(seconds)}" for part, seconds in cost["seconds"].items())
     nominal = cost["mfu_of_nominal_peak"]
     lines += [
-        f"  parameters {result['parameters']:,}",
+        f"  parameters {result['parameters']:,}, trained on {_tokens(result)} tokens",
         f"  cost       {duration(cost['total_seconds'])} ({parts}), peak memory "
         f"{result['peak_memory_bytes'] / 1e9:.2f} GB",
         f"  speed      {cost['training_tokens_per_second']:,.0f} tokens/s, {cost['mfu_of_measured_matmul']:.0%} of the "
@@ -153,6 +178,11 @@ def _result_lines(result: dict[str, Any]) -> list[str]:
         f"{len(health['spikes'])} loss spikes",
     ]
     return lines
+
+
+def _tokens(result: dict[str, Any]) -> str:
+    own, all_of_them = result["cost"]["tokens"], result.get("tokens_with_lineage")
+    return f"{own:,}" if all_of_them in (None, own) else f"{own:,} (with those of the runs before it, {all_of_them:,})"
 
 
 def _list_text(report: dict[str, Any]) -> str:

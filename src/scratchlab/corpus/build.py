@@ -25,7 +25,7 @@ from scratchlab.corpus.shards import SplitWriter
 from scratchlab.corpus.splits import ENOUGH_FOR_HASH, SPLITS, Plan, SplitRule, parse_split, plan_splits
 from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.corpus.survey import Progress, Survey
-from scratchlab.corpus.tokenizer import Tokenizer, parse_tokenizer, train_tokenizer
+from scratchlab.corpus.tokenizer import END_OF_TEXT, Tokenizer, parse_tokenizer, train_tokenizer
 from scratchlab.errors import CorpusError, UsageError
 from scratchlab.files import folder_in_one_piece
 
@@ -48,17 +48,19 @@ def build_corpus(
 ) -> Corpus:
     """Build a corpus from `sources` (see `read_documents`) in the new folder `out`, and open it.
 
-    `tokenizer` is char, byte or bpe:N, or auto: by the length of the text. `split` is hash or contiguous, with shares
-    if wanted, or auto: by hash from 8 documents on. Blank documents and exact copies are left out and counted. The
-    same sources and arguments give the same bytes. Raises UsageError for a mistaken argument, CorpusError for text
-    that cannot become a corpus.
+    `tokenizer` is char, byte or bpe:N, auto (by the length of the text), or the path of a tokenizer that is there
+    already: a tokenizer.json or a folder with one, such as a run or another corpus. `split` is hash or contiguous,
+    with shares if wanted, or auto: by hash from 8 documents on. Blank documents and exact copies are left out and
+    counted. The same sources and arguments give the same bytes. Raises UsageError for a mistaken argument, CorpusError
+    for text that cannot become a corpus.
     """
     if isinstance(sources, str) or not sources:
         raise UsageError(
             f"sources {sources!r}: expected a list of files, folders or python-docs, as in ['my-writing/']."
         )
     out = Path(out)
-    if tokenizer != "auto":
+    given = _given_tokenizer(tokenizer)
+    if tokenizer != "auto" and given is None:
         parse_tokenizer(tokenizer)  # a mistaken argument is better heard of before gigabytes are read
     rule = parse_split(split)
     if os.path.lexists(out):
@@ -69,7 +71,12 @@ def build_corpus(
     rule = rule or SplitRule("hash" if len(survey.kept) >= ENOUGH_FOR_HASH else "contiguous")
     plan = plan_splits(rule, [entry.digest for entry in survey.kept], [entry.characters for entry in survey.kept])
     with folder_in_one_piece(out, "the corpus") as folder:
-        trained = _train(tokenizer, survey, plan)
+        trained = given or _train(tokenizer, survey, plan)
+        if trained.end_of_text is None and len(survey.kept) > 1:
+            raise CorpusError(
+                f"{tokenizer} has no {END_OF_TEXT} to put between {len(survey.kept)} documents. Join them into one "
+                "file, or use another tokenizer."
+            )
         records = _write_splits(folder, survey, plan, trained)
         _check_sizes(rule, records, survey.name)
         moved = tuple(
@@ -79,6 +86,14 @@ def build_corpus(
         split_record = SplitRuleRecord(rule=str(rule), moved=moved)
         write_manifest(folder, survey.sources, split_record, _write_tokenizer(folder, tokenizer, trained), records)
     return open_corpus(out)
+
+
+def _given_tokenizer(spec: str) -> Tokenizer | None:
+    """The tokenizer at a path; None if `spec` says how to train one."""
+    path = Path(spec)
+    if spec in ("auto", "char", "byte") or not path.exists():
+        return None
+    return Tokenizer.load(path / TOKENIZER if path.is_dir() else path)
 
 
 def _pieces(survey: Survey, plan: Plan, stage: str) -> Iterator[tuple[str, str]]:

@@ -203,7 +203,7 @@ def parse_tokenizer(spec: str) -> tuple[Kind, int]:
         return "bpe", int(size)
     raise UsageError(
         f"tokenizer {spec!r}: expected char, byte, or bpe:N with N from {SMALLEST_BPE} (256 bytes and {END_OF_TEXT}), "
-        "as in bpe:4096."
+        "as in bpe:4096, or the path of a tokenizer.json or of a folder with one."
     )
 
 

@@ -49,6 +49,7 @@ def relu2(x: Tensor) -> Tensor:
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": tanh_gelu,
     "gelu": F.gelu,
+    "relu": F.relu,
     "relu2": relu2,
     "swiglu": F.silu,
 }

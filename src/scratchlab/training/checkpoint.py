@@ -35,10 +35,10 @@ def save_best(folder: RunFolder, backend: Backend, state: Any, step: int) -> Non
     folder.save_snapshot("best", step, lambda path: write_tensors(weights, path))
 
 
-def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file. Its writer hides what the system said in a text; `OSError` brings it back."""
     try:
-        save_file(tensors, path)
+        save_file(tensors, path, metadata)
     except SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))
         raise (OSError(int(code[1]), os.strerror(int(code[1]))) if code else error) from error

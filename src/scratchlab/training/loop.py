@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from scratchlab import hardware
-from scratchlab.errors import Terminated
+from scratchlab.errors import RunError, Terminated
 from scratchlab.evaluation.loss import LossResult, evaluate_loss
 from scratchlab.generation.engine import Settings
 from scratchlab.generation.text import write
@@ -37,6 +37,8 @@ def train(recipe: Recipe | str | Path, out: str | Path, report: Reporter | None 
 def resume(out: str | Path, report: Reporter | None = None) -> Record:
     """Go on with the run at `out` from its last good checkpoint; a finished run gives its result at once."""
     folder, report = RunFolder.open(out), report or Silent()
+    if "imported" in folder.manifest():
+        raise RunError(f"{out} was imported, and has nothing to go on with. Begin a run from it: start.weights={out}")
     with folder.locked(), stop_on_signals() as stop:
         result = folder.result()
         if result is not None and not folder.last_good_checkpoint()[1]:
@@ -52,7 +54,8 @@ def train_steps(run: Run, stop: StopRequest) -> None:
     training, evaluation = run.recipe.training, run.recipe.evaluation
     for step in range(run.step, run.steps + 1):
         last = step == run.steps
-        if step > run.step and (last or stop.requested or step % training.checkpoint_every == 0):
+        due = last or stop.requested or step % training.checkpoint_every == 0
+        if due and (step > run.step or run.steps == 0):
             save(run, step)  # before it is evaluated: a resume from here repeats the evaluation
         if stop.requested and not last:
             raise Terminated(f"Stopped at step {step}. To go on: scratchlab train --resume {run.folder.path}")
@@ -134,6 +137,8 @@ def finish(run: Run) -> Record:
     recipe, folder = run.recipe, run.folder
     device, precision = recipe.settled.device, recipe.settled.precision
     flops_per_token = training_flops_per_token(recipe.model, run.corpus.vocab_size)
+    tokens_per_step = recipe.training.global_batch_size * recipe.model.context_length
+    lineage = folder.manifest().get("lineage", [])
     with run.journal.spent_on("evaluation"):
         test = split_loss(run, "test") if "test" in run.yardstick.manifest.splits else None
     run.journal.write()
@@ -142,6 +147,7 @@ def finish(run: Run) -> Record:
     finite = [record for record in validations if record["nats_per_token"] is not None]
     result: Record = {
         "steps": run.steps,
+        "tokens_with_lineage": run.steps * tokens_per_step + sum(earlier["tokens"] for earlier in lineage),
         "parameters": parameter_count(recipe.model, run.corpus.vocab_size),
         "test": test and test.to_json(),
         "validation": validations[-1] if validations else None,

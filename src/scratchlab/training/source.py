@@ -39,6 +39,8 @@ def find_source(recipe: Recipe, corpus: Corpus) -> Source | None:
     path, state = folder.snapshot("best") if start.at == "best" else _last_checkpoint(folder)
     earlier, manifest = folder.resolved(), folder.manifest()
     _check(recipe, corpus, earlier, manifest, start.weights)
+    if start.optimizer == "kept" and "imported" in manifest:
+        raise RecipeError(f"start.optimizer = 'kept': {start.weights} was imported, and has weights alone.")
     steps = state["step"]
     sequences = steps * earlier.training.global_batch_size
     record = {
@@ -49,6 +51,8 @@ def find_source(recipe: Recipe, corpus: Corpus) -> Source | None:
         "tokens": sequences * earlier.model.context_length,
         "weights_sha256": state["sha256"],
     }
+    if "imported" in manifest:
+        record["imported"] = manifest["imported"]
     before = earlier.start
     return Source(
         path=path,
@@ -80,6 +84,9 @@ def _check(recipe: Recipe, corpus: Corpus, earlier: Recipe, manifest: Record, na
             f"start.weights: the model of {name} is not this recipe's: {first} is {theirs.get(first)} there and "
             f"{ours.get(first)} here ({len(different)} differ). [model] must say what that run's recipe says."
         )
+    if other := [field for field in MEANING if _said(recipe.model, field) != _said(earlier.model, field)]:
+        listed = ", ".join(f"{field} = {_said(earlier.model, field)!r}" for field in other)
+        raise RecipeError(f"start.weights: {name} was trained with model.{listed}; with another they mean nothing.")
     if recipe.start.data == "continued":
         same = [
             manifest["corpus"]["sha256"] == corpus.sha256,
@@ -92,6 +99,14 @@ def _check(recipe: Recipe, corpus: Corpus, earlier: Recipe, manifest: Record, na
                 f"start.data = 'continued' needs the corpus, context_length, order and data seed of {name}: only then "
                 "is there a place to go on from."
             )
+
+
+# What weights of the same shapes mean something else by.
+MEANING = ("n_head", "norm", "norm_position", "positions", "mlp", "qk_norm", "residual", "logit_cap", "embedding")
+
+
+def _said(model: ModelSection, field: str) -> Any:
+    return getattr(model, field, None)
 
 
 def _shapes(model: ModelSection) -> dict[str, tuple[int, ...]]:

@@ -152,6 +152,8 @@ def _what_is_ahead(folder: RunFolder, recipe: Recipe, vocab_size: int, windows: 
 
 def open_corpora(recipe: Recipe, folder: RunFolder | None = None) -> tuple[Corpus, Corpus]:
     """The corpus that trains and the one that scores; of an existing run they must be the very same as before."""
+    if not recipe.corpus:
+        raise RecipeError("corpus: this recipe, of an imported model, has none to train on: add corpus=PATH.")
     recorded = folder.manifest() if folder else {}
     corpus = _open(recipe.corpus, recorded.get("corpus"))
     if recipe.evaluation.corpus is None:

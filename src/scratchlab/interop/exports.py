@@ -1,0 +1,23 @@
+"""Writing a run as a model that other programs load."""
+
+from pathlib import Path
+
+from scratchlab.errors import RunError
+from scratchlab.generation.text import run_tokenizer
+from scratchlab.interop.hugging_face import write_hugging_face
+from scratchlab.model.load import At, load_model
+from scratchlab.recipe import GPTSection
+from scratchlab.runfolder import RunFolder
+
+
+def export_run(folder: RunFolder, to: Path, at: At = "final") -> list[str]:
+    """Make the new folder `to` with a Hugging Face GPT-2 of a run's weights; gives the names of its files.
+
+    RunError if the model is none that GPT2LMHeadModel could be.
+    """
+    model = load_model(folder, at, "cpu")
+    if not isinstance(model.config, GPTSection):
+        raise RunError(f"{folder.path} is a recurrent network, which Hugging Face has no class for.")
+    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    write_hugging_face(model.config, tensors, run_tokenizer(folder), to)
+    return sorted(path.name for path in to.iterdir())

@@ -1,0 +1,136 @@
+"""Making a run folder of a model that another program trained."""
+
+import sys
+from pathlib import Path
+
+from scratchlab import hardware
+from scratchlab.corpus.tokenizer import Tokenizer
+from scratchlab.errors import CorpusError, RunError, UsageError
+from scratchlab.files import sha256_of_file, sha256_of_json
+from scratchlab.interop.book import is_book, read_book
+from scratchlab.interop.files import Find, inside, read_pickle, read_safetensors, tensors_of
+from scratchlab.interop.foreign import Foreign
+from scratchlab.interop.hub import commit_of, is_name, on_the_hub
+from scratchlab.interop.hugging_face import CONFIG, read_hugging_face
+from scratchlab.interop.names import listed
+from scratchlab.interop.nanogpt import is_nanogpt, read_nanogpt
+from scratchlab.interop.tokenizer import find_tokenizer
+from scratchlab.recipe import Recipe, fingerprint, recipe_from
+from scratchlab.runfolder import Record, RunFolder
+from scratchlab.training.checkpoint import write_tensors
+
+KNOWN = (
+    "Known are Hugging Face's GPT-2 (a folder with config.json, or a name on the Hub), nanoGPT's ckpt.pt, and "
+    "checkpoints of the book's GPT (.pth or .safetensors, with its model.json)"
+)
+
+
+MOST_PADDING = 1024  # rows of an embedding beyond the tokenizer's symbols; more are another tokenizer's
+
+
+def import_run(source: str, out: str | Path, tokenizer: str | None = None, revision: str | None = None) -> RunFolder:
+    """Make the run folder `out` of the foreign model `source`: a run of no steps, which begins from its weights.
+
+    `tokenizer` says where the tokenizer lies, if not with the model: a tokenizer.json, a folder with one or with
+    GPT-2's vocabulary and merges, or a name on the Hub. `revision` is a branch, tag or commit there. Raises RunError
+    or CorpusError for what cannot be read, is not known here, or does not fit together.
+    """
+    if Path(out).exists():
+        raise RunError(f"{out} exists already; an import needs a folder of its own.")
+    find, foreign = _find_model(source, revision)
+    spoken = _find_tokenizer(source, find, tokenizer)
+    hashes = {path.name: sha256_of_file(path) for path in foreign.files}
+    recipe = _recipe(source, foreign, spoken)
+    settled = {"training.precision": "float32", "execution.device": "cpu", "execution.compile": False}
+    resolved = recipe.replaced(settled | {"execution.micro_batch_size": 1, "execution.threads": 1})
+    nothing = {"path": None, "sha256": None}
+    manifest: Record = {
+        "fingerprint": fingerprint(resolved, "", None, sha256_of_json(hashes)),
+        "imported": {"source": _lasting(source), "format": foreign.format, "files": hashes},
+        "lineage": [],
+        "seeds": resolved.seeds.model_dump(),
+        "corpus": nothing,
+        "evaluation_corpus": nothing,
+        "tokenizer_sha256": spoken.sha256,
+        "vocab_size": spoken.vocab_size,
+        "end_of_text": spoken.end_of_text,
+        "environment": hardware.environment("cpu"),
+        "command": sys.argv,
+    }
+    if not Path(source).exists():
+        manifest["imported"]["revision"] = commit_of(foreign.files[0])
+    begin = (lambda path: write_tensors(foreign.tensors, path)), {}
+    return RunFolder.create(out, recipe, resolved, manifest, spoken.to_json(), begin)
+
+
+def _lasting(source: str) -> str:
+    return str(Path(source).absolute()) if Path(source).exists() else source
+
+
+def _recipe(source: str, foreign: Foreign, tokenizer: Tokenizer) -> Recipe:
+    rows, symbols = foreign.rows, tokenizer.vocab_size
+    if not symbols <= rows <= symbols + MOST_PADDING:
+        raise RunError(
+            f"{source} has {rows:,} rows in its embedding and its tokenizer {symbols:,} symbols: they do not belong "
+            "together. Name the tokenizer it was trained with: --tokenizer PATH."
+        )
+    padded = foreign.config.model_copy(update={"vocab_multiple": _multiple(symbols, rows)})
+    model = padded.model_dump(exclude_defaults=True)
+    tables = {"corpus": "", "model": model, "training": {"steps": 0}, "start": {"weights": _lasting(source)}}
+    return recipe_from(tables, where=source)
+
+
+def _multiple(symbols: int, rows: int) -> int:
+    """What the vocabulary was padded to a multiple of."""
+    likely = [2**power for power in range(3, 11)]
+    return next((m for m in (1, *likely) if -(-symbols // m) * m == rows), rows)
+
+
+def _find_model(source: str, revision: str | None) -> tuple[Find, Foreign]:
+    path = Path(source)
+    if not path.exists():
+        if not is_name(source):
+            raise RunError(f"{source}: there is no such file or folder. {KNOWN}.")
+        find = on_the_hub(source, revision)
+        return find, read_hugging_face(find, source)
+    if revision is not None:
+        raise UsageError(f"--revision is for names on the Hub, and {source} is a file or folder here.")
+    if path.is_file():
+        return inside(path.parent), _read_file(path)
+    if RunFolder(path).exists():
+        raise RunError(f"{path} is a run already. To begin another from its weights: start.weights={path}.")
+    if (path / CONFIG).is_file():
+        return inside(path), read_hugging_face(inside(path), source)
+    weights = sorted(file for file in path.iterdir() if file.suffix in (".pt", ".pth", ".safetensors"))
+    if len(weights) != 1:
+        found = f"it has {listed([file.name for file in weights])}: name one" if weights else "it has no weights"
+        raise RunError(f"{path} is no model that is known here ({found}). {KNOWN}.")
+    return inside(path), _read_file(weights[0])
+
+
+def _read_file(path: Path) -> Foreign:
+    saved = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    if is_nanogpt(saved):
+        return read_nanogpt(path, saved)
+    inner = saved.get("model_state_dict", saved) if isinstance(saved, dict) else saved
+    state = tensors_of(inner, path)
+    if is_book(state):
+        return read_book(path, state)
+    raise RunError(f"{path} is no model that is known here: its tensors are {listed(list(state))}. {KNOWN}.")
+
+
+def _find_tokenizer(source: str, find: Find, tokenizer: str | None) -> Tokenizer:
+    if tokenizer is not None:
+        place = Path(tokenizer)
+        if place.is_file():
+            return Tokenizer.load(place)
+        if not place.exists() and not is_name(tokenizer):
+            raise CorpusError(f"--tokenizer {tokenizer}: there is no such file or folder.")
+        find = inside(place) if place.is_dir() else on_the_hub(tokenizer, None)
+    found = find_tokenizer(find)
+    if found is None:
+        raise CorpusError(
+            f"{tokenizer or source} brings no tokenizer. Say which with --tokenizer: a tokenizer.json, a folder with "
+            "one (a corpus, a run) or with GPT-2's vocab.json and merges.txt, or a name on the Hub."
+        )
+    return found
