@@ -136,13 +136,13 @@ def report(name: str, arguments: argparse.Namespace, corpus: Corpus) -> None:
     print(json.dumps(outcome, indent=1), flush=True)
 
 
-def difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
+def difference(ours: Sequence[float], theirs: Sequence[float], peer: str = "nanogpt") -> dict[str, Any]:
     """Ours less theirs with Welch's 95% interval."""
     test = stats.ttest_ind(ours, theirs, equal_var=False)
     low, high = test.confidence_interval(0.95)
-    means = {"scratchlab_mean": statistics.mean(ours), "nanogpt_mean": statistics.mean(theirs)}
+    means = {"scratchlab_mean": statistics.mean(ours), f"{peer}_mean": statistics.mean(theirs)}
     return means | {
-        "difference": means["scratchlab_mean"] - means["nanogpt_mean"],
+        "difference": means["scratchlab_mean"] - means[f"{peer}_mean"],
         "low": float(low),
         "high": float(high),
     }
