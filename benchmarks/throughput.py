@@ -46,7 +46,7 @@ class Setting:
 
 S = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "batch_size": 12, "dropout": 0.0}
 CPU = {"device": "cpu", "compile": False}
-EQUAL = {"training.precision": "float32", "execution.compile": False, "model.qkv_bias": True}
+EQUAL = {"training.precision": "float32", "execution.compile": False, "model.bias": True}
 SETTINGS = {
     "s-equal": Setting("S, float32, not compiled", "nano-char", EQUAL, S | CPU | {"bias": True}, 20, 20),
     "s-auto": Setting("S, ours as `auto` chooses, theirs as their README says", "nano-char", {}, S | CPU, 20, 20),

@@ -32,6 +32,8 @@ class TorchState:
     model: Model
     objective: Any
     """`Objective(model)`, compiled if the recipe says so."""
+    parameters: list[torch.nn.Parameter]
+    """The model's, found once: looking for them goes through every module."""
     optimizer: torch.optim.Optimizer
     loss_scale: Tensor
     good_steps: Tensor
@@ -60,15 +62,16 @@ class TorchBackend:
             objective.compile(dynamic=False)
         scale = torch.tensor(FIRST_LOSS_SCALE if self.settled.precision == "fp16" else 1.0, device=device)
         optimizer = make_optimizer(model, recipe.training)
-        return TorchState(model, objective, optimizer, scale, torch.tensor(0, device=device))
+        parameters, good_steps = list(model.parameters()), torch.tensor(0, device=device)
+        return TorchState(model, objective, parameters, optimizer, scale, good_steps)
 
     def step(self, state: TorchState, batch: Batch, step: int) -> tuple[TorchState, dict[str, Tensor]]:
         """Accumulate the gradient of the mean loss over the batch, then update. Never waits for the device."""
         loss = self._accumulate_gradients(state, batch, step)
         if self.recipe.training.clip_value:
             limit = self.recipe.training.clip_value * float(state.loss_scale)
-            torch.nn.utils.clip_grad_value_(state.model.parameters(), limit)
-        gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
+            torch.nn.utils.clip_grad_value_(state.parameters, limit)
+        gradients = [parameter.grad for parameter in state.parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) / state.loss_scale
         skipped = ~torch.isfinite(norm)
         self._update(state, norm, skipped, step)
@@ -76,13 +79,14 @@ class TorchBackend:
 
     def _accumulate_gradients(self, state: TorchState, batch: Batch, step: int) -> Tensor:
         """Leaves the gradient, times the loss scale, in `.grad`; gives the mean loss in nats."""
-        state.model.train()
+        if not state.model.training:
+            state.model.train()
         state.optimizer.zero_grad(set_to_none=True)
         total_weight = float(batch.weights.sum())
         loss = torch.zeros((), device=self.settled.device)
         carried, ends = state.carried if batch.continues else None, []
         for micro in batch.split(self.settled.micro_batch_size):
-            torch.manual_seed(noise_seed(self.recipe.seeds.noise, step, micro.first_sequence))
+            self._seed_noise(noise_seed(self.recipe.seeds.noise, step, micro.first_sequence))
             row = micro.first_sequence - batch.first_sequence
             loss_sum, _, end = state.objective(
                 self._on_device(micro.tokens),
@@ -95,6 +99,15 @@ class TorchBackend:
             loss += loss_sum.detach() / total_weight
         state.carried = None if ends[0] is None else Carried.joined(ends)
         return loss
+
+    def _seed_noise(self, seed: int) -> None:
+        """`torch.manual_seed`, for this run's device alone: looking for all others takes half a millisecond."""
+        torch.default_generator.manual_seed(seed)
+        if self.settled.device.startswith("cuda"):
+            with torch.cuda.device(self.settled.device):
+                torch.cuda.manual_seed(seed)
+        elif self.settled.device == "mps":
+            torch.mps.manual_seed(seed)
 
     def _update(self, state: TorchState, norm: Tensor, skipped: Tensor, step: int) -> None:
         """One step of the optimizer, with clipping and loss scale folded into one division."""
