@@ -1,6 +1,6 @@
 """How far back does a recurrent network learn from? The norm of the gradient against distance, for the three cells.
 
-    python benchmarks/vanishing_gradient.py --text input.txt [--steps 2000] [--seeds 3]
+    python benchmarks/vanishing_gradient.py --text input.txt [--steps 1000] [--seeds 3]
 
 One layer of 128, one-hot characters. For the loss of one character the gradient at the input of every character before
 it: its norm is what that character, so far away, could teach the network. Taken with the initial weights and again
@@ -37,7 +37,7 @@ WINDOWS = 256
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, required=True, help="Tiny Shakespeare")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=ROOT / "runs/vanishing-gradient", help="where the runs are kept")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/vanishing_gradient.json")
@@ -53,7 +53,7 @@ def main() -> None:
         "windows": WINDOWS,
         "cells": curves,
     }
-    arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    arguments.out.write_text(json.dumps(results) + "\n", encoding="utf-8")
     draw(curves, arguments.chart)
     for cell, curve in curves.items():
         for when in ("untrained", "trained"):
@@ -112,7 +112,7 @@ def gradient_norms(model: torch.nn.Module, corpus: Corpus) -> list[float]:
     F.cross_entropy(logits_BV, read[:, -1], reduction="sum").backward()
     assert x_BTV.grad is not None
     norms_T = x_BTV.grad.norm(dim=-1).mean(0).flip(0)
-    return (norms_T / norms_T[0]).tolist()
+    return [float(f"{norm:.4g}") for norm in norms_T / norms_T[0]]
 
 
 def draw(curves: dict[str, Any], path: Path) -> None:
