@@ -25,7 +25,7 @@ ORDER = [
     ("errors",),
     ("seeds",),
     ("files",),
-    ("hardware",),
+    ("hardware", "problems"),
     ("recipe",),
     ("runfolder",),
     ("corpus", "model"),

@@ -7,7 +7,6 @@ as `dotted.path=value` and an intervention is a table of the same. What is `auto
 
 import difflib
 import tomllib
-import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from scratchlab.errors import RecipeError
 from scratchlab.files import sha256_of_json
 from scratchlab.hardware import DEVICES, Precision
+from scratchlab.problems import describe_all
 
 # Raised when a golden number changes on purpose: runs made before and after are then different runs.
 NUMERICS_VERSION = 1
@@ -65,7 +65,7 @@ class GPTSection(Section):
     mlp: Literal["gelu_tanh", "gelu", "relu", "relu2", "swiglu"] = "gelu_tanh"
     """GELU by GPT-2's tanh approximation, exact GELU (nanoGPT's; a good deal faster on a CPU), ReLU (the lecture's),
     squared ReLU, SwiGLU."""
-    mlp_ratio: Positive = 4.0
+    mlp_ratio: Annotated[float, Field(gt=0, le=1024)] = 4.0
     """Width of the MLP's inside over d_model. SwiGLU has three matrices where the others have two."""
     residual: bool = True
     bias: bool = True
@@ -85,7 +85,7 @@ class GPTSection(Section):
     """Of what the MLP adds to the stream. Each None: as `dropout`."""
     tie_weights: bool = True
     """Whether the head is the token embedding (the book's model has two matrices)."""
-    logit_cap: Positive | None = None
+    logit_cap: Annotated[float, Field(ge=1)] | None = None
     """Logits pass through cap tanh(x / cap), so that none exceeds it (Gemma Team 2024)."""
     vocab_multiple: Count = 1
     """The vocabulary is padded to a multiple of this, for speed; padding is never sampled or counted."""
@@ -95,6 +95,11 @@ class GPTSection(Section):
     float32_mlp: bool = False
     float32_head: bool = False
     """Parts that compute in float32 whatever `training.precision` says. (Norms, softmax and loss always do.)"""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether what was read goes on from one window to the next."""
+        return False
 
     @property
     def n_kv(self) -> int:
@@ -124,8 +129,8 @@ class GPTSection(Section):
 
     @model_validator(mode="after")
     def makes_sense(self) -> Self:
-        for complaint in _gpt_complaints(self):
-            raise ValueError(complaint)
+        if complaints := list(_gpt_complaints(self)):
+            raise ValueError("; ".join(complaints))
         return self
 
 
@@ -138,7 +143,8 @@ def _gpt_complaints(m: GPTSection) -> Iterator[str]:
     if m.mlp_width < 1:
         yield f"mlp_ratio ({m.mlp_ratio}) leaves the MLP no width at d_model {m.d_model}"
     if m.attention == "none":
-        useless = [name for name in NEEDS_ATTENTION if getattr(m, name) not in (None, False)]
+        # What asks for nothing (a bias or a dropout of a base that is switched off) is left alone.
+        useless = [name for name in NEEDS_ATTENTION if getattr(m, name) not in (None, False, 0.0)]
         if useless or m.positions == "rotary":
             yield f"attention = 'none' leaves nothing for {(useless or ['rotary positions'])[0]} to act on"
     if m.attention == "torch" and (m.positions == "rotary" or m.qk_norm or m.n_kv != m.n_head):
@@ -167,6 +173,7 @@ NEEDS_ATTENTION = (
     "qkv_bias",
     "output_bias",
     "dropout_attention",
+    "dropout_residual",
     "qk_norm",
     "document_mask",
     "float32_attention",
@@ -197,6 +204,11 @@ class RNNSection(Section):
     """torch.nn's, or the page's own cells, which are slow and plain to see."""
     initialization: Literal["pytorch", "char_rnn"] = "pytorch"
     """See `scratchlab.model.initialize`."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether what was read goes on from one window to the next."""
+        return True
 
 
 ModelSection = GPTSection | RNNSection
@@ -253,12 +265,10 @@ class TrainingSection(Section):
         given = [name for name in LENGTHS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"{ONE_LENGTH} (given: {', '.join(given) or 'none'})")
-        if self.steps and self.warmup_steps > self.steps:  # no steps, no warm-up
-            raise ValueError(f"warmup_steps ({self.warmup_steps}) is more than steps ({self.steps})")
-        if self.optimizer == "rmsprop" and (
-            self.weight_decay or self.beta1 != type(self).model_fields["beta1"].default
-        ):
-            raise ValueError("optimizer = 'rmsprop' has neither beta1 nor weight decay: set weight_decay = 0")
+        if self.optimizer == "rmsprop" and self.weight_decay:
+            raise ValueError("optimizer = 'rmsprop' has no weight decay: set weight_decay = 0")
+        if self.optimizer == "rmsprop" and self.beta1 != type(self).model_fields["beta1"].default:
+            raise ValueError("optimizer = 'rmsprop' has no beta1: leave it out")
         return self
 
 
@@ -354,6 +364,13 @@ class Recipe(Section):
     start: StartSection = StartSection()
     execution: ExecutionSection = ExecutionSection()
 
+    @model_validator(mode="after")
+    def warms_up_in_time(self) -> Self:
+        steps, warmup = self.training.steps, self.training.warmup_steps
+        if steps and warmup > steps and self.start.schedule == "restarted":
+            raise ValueError(f"training.warmup_steps ({warmup}) is more than training.steps ({steps})")
+        return self
+
     def replaced(self, changes: Mapping[str, Any]) -> "Recipe":
         """A copy with dotted fields replaced, validated anew; `RecipeError` if it does not hold together."""
         tables = self.model_dump(exclude_unset=True)
@@ -419,11 +436,19 @@ def _read_tables(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
     base = tables.pop("base", None)
     if base is None:
         return tables
-    if not isinstance(base, str):
+    if not isinstance(base, str) or not base:
         raise RecipeError(f"{path}: base: should be the path of a recipe file, not {base!r}.")
-    merged = _read_tables(path.parent / base, (*readers, path.resolve()))
-    for dotted, value in _flatten(tables).items():
-        _set(merged, dotted, value)
+    return _laid_over(_read_tables(path.parent / base, (*readers, path.resolve())), tables)
+
+
+def _laid_over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of a base with those of the file that names it, whose length of the run takes the base's place."""
+    merged = dict(below)
+    if any(name in above for name in LENGTHS):
+        merged = {name: value for name, value in merged.items() if name not in LENGTHS}
+    for name, value in above.items():
+        lower = merged.get(name)
+        merged[name] = _laid_over(lower, value) if isinstance(lower, dict) and isinstance(value, dict) else value
     return merged
 
 
@@ -444,7 +469,9 @@ def recipe_from(tables: Mapping[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(tables)
     except ValidationError as error:
-        problems = sorted({*_describe_all([dict(problem) for problem in error.errors()]), *_lengths_complaint(tables)})
+        problems = sorted(
+            {*describe_all([dict(problem) for problem in error.errors()], Recipe), *_lengths_complaint(tables)}
+        )
         heading = f"{where}: {len(problems)} problem{'s' * (len(problems) > 1)}"
         raise RecipeError("\n  ".join([heading, *problems])) from None
 
@@ -517,76 +544,6 @@ def _lengths_complaint(tables: Mapping[str, Any]) -> list[str]:
     training = tables.get("training")
     given = [name for name in LENGTHS if name in training] if isinstance(training, Mapping) else []
     return [f"training: {ONE_LENGTH} (given: {', '.join(given)})."] if len(given) > 1 else []
-
-
-def _describe_all(problems: list[dict[str, Any]]) -> list[str]:
-    """One line a field. A field that may be of two types fails once for each: what each expects is joined by "or"."""
-    expected: dict[str, list[str]] = {}
-    given: dict[str, Any] = {}
-    lines: list[str] = []
-    for problem in problems:
-        problem["loc"] = _without_tags(problem["loc"])
-        path = ".".join(str(part) for part in problem["loc"])
-        place = _field_part(problem["loc"])
-        match problem["type"]:
-            case "extra_forbidden":
-                lines.append(f"{path}: there is no such field{_suggest(path)}.")
-            case "missing":
-                lines.append(f"{path}: this field is needed.")
-            case "value_error":
-                lines.append(f"{place or 'recipe'}: {problem['ctx']['error']}.")
-            case "union_tag_invalid":
-                lines.append(f"model.architecture: should be {problem['ctx']['expected_tags'].replace(',', ' or')}.")
-            case "union_tag_not_found" | "model_type":
-                lines.append(f"{place or 'recipe'}: should be a section of fields, not {problem['input']!r}.")
-            case "string_pattern_mismatch":
-                expected.setdefault(place, []).append(f"of the form {problem['ctx']['pattern'].strip('^$')}")
-            case _:
-                expected.setdefault(place, []).append(problem["msg"].removeprefix("Input should be "))
-        given[place] = problem["input"]
-    lines += [f"{place}: should be {' or '.join(what)}, not {given[place]!r}." for place, what in expected.items()]
-    return sorted(lines)
-
-
-def _without_tags(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """A pydantic location without the name of the union's branch, which is no field."""
-    return (location[0], *location[2:]) if location[:1] == ("model",) and len(location) > 1 else location
-
-
-def _sections(annotation: Any) -> list[type[Section]]:
-    """The sections that a field may hold: one, or a choice of several, or none where it holds a value."""
-    choices = [inner for choice in typing.get_args(annotation) for inner in _sections(choice)]
-    return [annotation] if isinstance(annotation, type) and issubclass(annotation, Section) else choices
-
-
-def _field_part(location: tuple[str | int, ...]) -> str:
-    """The dotted field at the start of a pydantic location, which goes on with the branch of a union."""
-    known: list[type[Section]] = [Recipe]
-    fields: list[str] = []
-    for part in location:
-        annotations = [section.model_fields[str(part)].annotation for section in known if part in section.model_fields]
-        if not annotations:
-            break
-        fields.append(str(part))
-        known = [inner for annotation in annotations for inner in _sections(annotation)]
-    return ".".join(fields)
-
-
-def _suggest(dotted: str) -> str:
-    names = [*field_names(), *Recipe.model_fields]
-    near = difflib.get_close_matches(dotted, names, n=1, cutoff=0.6)
-    last = dotted.rpartition(".")[2]
-    near = near or [name for name in names if name.rpartition(".")[2] == last]
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
-def field_names() -> list[str]:
-    """Every dotted field a recipe can have."""
-    names: dict[str, None] = {}
-    for section, field in Recipe.model_fields.items():
-        choices = _sections(field.annotation)
-        names |= {f"{section}.{name}": None for choice in choices for name in choice.model_fields} or {section: None}
-    return list(names)
 
 
 def _near_files(path: Path) -> str:

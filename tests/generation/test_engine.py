@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from scratchlab.generation.engine import Settings, generate
+from scratchlab.generation.engine import Settings, cast_once, generate
 from scratchlab.model.build import build_model
 from scratchlab.model.gpt import GPT
 from scratchlab.model.layers import product
@@ -118,9 +118,9 @@ def test_tokens_come_one_at_a_time() -> None:
 @pytest.mark.parametrize("qkv_bias", [True, False])
 def test_in_bf16_the_weights_are_cast_once_and_the_text_is_that_of_the_model(tie: bool, qkv_bias: bool) -> None:
     model = build_model(tiny_config(tie_weights=tie, qkv_bias=qkv_bias), VOCAB, 1, torch.bfloat16)
-    copy = model.cast_once()
+    copy = cast_once(model)
     assert copy is not model
-    assert copy.cast_once() is copy
+    assert cast_once(copy) is copy
     assert copy.token_embedding.weight.data_ptr() == model.token_embedding.weight.data_ptr(), "shared, not copied"
     assert {p.dtype for name, p in copy.named_parameters() if "embedding" not in name and "norm" not in name} == {
         torch.bfloat16

@@ -139,5 +139,7 @@ def test_what_the_hub_refuses_is_said_plainly(hub: Hub, tmp_path: Path, monkeypa
             import_run(name, tmp_path / "run", revision=revision)
         assert not (tmp_path / "run").exists()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ScratchlabError, match=r"config.json of someone/new on .* could not be reached"):
+    with pytest.raises(
+        ScratchlabError, match=r"someone/new is no file or folder here, and its config.json on .* could not be"
+    ):
         import_run("someone/new", tmp_path / "run")

@@ -292,12 +292,15 @@ def change_json(path: Path, **changes: Any) -> None:
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon = 1e-06"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True"),
         ({"activation_function": "silu"}, "activation_function = 'silu'; known here are gelu_new"),
-        ({"n_embd": ...}, "lacks n_embd"),
+        ({"n_embd": ...}, "n_embd is missing: a whole number"),
         ({"n_head": 5}, "multiple of n_head"),
         ({"n_layer": 1}, "h.1.attn.c_attn.bias is nothing this model has"),
         ({"n_layer": 3}, "h.2.ln_1.weight is missing"),
         ({"n_positions": 8}, r"wpe.weight is \(16, 32\) where \(8, 32\) is expected"),
         ({"tie_word_embeddings": False}, "lm_head.weight is missing"),
+        ({"vocab_size": "280", "n_inner": 0}, "vocab_size = '280'; n_inner = 0: a whole number above 0"),
+        ({"n_layer": 10**9}, "28 tensors, too few for 1,000,000,000 layers"),
+        ({"activation_function": ["gelu"]}, "activation_function = "),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused_by_name(
@@ -329,9 +332,9 @@ def test_tensors_that_are_not_weights_are_refused_by_name(tmp_path: Path, tokeni
     ("settings", "complaint"),
     [
         ({"moe": {"num_experts": 6}}, "moe: this is not in the book's model"),
-        ({"n_heads": ...}, "lacks n_heads"),
+        ({"n_heads": ...}, "n_heads is missing"),
         ({"qkv_bias": True}, "W_query.bias is missing"),
-        ({"emb_dim": "wide"}, "model.d_model"),
+        ({"emb_dim": "wide"}, "emb_dim = 'wide': a whole number"),
         ({"tie_weights": True}, "out_head.weight is not tok_emb.weight"),
     ],
 )
@@ -368,7 +371,7 @@ class Trap:
 def test_a_pickle_that_would_run_something_is_not_opened(tmp_path: Path, tokenizer: Path) -> None:
     trap = Trap(tmp_path / "sprung")
     others.save_nano(tmp_path / "ckpt.pt", bias=False, config=trap)
-    with pytest.raises(RunError, match="opening it could execute what is inside"):
+    with pytest.raises(RunError, match="nothing of it was executed"):
         import_run(str(tmp_path / "ckpt.pt"), tmp_path / "run", str(tokenizer))
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(trap))
     with pytest.raises(RunError, match=r"plain.pth"):

@@ -106,6 +106,16 @@ def test_dropout_stands_between_the_layers_and_before_the_head() -> None:
     assert (hidden[..., -1] == 1).all(), "never the bias"
 
 
+@pytest.mark.parametrize("kernel", ["fused", "explicit"])
+def test_what_is_dropped_between_the_layers_does_not_reach_the_head(kernel: str) -> None:
+    model = rnn(torch.float32, dropout=0.9999, kernel=kernel).train()
+    model.dropout = torch.nn.Identity()  # the one before the head
+    one, other = model.hidden(tokens(4, T))[0], model.hidden(tokens(4, T, 1))[0]
+    assert distance(one, other) < 1e-3, "the second layer hears nothing of the text"
+    model.eval()
+    assert distance(model.hidden(tokens(4, T))[0], model.hidden(tokens(4, T, 1))[0]) > 1e-2
+
+
 # Training.
 
 

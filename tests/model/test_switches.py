@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference
 import torch
 from allpairspy import AllPairs
 from pydantic import ValidationError
@@ -141,7 +142,36 @@ def test_every_pair_is_met_or_refused_in_a_sentence() -> None:
             assert 20 < len(problem["msg"]) < 200
             missed += 1
     assert missed < 40
-    assert len(ROWS) < 60
+    assert len(ROWS) < 70
+
+
+@torch.no_grad()
+def test_it_computes_what_the_formulas_say(row: dict[str, Any]) -> None:
+    model, tokens = lively(row, torch.float64), tokens_with_documents()
+    weights = dict(model.named_parameters())
+    for given, computed in zip(tokens, model(tokens)[0], strict=True):
+        assert distance(computed, reference.logits(weights, model.config, given, VOCAB, END)) < 1e-5
+
+
+TAPS = {
+    "embedding": lambda model: model.dropout,
+    "attention": lambda model: model.blocks[0].attention.kernel,
+    "residual": lambda model: model.blocks[0].attention,
+    "mlp": lambda model: model.blocks[0].mlp,
+}
+
+
+@pytest.mark.parametrize("attention", ["fused", "explicit"])
+@pytest.mark.parametrize("place", TAPS)
+def test_each_dropout_drops_in_its_own_place(place: str, attention: str) -> None:
+    model = lively({f"dropout_{place}": 0.99, "attention": attention}).train()
+    zeros: dict[str, float] = {}
+    for name, tap in TAPS.items():
+        tap(model).register_forward_hook(
+            lambda module, given, output, name=name: zeros.update({name: float((output == 0).float().mean())})
+        )
+    model(tokens_with_documents(8))
+    assert {name for name, share in zeros.items() if share > 0.8} == {place}
 
 
 def test_causal_by_exactly_zero_gradient(row: dict[str, Any]) -> None:

@@ -12,10 +12,15 @@ from safetensors.torch import load_file
 
 import scratchlab
 from scratchlab.corpus.build import build_corpus
+from scratchlab.corpus.store import open_corpus
 from scratchlab.errors import RecipeError, RunError
+from scratchlab.evaluation.loss import evaluate_loss
+from scratchlab.evaluation.scorer import model_scorer
+from scratchlab.model.load import load_model
 from scratchlab.recipe import recipe_from
 from scratchlab.runfolder import RunFolder
 from scratchlab.training.loop import resume
+from scratchlab.training.progress import Silent
 
 GPT: dict[str, Any] = {"n_layer": 1, "n_head": 2, "d_model": 16, "context_length": 8, "dropout": 0.1}
 RNN: dict[str, Any] = {"architecture": "rnn", "n_layer": 1, "d_model": 16, "context_length": 8}
@@ -89,6 +94,55 @@ def test_twice_extended_is_extended(place: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("model", ["gpt", "rnn"])
+def test_what_began_anew_from_other_weights_is_extended_from_its_own_beginning(place: Path, model: str) -> None:
+    anew = {"start.weights": str(place / f"{model}-6")}
+    train(place, model, f"{model}-short", anew | {"training.steps": 3})
+    train(place, model, f"{model}-long", anew | {"training.steps": 5})
+    start = EXTENDED | {"start.weights": str(place / f"{model}-short"), "training.steps": 2}
+    train(place, model, f"{model}-short-on", start)
+    extended, longer = weights(place, f"{model}-short-on"), weights(place, f"{model}-long")
+    assert all(torch.equal(extended[tensor], longer[tensor]) for tensor in longer)
+    total = json.loads((place / f"{model}-short-on/result.json").read_text(encoding="utf-8"))["tokens_with_lineage"]
+    assert total == (6 + 3 + 2) * 24, "the tokens of all three runs"
+
+
+def test_an_extended_run_may_be_shorter_than_the_warm_up_that_is_over(place: Path) -> None:
+    changes = {"start.weights": str(place / "gpt-6"), "training.steps": 2, "training.warmup_steps": 4}
+    train(place, "gpt", "warm", EXTENDED | changes)
+    with pytest.raises(RecipeError, match=r"warmup_steps \(4\) is more than training.steps \(2\)"):
+        train(place, "gpt", "cold", changes)
+
+
+class Heard(Silent):
+    """Keeps what the loop says."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_good_weights_are_no_reason_for_an_alarm(place: Path) -> None:
+    """A first loss far below ln(vocabulary) is what one begins from other weights for."""
+    recipe = RunFolder.open(place / "gpt-10").recipe().replaced({"start.weights": str(place / "gpt-10")})
+    report = Heard()
+    scratchlab.train(recipe.replaced({"training.steps": 1}), out=place / "calm", report=report)
+    assert not [text for text in report.said if "Warning" in text]
+
+
+def test_the_loss_of_a_network_that_remembers_is_taken_from_memory(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scratchlab.evaluation.loss.STREAMS", 1)  # so short a text has no room for several
+    result = train(place, "rnn", "remembers", {"training.learning_rate": 0.1})
+    model, text = load_model(RunFolder.open(place / "remembers"), device="cpu"), open_corpus(place / "text")
+    warm, cold = (evaluate_loss(model_scorer(model), text.split("test"), 8, remembers=r) for r in (True, False))
+    assert result["test"]["nats_per_token"] == pytest.approx(warm.nats_per_token, rel=1e-6)
+    assert result["test"]["nats_per_token"] != pytest.approx(cold.nats_per_token, rel=1e-3)
+
+
 def test_by_default_everything_but_the_weights_begins_anew(place: Path) -> None:
     source = str(place / "gpt-6")
     train(place, "gpt", "anew", {"start.weights": source, "training.schedule": "linear", "training.warmup_steps": 2})
@@ -143,6 +197,13 @@ def test_the_fingerprint_knows_the_weights_and_not_their_path(place: Path) -> No
         ({"model.d_model": 32}, "is not this recipe's: .* differ"),
         ({"corpus": "other"}, "has another tokenizer"),
         ({"start.data": "continued", "seeds.data": 7}, "needs the corpus, context_length, order and data seed"),
+        ({"model.vocab_multiple": 64}, "token_embedding.weight is"),
+        ({"model.n_head": 4}, "trained with model.n_head = 2"),
+        ({"start.steps_before": 3}, "are settled when the run is made"),
+        (
+            {"start.optimizer": "kept", "training.optimizer": "rmsprop", "training.weight_decay": 0.0},
+            "was trained with training.optimizer = 'adamw'",
+        ),
     ],
 )
 def test_what_cannot_be_begun_from_is_refused(place: Path, changes: dict[str, Any], message: str) -> None:
@@ -150,6 +211,26 @@ def test_what_cannot_be_begun_from_is_refused(place: Path, changes: dict[str, An
     with pytest.raises(RecipeError, match=message):
         train(place, "gpt", "refused", changes | {"start.weights": str(place / "gpt-6")})
     assert not (place / "refused").exists()
+
+
+def test_streams_go_on_in_the_same_number_only(place: Path) -> None:
+    """Each row goes on from its own place, with what it remembers."""
+    changes = {"start.weights": str(place / "rnn-6"), "start.data": "continued", "training.global_batch_size": 6}
+    with pytest.raises(RecipeError, match="and its global_batch_size, where order = 'streams'"):
+        train(place, "rnn", "refused", changes)
+
+
+def test_sinusoids_keep_the_size_they_were_trained_with(place: Path) -> None:
+    sinusoidal = {"model.positions": "sinusoidal"}
+    train(place, "gpt", "waves", sinusoidal)
+    begun = sinusoidal | {"start.weights": str(place / "waves"), "model.initialization": "pytorch"}
+    with pytest.raises(RecipeError, match=r"trained with model.initialization = 'gpt2'"):
+        train(place, "gpt", "refused", begun)
+
+
+def test_weights_that_are_no_run_are_named(place: Path) -> None:
+    with pytest.raises(RecipeError, match=r"start.weights: .*text is not a run folder.*folder of a run"):
+        train(place, "gpt", "refused", {"start.weights": str(place / "text")})
 
 
 def test_a_start_that_names_no_weights_is_refused() -> None:

@@ -134,12 +134,13 @@ def test_training_learns() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+@pytest.mark.parametrize(("clip_norm", "clip_value"), [(0.0, 0.0), (1.0, 0.0), (0.0, 5.0)])
 @pytest.mark.parametrize("bad", [0, 2])
 def test_a_gradient_that_is_not_finite_changes_nothing_and_uses_up_its_step(
-    value: float, clip_norm: float, bad: int
+    value: float, clip_norm: float, clip_value: float, bad: int
 ) -> None:
-    recipe = tiny_recipe({"training.clip_norm": clip_norm, "training.warmup_steps": 4})
+    clipping = {"training.clip_norm": clip_norm, "training.clip_value": clip_value}
+    recipe = tiny_recipe(clipping | {"training.warmup_steps": 4})
     backend = TorchBackend(recipe, VOCAB)
     state = backend.init()
     for step in range(bad):

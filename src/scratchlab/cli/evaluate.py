@@ -44,8 +44,8 @@ def evaluate(
     if text.tokenizer.sha256 != folder.manifest()["tokenizer_sha256"]:
         raise CorpusError(f"{text.path} has another tokenizer than {run}; its tokens would mean other words.")
     model = load_model(folder, at, device)
-    remembers = model.config.architecture == "rnn"
-    result = evaluate_loss(model_scorer(model), text.split(split), model.config.context_length, remembers=remembers)
+    config = model.config
+    result = evaluate_loss(model_scorer(model), text.split(split), config.context_length, remembers=config.remembers)
     step = folder.snapshot("best")[1]["step"] if at == "best" else folder.checkpoint_steps()[-1]
     report = {"run": run, "at": at, "step": step, "corpus": str(text.path), "split": split, **result.to_json()}
     show(report, as_json, _text)

@@ -58,6 +58,11 @@ def run_command(command: click.Command) -> None:
     except ScratchlabError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.filename is None:  # no file that a person named: a fault of ours
+            raise
+        click.echo(f"Error: {error.filename}: {error.strerror}.", err=True)
+        sys.exit(1)
 
 
 def main() -> None:

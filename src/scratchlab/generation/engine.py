@@ -9,6 +9,9 @@ import torch
 from scratchlab.errors import UsageError
 from scratchlab.generation.sampling import choose
 from scratchlab.model.build import Model
+from scratchlab.model.gpt import GPT
+from scratchlab.model.layers import Linear
+from scratchlab.model.rnn import RNN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +48,7 @@ def generate(model: Model, prompt: Sequence[int], settings: Settings, end_of_tex
     seen, most = list(prompt), model.most_tokens
     if model.end_of_text in seen:  # with document_mask nothing sees what came before it
         seen = seen[len(seen) - 1 - seen[::-1].index(model.end_of_text) :]
-    model = model.eval().cast_once()
+    model = cast_once(model.eval())
     state: Any = None
     unread: list[int] = []
     for _ in range(settings.max_tokens):
@@ -62,3 +65,20 @@ def generate(model: Model, prompt: Sequence[int], settings: Settings, end_of_tex
         seen.append(token)
         unread = [token]
         yield token
+
+
+def cast_once(model: Model) -> Model:
+    """The model for writing: with the weights of its products in the compute type, where each token would cast them
+    again. It shares what needs no cast; where nothing does, it is the model itself."""
+    if isinstance(model, RNN) or model.head_weight.dtype == model.compute_dtype:
+        return model
+    with torch.device("meta"):
+        untied = model.config.model_copy(update={"tie_weights": False})
+        copy = GPT(untied, model.vocab_size, model.compute_dtype, model.end_of_text)
+    tensors = model.state_dict() | {"head.weight": model.head_weight.detach()}
+    for name, module in copy.named_modules():
+        if isinstance(module, Linear):
+            own = {f"{name}.{part}" for part in module.state_dict()}
+            tensors |= {part: tensors[part].to(module.compute_dtype) for part in own}
+    copy.load_state_dict(tensors, assign=True)
+    return copy.eval().requires_grad_(False)

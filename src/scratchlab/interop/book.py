@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from scratchlab.errors import RunError
-from scratchlab.interop.files import read_json
+from scratchlab.interop.files import read_json, whole_numbers
 from scratchlab.interop.foreign import Foreign, section
 from scratchlab.interop.names import Names, listed, tied, to_ours
 
@@ -66,7 +66,8 @@ def read_book(path: Path, state: Mapping[str, Tensor]) -> Foreign:
     known = (*FIELDS, "vocab_size", "tie_weights")
     if unknown := [name for name in settings if name not in known]:
         raise RunError(f"{where}: {listed(unknown)}: this is not in the book's model, and cannot be built here.")
-    if missing := [name for name in (*FIELDS, "vocab_size") if name not in settings]:
+    whole_numbers(settings, ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"), where)
+    if missing := [name for name in FIELDS if name not in settings]:
         raise RunError(f"{where} lacks {', '.join(missing)}.")
     head_is_tied = settings.get("tie_weights", False)
     fields = {ours: settings[theirs] for theirs, ours in FIELDS.items()} | {"tie_weights": head_is_tied}
@@ -95,9 +96,9 @@ def _draft(state: Mapping[str, Tensor]) -> str:
     layers = {name.split(".")[1] for name in state if name.startswith("trf_blocks.")}
     embedding, positions = state.get("tok_emb.weight"), state.get("pos_emb.weight")
     guess = {
-        "vocab_size": None if embedding is None else embedding.shape[0],
-        "context_length": None if positions is None else positions.shape[0],
-        "emb_dim": None if embedding is None else embedding.shape[-1],
+        "vocab_size": len(embedding) if embedding is not None and embedding.dim() else None,
+        "context_length": len(positions) if positions is not None and positions.dim() else None,
+        "emb_dim": embedding.shape[-1] if embedding is not None and embedding.dim() else None,
         "n_heads": None,
         "n_layers": len(layers),
         "drop_rate": 0.1,

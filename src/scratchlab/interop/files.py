@@ -1,10 +1,8 @@
 """Opening what other programs saved: safetensors, PyTorch files by tensors alone, JSON."""
 
 import json
-import pickle
 import warnings
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,34 +32,46 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def read_pickle(path: Path) -> Any:
     """What `torch.save` wrote, opened so that nothing in it is executed. `RunError` if it is more than data."""
+    with path.open("rb") as file:
+        begins = file.read(4)
+    if not begins.startswith((b"PK\x03\x04", b"\x80")):  # a zip archive; a pickle, as PyTorch wrote until 1.5
+        raise RunError(f"{path} is no file of PyTorch's, nor safetensors.")
     try:
         with warnings.catch_warnings():  # about protocols, which a user can do nothing about
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" not in str(error) and "GLOBAL" not in str(error):
-            raise RunError(f"{path} is damaged, or no file of PyTorch's.") from None
+    except Exception:  # a damaged pickle can raise anything, and PyTorch's own advice would be to execute it
         raise RunError(
-            f"{path} holds more than tensors, numbers and text, so that opening it could execute what is inside. Save "
-            "the model's state_dict() alone, best as safetensors, and import that."
+            f"{path} is damaged, or holds more than tensors, numbers and text; nothing of it was executed. Save the "
+            "model's state_dict() alone, best as safetensors, and import that."
         ) from None
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path} could not be read: {str(error).splitlines()[0] if str(error) else error!r}.") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object of a JSON file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} could not be read: {error}.") from None
     if not isinstance(content, dict):
         raise RunError(f"{path} should hold a JSON object, not {type(content).__name__}.")
     return content
 
 
+def whole_numbers(settings: Mapping[str, Any], names: Iterable[str], where: str) -> None:
+    """`RunError` names those that are missing or are not whole numbers above 0."""
+    wrong = [
+        f"{name} is missing" if name not in settings else f"{name} = {settings[name]!r}"
+        for name in names
+        if type(settings.get(name)) is not int or settings[name] < 1
+    ]
+    if wrong:
+        raise RunError(f"{where}: {'; '.join(wrong)}: a whole number above 0 was expected.")
+
+
 def tensors_of(state: Any, path: Path) -> dict[str, Tensor]:
     """A state dict; `RunError` if `state` is none."""
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    table = state if isinstance(state, dict) else {}
+    if not table or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in table.items()):
         raise RunError(f"{path} holds no state_dict: a table of tensors by name was expected.")
-    return dict(state)
+    return dict(table)

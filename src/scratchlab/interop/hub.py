@@ -48,7 +48,8 @@ def _fetch(name: str, file: str, revision: str | None) -> Path | None:
         return Path(hf_hub_download(name, file, revision=revision))
     except LocalEntryNotFoundError as error:
         raise RunError(
-            f"{file} of {where} could not be reached, and is not in the cache: {_first_line(error)}"
+            f"{name} is no file or folder here, and its {file} on {constants.ENDPOINT} could not be reached and is not "
+            f"in the cache: {_first_line(error)}"
         ) from None
     except EntryNotFoundError:
         return None

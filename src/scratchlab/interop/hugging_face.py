@@ -11,7 +11,7 @@ from torch import Tensor
 from scratchlab.corpus.tokenizer import END_OF_TEXT, Tokenizer
 from scratchlab.errors import RunError
 from scratchlab.files import folder_in_one_piece, pretty_json, write_atomically
-from scratchlab.interop.files import Find, read_json, read_pickle, read_safetensors, tensors_of
+from scratchlab.interop.files import Find, read_json, read_pickle, read_safetensors, tensors_of, whole_numbers
 from scratchlab.interop.foreign import Foreign, section
 from scratchlab.interop.names import Names, listed, shapes_of, tied, to_ours, to_theirs
 from scratchlab.recipe import GPTSection
@@ -78,13 +78,11 @@ def read_hugging_face(find: Find, origin: str) -> Foreign:
 
 def _fields(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Our `[model]` for their configuration."""
-    needed = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
-    if missing := [name for name in needed if name not in settings]:
-        raise RunError(f"{where} lacks {', '.join(missing)}.")
+    inner = () if settings.get("n_inner") is None else ("n_inner",)
+    whole_numbers(settings, ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size", *inner), where)
     width, activation = settings["n_embd"], settings.get("activation_function", "gelu_new")
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise RunError(f"{where}: activation_function = {activation!r}; known here are {', '.join(ACTIVATIONS)}.")
-    inner = settings.get("n_inner") or 4 * width
     dropout, *others = (settings.get(f"{place}_pdrop", 0.1) for place in ("resid", "embd", "attn"))
     own = dict(zip(("dropout_embedding", "dropout_attention"), others, strict=True))
     return {
@@ -93,7 +91,7 @@ def _fields(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
         "d_model": width,
         "context_length": settings["n_positions"],
         "mlp": ACTIVATIONS[activation],
-        "mlp_ratio": inner / width,
+        "mlp_ratio": settings["n_inner"] / width if inner else 4.0,
         "dropout": dropout,
         **{place: share for place, share in own.items() if share != dropout},
         "tie_weights": settings.get("tie_word_embeddings", True),

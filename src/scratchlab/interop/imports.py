@@ -25,7 +25,7 @@ KNOWN = (
 )
 
 
-MOST_PADDING = 1024  # rows of an embedding beyond the tokenizer's symbols; more are another tokenizer's
+MULTIPLES = (1, 8, 16, 32, 64, 128, 256, 512, 1024)  # what others pad a vocabulary to a multiple of
 
 
 def import_run(source: str, out: str | Path, tokenizer: str | None = None, revision: str | None = None) -> RunFolder:
@@ -40,7 +40,7 @@ def import_run(source: str, out: str | Path, tokenizer: str | None = None, revis
     find, foreign = _find_model(source, revision)
     spoken = _find_tokenizer(source, find, tokenizer)
     hashes = {path.name: sha256_of_file(path) for path in foreign.files}
-    recipe = _recipe(source, foreign, spoken)
+    recipe = _recipe(source, str(out), foreign, spoken)
     settled = {"training.precision": "float32", "execution.device": "cpu", "execution.compile": False}
     resolved = recipe.replaced(settled | {"execution.micro_batch_size": 1, "execution.threads": 1})
     nothing = {"path": None, "sha256": None}
@@ -67,23 +67,19 @@ def _lasting(source: str) -> str:
     return str(Path(source).absolute()) if Path(source).exists() else source
 
 
-def _recipe(source: str, foreign: Foreign, tokenizer: Tokenizer) -> Recipe:
+def _recipe(source: str, out: str, foreign: Foreign, tokenizer: Tokenizer) -> Recipe:
+    """What the import's recipe.toml says: begin from these weights, on a corpus and for a length still to be named."""
     rows, symbols = foreign.rows, tokenizer.vocab_size
-    if not symbols <= rows <= symbols + MOST_PADDING:
+    multiple = next((m for m in MULTIPLES if -(-symbols // m) * m == rows), None)
+    if multiple is None:
         raise RunError(
             f"{source} has {rows:,} rows in its embedding and its tokenizer {symbols:,} symbols: they do not belong "
             "together. Name the tokenizer it was trained with: --tokenizer PATH."
         )
-    padded = foreign.config.model_copy(update={"vocab_multiple": _multiple(symbols, rows)})
+    padded = foreign.config.model_copy(update={"vocab_multiple": multiple})
     model = padded.model_dump(exclude_defaults=True)
-    tables = {"corpus": "", "model": model, "training": {"steps": 0}, "start": {"weights": _lasting(source)}}
+    tables = {"corpus": "", "model": model, "training": {"steps": 0}, "start": {"weights": out}}
     return recipe_from(tables, where=source)
-
-
-def _multiple(symbols: int, rows: int) -> int:
-    """What the vocabulary was padded to a multiple of."""
-    likely = [2**power for power in range(3, 11)]
-    return next((m for m in (1, *likely) if -(-symbols // m) * m == rows), rows)
 
 
 def _find_model(source: str, revision: str | None) -> tuple[Find, Foreign]:
@@ -116,17 +112,19 @@ def _read_file(path: Path) -> Foreign:
     state = tensors_of(inner, path)
     if is_book(state):
         return read_book(path, state)
+    if any(name.removeprefix("transformer.") == "wte.weight" for name in state):
+        raise RunError(f"{path} is of Hugging Face's GPT-2: name its folder, which has the {CONFIG} too.")
     raise RunError(f"{path} is no model that is known here: its tensors are {listed(list(state))}. {KNOWN}.")
 
 
 def _find_tokenizer(source: str, find: Find, tokenizer: str | None) -> Tokenizer:
     if tokenizer is not None:
         place = Path(tokenizer)
-        if place.is_file():
+        if place.exists() and not place.is_dir():
             return Tokenizer.load(place)
         if not place.exists() and not is_name(tokenizer):
             raise CorpusError(f"--tokenizer {tokenizer}: there is no such file or folder.")
-        find = inside(place) if place.is_dir() else on_the_hub(tokenizer, None)
+        find = inside(place) if place.exists() else on_the_hub(tokenizer, None)
     found = find_tokenizer(find)
     if found is None:
         raise CorpusError(

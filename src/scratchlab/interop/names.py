@@ -46,40 +46,55 @@ def to_ours(
     theirs: Mapping[str, Tensor], config: GPTSection, rows: int, names: Names, origin: str
 ) -> dict[str, Tensor]:
     """Our parameters out of their tensors, in float32. `RunError` names all that is missing, unknown or misshapen."""
+    if config.n_layer > len(theirs):  # before so many layers are built
+        raise RunError(f"{origin} has {len(theirs)} tensors, too few for {config.n_layer:,} layers.")
     ours: dict[str, Tensor] = {}
     used: set[str] = set()
     problems: list[str] = []
     for name, shape in shapes_of(config, rows).items():
         parts = names.of(name)
         used |= set(parts)
-        if missing := [part for part in parts if part not in theirs]:
-            problems += [f"{part} is missing" for part in missing]
+        expected = (shape[0] // len(parts), *shape[1:])
+        expected = expected[::-1] if names.turns(name) else expected
+        complaints = [complaint for part in parts if (complaint := _complaint(part, theirs.get(part), expected))]
+        if complaints:
+            problems += complaints
             continue
         found = torch.cat([theirs[part] for part in parts])
-        found = found.T if names.turns(name) else found
-        if not found.is_floating_point():
-            problems.append(f"{parts[0]} is {str(found.dtype).removeprefix('torch.')}, not a floating-point type")
-        elif tuple(found.shape) != shape:
-            problems.append(f"{' with '.join(parts)} is {tuple(found.shape)} where {shape} is expected")
-        else:
-            ours[name] = found.to(torch.float32).contiguous()
+        ours[name] = (found.T if names.turns(name) else found).to(torch.float32).contiguous()
     problems += [f"{name} is nothing this model has" for name in theirs if name not in used]
     if problems:
         raise RunError(f"{origin} does not hold this model's tensors: {listed(problems)}.")
     return ours
 
 
+def _complaint(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> str | None:
+    """What is wrong with one of their tensors."""
+    if tensor is None:
+        return f"{name} is missing"
+    if tensor.layout is not torch.strided or tensor.is_meta or not tensor.is_floating_point():
+        kind = tensor.dtype if tensor.layout is torch.strided else tensor.layout
+        return f"{name} is {str(kind).removeprefix('torch.')}, not plain floating-point numbers"
+    if tuple(tensor.shape) != shape:
+        return f"{name} is {tuple(tensor.shape)} where {shape} is expected"
+    return None if bool(torch.isfinite(tensor).all()) else f"{name} holds numbers that are not finite"
+
+
 def tied(theirs: Mapping[str, Tensor], embedding: str, head: str, origin: str) -> dict[str, Tensor]:
     """The tensors of a model whose head is its embedding, which may be saved under either name or under both."""
     kept = dict(theirs)
     copy = kept.pop(head, None)
-    if copy is not None and not torch.equal(kept.setdefault(embedding, copy), copy):
+    if copy is not None and not _same(kept.setdefault(embedding, copy), copy):
         raise RunError(f"{origin}: its head is said to be tied, and yet {head} is not {embedding}.")
     return kept
 
 
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and a.layout == b.layout and a.dtype == b.dtype and torch.equal(a, b))
+
+
 def to_theirs(ours: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """The same the other way."""
+    """Their tensors out of our parameters: `to_ours` the other way."""
     theirs: dict[str, Tensor] = {}
     for name, tensor in ours.items():
         tensor = tensor.T if names.turns(name) else tensor

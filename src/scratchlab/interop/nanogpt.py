@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scratchlab.errors import RunError
-from scratchlab.interop.files import tensors_of
+from scratchlab.interop.files import tensors_of, whole_numbers
 from scratchlab.interop.foreign import Foreign, section
 from scratchlab.interop.hugging_face import HEAD, TABLE, without_masks
 from scratchlab.interop.names import Names, tied, to_ours
@@ -33,7 +33,8 @@ def read_nanogpt(path: Path, saved: dict[str, Any]) -> Foreign:
     """The model of an opened `ckpt.pt`. Its optimizer is left behind."""
     arguments, where = saved["model_args"], f"{path}: model_args"
     given = arguments if isinstance(arguments, dict) else {}
-    if missing := [name for name in (*FIELDS, "vocab_size") if name not in given]:
+    whole_numbers(given, ("n_layer", "n_head", "n_embd", "block_size", "vocab_size"), where)
+    if missing := [name for name in FIELDS if name not in given]:
         raise RunError(f"{where} lacks {', '.join(missing)}.")
     config = section({ours: given[theirs] for theirs, ours in FIELDS.items()} | {"mlp": "gelu"}, where)
     # torch.compile puts a prefix before every name, and the class another before all but the head's.

@@ -8,6 +8,9 @@ from scratchlab.model.rnn import RNN
 from scratchlab.recipe import GPTSection, ModelSection
 
 Model = GPT | RNN
+"""What both pages have, and all that the rest of the house knows of them: `hidden`, `logits`, `forward`, `new_state`;
+`head_weight`, `head_dtype` and `readout`, which the loss works with; `most_tokens`, `end_of_text`, `initial_table`.
+"""
 
 
 def empty_model(

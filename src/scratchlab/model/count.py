@@ -58,5 +58,7 @@ def activation_bytes_per_sequence(model: ModelSection) -> int:
     if isinstance(model, RNNSection):
         return 4 * (2 * GATES[model.cell] + 3) * model.d_model * model.n_layer * model.context_length
     inside = (5 if model.mlp == "swiglu" else 3) * model.mlp_width
-    squares = 3 * model.n_head * model.context_length if model.attention == "explicit" else 0
+    masked = model.window is not None or model.document_mask
+    kept = model.attention == "explicit" or (model.dropped("attention") and (masked or model.attention == "torch"))
+    squares = 3 * model.n_head * model.context_length if kept else 0
     return 4 * (8 * model.d_model + inside + squares) * model.n_layer * model.context_length

@@ -57,7 +57,7 @@ class Attention(nn.Module):
 
     def forward(self, x_BTC: Tensor, view: View) -> Tensor:
         visible = view.visible[self.window]
-        if self.by_pytorch and view.cache is None:
+        if self.by_pytorch and view.cache is None:  # it knows no cache; with one, the fused kernel does the same
             dropped = self.dropped if self.training else 0.0
             return self.dropout(multihead_attention(x_BTC, self.qkv, self.out, self.n_head, visible, dropped))
         B, T, C = x_BTC.shape
@@ -242,19 +242,3 @@ class GPT(nn.Module):
         empty = lambda: torch.zeros(shape, dtype=dtype, device=device)  # noqa: E731
         n_layer = config.n_layer if config.attention != "none" else 0
         return Cache([(empty(), empty()) for _ in range(n_layer)], [0] * batch_size, capacity)
-
-    def cast_once(self) -> "GPT":
-        """This model for writing: with the weights of its products in the compute type, where each token would cast
-        them again. It shares what needs no cast; where nothing does, it is this model itself."""
-        if self.head_weight.dtype == self.compute_dtype:
-            return self
-        with torch.device("meta"):
-            untied = self.config.model_copy(update={"tie_weights": False})
-            copy = GPT(untied, self.vocab_size, self.compute_dtype, self.end_of_text)
-        tensors = self.state_dict() | {"head.weight": self.head_weight.detach()}
-        for name, module in copy.named_modules():
-            if isinstance(module, Linear):
-                own = {f"{name}.{part}" for part in module.state_dict()}
-                tensors |= {part: tensors[part].to(module.compute_dtype) for part in own}
-        copy.load_state_dict(tensors, assign=True)
-        return copy.eval().requires_grad_(False)

@@ -40,6 +40,7 @@ class Carried:
         return Carried(tuple(part[:, first:stop] for part in self.parts))
 
     def has_room(self, n_new: int) -> bool:
+        """Always, where a GPT's cache fills up."""
         return True
 
 
@@ -133,11 +134,7 @@ class RNN(nn.Module):
     def initial_table(self) -> Table:
         return rnn_table(self.config)
 
-    def cast_once(self) -> "RNN":
-        """This model for writing: as it is."""
-        return self
-
     def new_state(self, batch_size: int, capacity: int = 0) -> Carried:
-        """Nothing read yet: zeros. It holds text of any length."""
+        """Nothing read yet: zeros. It holds text of any length, so `capacity` is for the GPT's cache alone."""
         shape = (self.config.n_layer, batch_size, self.config.d_model)
         return Carried(tuple(self.head_weight.new_zeros(shape) for _ in range(1 + (self.config.cell == "lstm"))))

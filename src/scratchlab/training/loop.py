@@ -73,7 +73,7 @@ def train_steps(run: Run, stop: StopRequest) -> None:
 def write_metrics(run: Run, keep_newest: bool = False) -> None:
     """Append the metrics that are ready, show where the run is, and look at the very first loss."""
     records = run.journal.write(keep_newest)
-    if records and records[0]["step"] == 0:
+    if records and records[0]["step"] == 0 and run.recipe.start.weights is None:
         check_first_loss(records[0]["loss"], run.corpus.vocab_size, run.recipe.model, run.report)
     if records:
         run.report.at(records[-1]["step"] + 1, run.steps, records[-1]["loss"], run.journal.tokens_per_second)
@@ -108,8 +108,7 @@ def split_loss(run: Run, split: str, max_tokens: int | None = None) -> LossResul
     """Loss of the weights as they are on one split of the corpus that scores."""
     scorer = run.backend.scorer(run.state)
     model = run.recipe.model
-    remembers = model.architecture == "rnn"
-    return evaluate_loss(scorer, run.yardstick.split(split), model.context_length, max_tokens, remembers)
+    return evaluate_loss(scorer, run.yardstick.split(split), model.context_length, max_tokens, model.remembers)
 
 
 def write_sample(run: Run) -> str:

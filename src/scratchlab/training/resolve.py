@@ -60,7 +60,7 @@ def _steps(recipe: Recipe, vocab_size: int, windows: Windows) -> int:
     if not sequences < 2**63:
         raise RecipeError("training: the length of the run comes to more than 2^63 sequences.")
     steps = max(1, math.ceil(sequences / training.global_batch_size))
-    if training.warmup_steps > steps:
+    if training.warmup_steps > steps and recipe.start.schedule == "restarted":
         raise RecipeError(f"training.warmup_steps ({training.warmup_steps}) is more than the run's {steps} steps.")
     return steps
 

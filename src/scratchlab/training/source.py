@@ -24,7 +24,7 @@ class Source:
     sha256: str
     steps: int
     sequences: int
-    """Both with those of the runs that it came from itself."""
+    """Where that run's schedule and its data ended: with those of the runs before it that it went on from."""
     state: Record
     lineage: list[Record]
     """Where the weights come from, the oldest first: run, fingerprint, step, tokens and the hash of the weights."""
@@ -35,12 +35,19 @@ def find_source(recipe: Recipe, corpus: Corpus) -> Source | None:
     start = recipe.start
     if start.weights is None:
         return None
-    folder = RunFolder.open(start.weights)
+    if start.steps_before or start.sequences_before:
+        raise RecipeError(
+            "start.steps_before and start.sequences_before are settled when the run is made: leave them out."
+        )
+    folder = _open(start.weights)
     path, state = folder.snapshot("best") if start.at == "best" else _last_checkpoint(folder)
     earlier, manifest = folder.resolved(), folder.manifest()
     _check(recipe, corpus, earlier, manifest, start.weights)
     if start.optimizer == "kept" and "imported" in manifest:
         raise RecipeError(f"start.optimizer = 'kept': {start.weights} was imported, and has weights alone.")
+    if start.optimizer == "kept" and earlier.training.optimizer != recipe.training.optimizer:
+        used = earlier.training.optimizer
+        raise RecipeError(f"start.optimizer = 'kept': {start.weights} was trained with training.optimizer = {used!r}.")
     steps = state["step"]
     sequences = steps * earlier.training.global_batch_size
     record = {
@@ -53,7 +60,7 @@ def find_source(recipe: Recipe, corpus: Corpus) -> Source | None:
     }
     if "imported" in manifest:
         record["imported"] = manifest["imported"]
-    before = earlier.start
+    before = earlier.settled
     return Source(
         path=path,
         sha256=state["sha256"],
@@ -62,6 +69,13 @@ def find_source(recipe: Recipe, corpus: Corpus) -> Source | None:
         state=state,
         lineage=[*manifest.get("lineage", []), record],
     )
+
+
+def _open(name: str) -> RunFolder:
+    try:
+        return RunFolder.open(name)
+    except RunError as error:
+        raise RecipeError(f"start.weights: {error} It names the folder of a run, trained here or imported.") from None
 
 
 def _last_checkpoint(folder: RunFolder) -> tuple[Path, Record]:
@@ -76,7 +90,7 @@ def _last_checkpoint(folder: RunFolder) -> tuple[Path, Record]:
 def _check(recipe: Recipe, corpus: Corpus, earlier: Recipe, manifest: Record, name: str) -> None:
     if manifest["tokenizer_sha256"] != corpus.tokenizer.sha256:
         raise RecipeError(f"start.weights: {name} has another tokenizer than {corpus.path}: its tokens mean others.")
-    ours, theirs = (_shapes(config) for config in (recipe.model, earlier.model))
+    ours, theirs = (_shapes(config, corpus.vocab_size) for config in (recipe.model, earlier.model))
     different = sorted(tensor for tensor in ours | theirs if ours.get(tensor) != theirs.get(tensor))
     if different:
         first = different[0]
@@ -85,7 +99,7 @@ def _check(recipe: Recipe, corpus: Corpus, earlier: Recipe, manifest: Record, na
             f"{ours.get(first)} here ({len(different)} differ). [model] must say what that run's recipe says."
         )
     if other := [field for field in MEANING if _said(recipe.model, field) != _said(earlier.model, field)]:
-        listed = ", ".join(f"{field} = {_said(earlier.model, field)!r}" for field in other)
+        listed = ", ".join(f"{field} = {getattr(earlier.model, field)!r}" for field in other)
         raise RecipeError(f"start.weights: {name} was trained with model.{listed}; with another they mean nothing.")
     if recipe.start.data == "continued":
         same = [
@@ -93,25 +107,41 @@ def _check(recipe: Recipe, corpus: Corpus, earlier: Recipe, manifest: Record, na
             earlier.model.context_length == recipe.model.context_length,
             earlier.training.order == recipe.training.order,
             earlier.seeds.data == recipe.seeds.data,
+            recipe.training.order == "shuffled"
+            or earlier.training.global_batch_size == recipe.training.global_batch_size,
         ]
         if not all(same):
             raise RecipeError(
-                f"start.data = 'continued' needs the corpus, context_length, order and data seed of {name}: only then "
-                "is there a place to go on from."
+                f"start.data = 'continued' needs the corpus, context_length, order and data seed of {name} (and its "
+                "global_batch_size, where order = 'streams'): only then is there a place to go on from."
             )
 
 
 # What weights of the same shapes mean something else by.
-MEANING = ("n_head", "norm", "norm_position", "positions", "mlp", "qk_norm", "residual", "logit_cap", "embedding")
+MEANING = (
+    "n_head",
+    "norm",
+    "norm_position",
+    "positions",
+    "mlp",
+    "qk_norm",
+    "residual",
+    "logit_cap",
+    "embedding",
+    "initialization",
+)
 
 
 def _said(model: ModelSection, field: str) -> Any:
+    """What a model says of a field; sinusoidal positions are as large as its initial weights (`sinusoid_size`)."""
+    if field == "initialization" and getattr(model, "positions", None) != "sinusoidal":
+        return None
     return getattr(model, field, None)
 
 
-def _shapes(model: ModelSection) -> dict[str, tuple[int, ...]]:
-    """Of every parameter, with the vocabulary left open: equal tokenizers have equal ones."""
-    return {name: tuple(p.shape) for name, p in empty_model(model, 1024, end_of_text=0).named_parameters()}
+def _shapes(model: ModelSection, vocab_size: int) -> dict[str, tuple[int, ...]]:
+    """Of every parameter."""
+    return {name: tuple(p.shape) for name, p in empty_model(model, vocab_size, end_of_text=0).named_parameters()}
 
 
 def starting_tensors(recipe: Recipe, source: Source) -> dict[str, Tensor]:

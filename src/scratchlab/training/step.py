@@ -68,13 +68,15 @@ class TorchBackend:
     def step(self, state: TorchState, batch: Batch, step: int) -> tuple[TorchState, dict[str, Tensor]]:
         """Accumulate the gradient of the mean loss over the batch, then update. Never waits for the device."""
         loss = self._accumulate_gradients(state, batch, step)
-        if self.recipe.training.clip_value:
-            limit = self.recipe.training.clip_value * float(state.loss_scale)
-            torch.nn.utils.clip_grad_value_(state.parameters, limit)
         gradients = [parameter.grad for parameter in state.parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) / state.loss_scale
+        norm = clipped_norm = torch.nn.utils.get_total_norm(gradients) / state.loss_scale
         skipped = ~torch.isfinite(norm)
-        self._update(state, norm, skipped, step)
+        if self.recipe.training.clip_value:  # an infinite gradient would come out of it as a finite one
+            limit = self.recipe.training.clip_value * state.loss_scale
+            for gradient in gradients:
+                gradient.clamp_(-limit, limit)
+            clipped_norm = torch.nn.utils.get_total_norm(gradients) / state.loss_scale
+        self._update(state, clipped_norm, skipped, step)
         return state, {"loss": loss, "gradient_norm": norm, "skipped": skipped}
 
     def _accumulate_gradients(self, state: TorchState, batch: Batch, step: int) -> Tensor:
