@@ -2,9 +2,11 @@
 
     python benchmarks/recurrent.py speed --text input.txt [--only char-rnn-karpathy] [--rounds 5] [--turns 4]
     python benchmarks/recurrent.py loss --text input.txt [--only char-rnn-karpathy] [--seeds 3] [--steps N]
+    python benchmarks/recurrent.py gpt --text input.txt [--seeds 3] [--steps N]
 
 The plain loop below is what one would write: one-hot input, nn.LSTM, nn.Linear, the recipe's optimizer and clipping,
-state carried and detached. Ours is the real training loop. Both are scored by one scorer. Writes
+state carried and detached. Ours is the real training loop. Both are scored by one scorer. `gpt` trains a GPT of as many
+parameters for as many seconds as the recipe char-rnn-karpathy takes, and draws both. Writes
 benchmarks/results/recurrent.json; runs that are there already are not run again.
 """
 
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 from torch.nn import functional as F
 
@@ -41,7 +44,7 @@ STEPS_A_TURN = {"char-rnn-karpathy": 50, "byte-lstm": 2}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "loss", "worker"])
+    parser.add_argument("what", choices=["speed", "loss", "gpt", "worker"])
     parser.add_argument("order", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("--text", type=Path, help="Tiny Shakespeare")
     parser.add_argument("--only", nargs="*", choices=list(TOKENIZERS), default=list(TOKENIZERS))
@@ -58,8 +61,9 @@ def main() -> None:
         recipe = Recipe.model_validate(order["recipe"])
         plain_loop(recipe, open_corpus(order["corpus"]), 1, lambda step: print(f"step {step}", flush=True))
         return
-    for name in arguments.only:
-        outcome = measure_speed(name, arguments) if arguments.what == "speed" else measure_loss(name, arguments)
+    measure = {"speed": measure_speed, "loss": measure_loss, "gpt": beside_a_gpt}[arguments.what]
+    for name in arguments.only if arguments.what != "gpt" else ["char-rnn-karpathy"]:
+        outcome = measure(name, arguments)
         results = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
         results["machine"] = contest.machine()
         results.setdefault(arguments.what, {})[name] = outcome
@@ -172,6 +176,72 @@ def measure_loss(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     outcome = {"steps": RunFolder.open(work / "scratchlab-1").resolved().training.steps}
     outcome |= {"scratchlab": ours, "plain": theirs}
     return outcome | (parity.difference(ours, theirs, "plain") if len(ours) > 1 else {})
+
+
+# 235,688 parameters where the LSTM has 240,321 (65 characters).
+GPT = {"model.n_layer": 4, "model.d_model": 68, "model.context_length": 128, "training.global_batch_size": 32}
+RATE_STEPS = 200
+
+
+def beside_a_gpt(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """An LSTM, and a GPT of as many parameters that trains for as many seconds; both in turns, a seed at a time."""
+    work = arguments.work / "gpt"
+    lstm, corpus = prepare(name, arguments, work)
+    lstm = lstm.replaced({"evaluation.every": 200})
+    shape = GPT | {"corpus": str(corpus.path), "evaluation.every": 200, "training.precision": "float32"}
+    shape |= {"execution.threads": arguments.threads} if arguments.threads else {}
+    gpt = load_recipe(ROOT / "recipes/nano-char.toml").replaced(shape)
+    rows: dict[str, list[dict[str, Any]]] = {"lstm": [], "gpt": []}
+    for seed in range(1, arguments.seeds + 1):
+        seeds = {f"seeds.{role}": seed for role in ("init", "data", "noise")}
+        seconds = trained(lstm.replaced(seeds), work / f"lstm-{seed}")["cost"]["seconds"]["training"]
+        rate = trained(gpt.replaced(seeds | {"training.steps": RATE_STEPS}), work / f"rate-{seed}")["cost"]
+        steps = round(seconds * rate["training_tokens_per_second"] / (gpt.training.global_batch_size * 128))
+        trained(gpt.replaced(seeds | {"training.steps": steps}), work / f"gpt-{seed}")
+        for kind, row in rows.items():
+            row.append(curve(RunFolder.open(work / f"{kind}-{seed}")))
+    draw(rows, ROOT / "docs/images/recurrent.png")
+    final = {kind: [row["nats"][-1] for row in found] for kind, found in rows.items()}
+    outcome = {kind: {name: [row[name] for row in found] for name in found[0]} for kind, found in rows.items()}
+    return outcome | parity.difference(final["lstm"], final["gpt"], "gpt")
+
+
+def trained(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    return resume(folder) if folder.exists() else scratchlab.train(recipe, out=folder)
+
+
+def curve(run: RunFolder) -> dict[str, Any]:
+    """The validation loss along the run, against seconds of training and against tokens read."""
+    result, meters = run.result(), run.meters()
+    assert result is not None
+    points = [(r["step"], r["validation"]["nats_per_token"]) for r in run.metrics() if "validation" in r]
+    size = run.resolved().training.global_batch_size * run.resolved().model.context_length
+    spent = [sum(r["seconds"].get("training", 0.0) for r in meters if r["step"] <= step) for step, _ in points]
+    return {
+        "parameters": result["parameters"],
+        "seconds": [round(seconds, 1) for seconds in spent],
+        "tokens": [step * size for step, _ in points],
+        "nats": [round(nats, 4) for _, nats in points],
+        "sample": run.samples()[-1]["text"],
+    }
+
+
+def draw(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    panels: Any = figure.subplots(1, 2, sharey=True)
+    for axes, what in zip(panels, ("seconds", "tokens"), strict=True):
+        for (kind, found), color in zip(rows.items(), ("tab:blue", "tab:green"), strict=True):
+            label = f"{kind.upper() if kind == 'gpt' else 'LSTM'}, {found[0]['parameters']:,} parameters"
+            for number, row in enumerate(found):
+                axes.plot(row[what], row["nats"], color=color, alpha=0.7, label=None if number else label)
+        axes.set_xlabel("seconds of training" if what == "seconds" else "characters read")
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("validation loss, nats per character")
+    panels[0].set_ylim(top=2.6)
+    panels[1].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
 
 
 def score(model: Any, corpus: Corpus, recipe: Recipe) -> float:

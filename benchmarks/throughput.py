@@ -4,7 +4,8 @@
 
 Ours is the real training loop of `scratchlab train`; theirs the real train.py of a local clone, untouched but for the
 one line the `bf16` settings need (it switches autocast off on a CPU). Without --peer only ours is measured. Writes
-benchmarks/results/throughput.json, with the rate a large matrix product reaches here beside every figure.
+benchmarks/results/throughput.json (settings that are not run keep their figures), with the rate a large matrix product
+reaches here beside every figure.
 """
 
 import argparse
@@ -100,7 +101,8 @@ def main() -> None:
     if arguments.worker:  # a child of this program
         work(json.loads(arguments.worker))
         return
-    results: dict[str, Any] = {"machine": contest.machine(), "settings": {}}
+    kept = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {"settings": {}}
+    results: dict[str, Any] = kept | {"machine": contest.machine()}
     with tempfile.TemporaryDirectory() as scratch:
         for name in arguments.only or SETTINGS:
             setting, reason = SETTINGS[name], cannot(SETTINGS[name])

@@ -156,6 +156,13 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def memory() -> int:
+    """Bytes of main memory, used or not."""
+    import psutil
+
+    return psutil.virtual_memory().total
+
+
 def busy_cores() -> int:
     """How many cores other programs keep busy, watched for half a second (this process sleeps meanwhile)."""
     import psutil
