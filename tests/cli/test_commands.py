@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from scratchlab.cli.main import cli
+from scratchlab.cli.main import cli, main
 from scratchlab.errors import ScratchlabError
 
 
@@ -320,3 +320,13 @@ def test_a_damaged_token_is_named_as_such(workplace: Path, tmp_path: Path) -> No
     shard.write_bytes(content)
     message = str(fail(["train", f"{workplace}/tiny.toml", "--out", f"{tmp_path}/run", f"corpus={corpus}"]))
     assert "corpus verify" in message
+
+
+def test_what_the_system_refuses_is_a_sentence_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["scratchlab", "import", "x" * 300, "--out", "never"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert re.fullmatch(r"Error: x+: File name too long\.\n", capsys.readouterr().err)

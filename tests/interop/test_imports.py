@@ -221,7 +221,7 @@ def test_a_corpus_takes_the_tokenizer_of_a_run(place: Path) -> None:
 
 
 def begin(place: Path, *changes: str) -> dict[str, Any]:
-    usual = [f"corpus={place / 'corpus'}", f"start.weights={place / 'gpt2'}", "training.steps=3"]
+    usual = [f"corpus={place / 'corpus'}", "training.steps=3"]  # the recipe of an import begins from it by itself
     recipe = load_recipe(place / "gpt2/recipe.toml", [*usual, "training.global_batch_size=2", *changes])
     name = f"run-{len(list(place.iterdir()))}"
     return train(recipe, place / name) | {"name": name}

@@ -151,8 +151,8 @@ def _import_lines(run: dict[str, Any]) -> list[str]:
         f"  let it write:    scratchlab sample {name} --prompt 'The '",
         f"  give it text:    scratchlab corpus build TEXT... --tokenizer {name} --out corpora/mine",
         f"  measure it:      scratchlab evaluate {name} --corpus corpora/mine",
-        f"  train it on:     scratchlab train {name}/recipe.toml --out DIR corpus=corpora/mine start.weights={name} "
-        "training.steps=500 training.learning_rate=1e-4",
+        f"  train it on:     scratchlab train {name}/recipe.toml --out DIR corpus=corpora/mine training.steps=500 "
+        "training.learning_rate=1e-4",
     ]
 
 

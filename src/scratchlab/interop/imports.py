@@ -23,8 +23,6 @@ KNOWN = (
     "Known are Hugging Face's GPT-2 (a folder with config.json, or a name on the Hub), nanoGPT's ckpt.pt, and "
     "checkpoints of the book's GPT (.pth or .safetensors, with its model.json)"
 )
-
-
 MULTIPLES = (1, 8, 16, 32, 64, 128, 256, 512, 1024)  # what others pad a vocabulary to a multiple of
 
 
