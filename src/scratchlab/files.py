@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever mistaken for a whole one, and hashing them."""
+"""Writing files so that nothing half-written is ever mistaken for a whole one; hashing and finding them."""
 
 import contextlib
 import errno
@@ -7,11 +7,19 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 from scratchlab.errors import ScratchlabError
+
+# A file that belongs to something, by its name: where it lies on this machine, or None if there is no such file.
+Find = Callable[[str], Path | None]
+
+
+def inside(folder: Path) -> Find:
+    """Finds the files of a folder."""
+    return lambda name: folder / name if (folder / name).is_file() else None
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 import others
 import pytest
+import tiktoken
 import torch
 from others import BOOK, NANO_ARGS, SYMBOLS, TEXT
 from safetensors.torch import load_file, save_file
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 import scratchlab
 from scratchlab.corpus.build import build_corpus
-from scratchlab.corpus.tokenizer import Tokenizer
+from scratchlab.corpus.tokenizer import GPT2_PATTERN, Tokenizer
 from scratchlab.errors import CorpusError, RecipeError, RunError, ScratchlabError, UsageError
 from scratchlab.interop.exports import export_run
 from scratchlab.interop.imports import import_run
@@ -439,6 +440,21 @@ def test_older_files_are_read_too(tmp_path: Path, tokenizer: Path) -> None:
     (tmp_path / "sharded/model-1.safetensors").unlink()
     with pytest.raises(RunError, match=r"names model-1.safetensors, and there is no such file"):
         import_run(str(tmp_path / "sharded"), tmp_path / "run")
+
+
+def test_gpt2_is_a_tokenizer_by_name(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_gpt2(tmp_path / "hf", None)
+    spoken = Tokenizer.load(tokenizer)
+    ranks = {spoken.token_bytes(token): token for token in range(SYMBOLS - 1)}
+    small = tiktoken.Encoding("gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={})
+    monkeypatch.setattr(tiktoken, "get_encoding", {"gpt2": small}.__getitem__)
+    monkeypatch.chdir(tmp_path)
+    run = import_run("hf", tmp_path / "run", "gpt2")
+    assert Tokenizer.load(run.tokenizer_path).encode(TEXT).tolist() == spoken.encode(TEXT).tolist()
+    export_run(run, tmp_path / "out")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert theirs(TEXT)["input_ids"] == spoken.encode(TEXT).tolist()
+    assert theirs.eos_token_id == SYMBOLS - 1
 
 
 def test_from_python_an_import_is_a_run_as_any(place: Path) -> None:

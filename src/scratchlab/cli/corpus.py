@@ -29,9 +29,10 @@ def corpus() -> None:
     "--tokenizer",
     default="auto",
     show_default=True,
-    metavar="char|byte|bpe:N|PATH",
-    help="What a token is. auto: characters for a short text, subwords (bpe) from 200,000 characters on. PATH: a "
-    "tokenizer that is there already, a tokenizer.json or a folder with one (a run, a corpus).",
+    metavar="char|byte|bpe:N|gpt2|PATH",
+    help="What a token is. auto: characters for a short text, subwords (bpe) from 200,000 characters on. gpt2: "
+    "GPT-2's, which tiktoken fetches once. PATH: one that is there already, a tokenizer.json or a folder with one (a "
+    "run, a corpus), or GPT-2's older files.",
 )
 @click.option(
     "--split",

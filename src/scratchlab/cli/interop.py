@@ -11,7 +11,7 @@ from scratchlab.cli.output import as_json, show
 @click.command("import", epilog="Example: scratchlab import openai-community/gpt2 --out runs/gpt2")
 @click.argument("source")
 @click.option("--out", required=True, metavar="DIR", help="The run folder to make.")
-@click.option("--tokenizer", metavar="PATH|NAME", help="Where the tokenizer is, if not with the model.")
+@click.option("--tokenizer", metavar="PATH|gpt2|NAME", help="Where the tokenizer is, if not with the model.")
 @click.option("--revision", metavar="REV", help="A branch, tag or commit on the Hub.")
 @as_json
 def import_model(source: str, out: str, tokenizer: str | None, revision: str | None, as_json: bool) -> None:
@@ -19,7 +19,8 @@ def import_model(source: str, out: str, tokenizer: str | None, revision: str | N
 
     SOURCE is a folder or a name on the Hub with Hugging Face's GPT-2, nanoGPT's ckpt.pt, or a checkpoint of the book's
     GPT (.pth or .safetensors, with its model.json). --tokenizer takes a tokenizer.json, a folder that has one (a corpus
-    built here, a run) or GPT-2's vocab.json and merges.txt, or a name on the Hub.
+    built here, a run), GPT-2's older files (vocab.json and merges.txt, or a .tiktoken file), gpt2, or a name on the
+    Hub.
     """
     from scratchlab.cli.runs import describe, run_text
     from scratchlab.interop.imports import import_run

@@ -12,6 +12,7 @@ from scratchlab.hardware import prepare_process
 # command: (where it lives, its line in --help). The line stands here so that --help imports no command.
 COMMANDS = {
     "corpus": ("scratchlab.cli.corpus:corpus", "Build, show and verify corpora."),
+    "tokenizer": ("scratchlab.cli.tokenizer:tokenizer", "Show and compare tokenizers."),
     "train": ("scratchlab.cli.train:train", "Train a model from a recipe, or resume a run."),
     "evaluate": ("scratchlab.cli.evaluate:evaluate", "Measure a run's loss on held-out text."),
     "sample": ("scratchlab.cli.sample:sample", "Let a trained model write."),

@@ -21,6 +21,7 @@ from scratchlab.corpus.manifest import (
     TokenizerRecord,
     write_manifest,
 )
+from scratchlab.corpus.pretrained import open_tokenizer
 from scratchlab.corpus.shards import SplitWriter
 from scratchlab.corpus.splits import ENOUGH_FOR_HASH, SPLITS, Plan, SplitRule, parse_split, plan_splits
 from scratchlab.corpus.store import Corpus, open_corpus
@@ -48,8 +49,8 @@ def build_corpus(
 ) -> Corpus:
     """Build a corpus from `sources` (see `read_documents`) in the new folder `out`, and open it.
 
-    `tokenizer` is char, byte or bpe:N, auto (by the length of the text), or the path of a tokenizer that is there
-    already: a tokenizer.json or a folder with one, such as a run or another corpus. `split` is hash or contiguous,
+    `tokenizer` is char, byte or bpe:N, auto (by the length of the text), or a tokenizer that is there already: a path
+    (see `open_tokenizer`), such as that of a run or of another corpus, or gpt2. `split` is hash or contiguous,
     with shares if wanted, or auto: by hash from 8 documents on. Blank documents and exact copies are left out and
     counted. The same sources and arguments give the same bytes. Raises UsageError for a mistaken argument, CorpusError
     for text that cannot become a corpus.
@@ -59,7 +60,7 @@ def build_corpus(
             f"sources {sources!r}: expected a list of files, folders or python-docs, as in ['my-writing/']."
         )
     out = Path(out)
-    given = _given_tokenizer(tokenizer)
+    given = None if tokenizer in ("auto", "char", "byte") else open_tokenizer(tokenizer)
     if tokenizer != "auto" and given is None:
         parse_tokenizer(tokenizer)  # a mistaken argument is better heard of before gigabytes are read
     rule = parse_split(split)
@@ -86,14 +87,6 @@ def build_corpus(
         split_record = SplitRuleRecord(rule=str(rule), moved=moved)
         write_manifest(folder, survey.sources, split_record, _write_tokenizer(folder, tokenizer, trained), records)
     return open_corpus(out)
-
-
-def _given_tokenizer(spec: str) -> Tokenizer | None:
-    """The tokenizer at a path; None if `spec` says how to train one."""
-    path = Path(spec)
-    if spec in ("auto", "char", "byte") or not path.exists():
-        return None
-    return Tokenizer.load(path / TOKENIZER if path.is_dir() else path)
 
 
 def _pieces(survey: Survey, plan: Plan, stage: str) -> Iterator[tuple[str, str]]:

@@ -190,8 +190,8 @@ def _byte_characters() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
-_CHARACTER_OF = _byte_characters()
-_BYTE_OF = {character: byte for byte, character in _CHARACTER_OF.items()}
+CHARACTER_OF = _byte_characters()
+_BYTE_OF = {character: byte for byte, character in CHARACTER_OF.items()}
 
 
 def parse_tokenizer(spec: str) -> tuple[Kind, int]:
@@ -203,7 +203,7 @@ def parse_tokenizer(spec: str) -> tuple[Kind, int]:
         return "bpe", int(size)
     raise UsageError(
         f"tokenizer {spec!r}: expected char, byte, or bpe:N with N from {SMALLEST_BPE} (256 bytes and {END_OF_TEXT}), "
-        "as in bpe:4096, or the path of a tokenizer.json or of a folder with one."
+        "as in bpe:4096, gpt2, or the path of a tokenizer.json or of a folder with one."
     )
 
 
@@ -248,7 +248,7 @@ def _new_bytes(kind: Kind) -> Any:
     from tokenizers import Tokenizer as Stored
     from tokenizers import decoders, models, pre_tokenizers
 
-    vocabulary = {_CHARACTER_OF[byte]: byte for byte in range(256)}
+    vocabulary = {CHARACTER_OF[byte]: byte for byte in range(256)}
     stored = Stored(models.BPE(vocabulary, []) if kind == "byte" else models.BPE())
     stored.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "bpe")
     stored.decoder = decoders.ByteLevel()

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from scratchlab.errors import RunError
-
-# A file of a model by its name: where it lies on this machine, or None if the model has no such file.
-Find = Callable[[str], Path | None]
-
-
-def inside(folder: Path) -> Find:
-    """Finds the files of a folder."""
-    return lambda name: folder / name if (folder / name).is_file() else None
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from scratchlab.errors import RunError
-from scratchlab.interop.files import Find
+from scratchlab.files import Find
 
 
 def is_name(source: str) -> bool:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from scratchlab.corpus.tokenizer import END_OF_TEXT, Tokenizer
 from scratchlab.errors import RunError
-from scratchlab.files import folder_in_one_piece, pretty_json, write_atomically
-from scratchlab.interop.files import Find, read_json, read_pickle, read_safetensors, tensors_of, whole_numbers
+from scratchlab.files import Find, folder_in_one_piece, pretty_json, write_atomically
+from scratchlab.interop.files import read_json, read_pickle, read_safetensors, tensors_of, whole_numbers
 from scratchlab.interop.foreign import Foreign, section
 from scratchlab.interop.names import Names, listed, shapes_of, tied, to_ours, to_theirs
 from scratchlab.recipe import GPTSection

@@ -4,17 +4,17 @@ import sys
 from pathlib import Path
 
 from scratchlab import hardware
+from scratchlab.corpus.pretrained import KNOWN_TOKENIZERS, find_tokenizer, open_tokenizer
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import CorpusError, RunError, UsageError
-from scratchlab.files import sha256_of_file, sha256_of_json
+from scratchlab.files import Find, inside, sha256_of_file, sha256_of_json
 from scratchlab.interop.book import is_book, read_book
-from scratchlab.interop.files import Find, inside, read_pickle, read_safetensors, tensors_of
+from scratchlab.interop.files import read_pickle, read_safetensors, tensors_of
 from scratchlab.interop.foreign import Foreign
 from scratchlab.interop.hub import commit_of, is_name, on_the_hub
 from scratchlab.interop.hugging_face import CONFIG, read_hugging_face
 from scratchlab.interop.names import listed
 from scratchlab.interop.nanogpt import is_nanogpt, read_nanogpt
-from scratchlab.interop.tokenizer import find_tokenizer
 from scratchlab.recipe import Recipe, fingerprint, recipe_from
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.checkpoint import write_tensors
@@ -29,8 +29,8 @@ MULTIPLES = (1, 8, 16, 32, 64, 128, 256, 512, 1024)  # what others pad a vocabul
 def import_run(source: str, out: str | Path, tokenizer: str | None = None, revision: str | None = None) -> RunFolder:
     """Make the run folder `out` of the foreign model `source`: a run of no steps, which begins from its weights.
 
-    `tokenizer` says where the tokenizer lies, if not with the model: a tokenizer.json, a folder with one or with
-    GPT-2's vocabulary and merges, or a name on the Hub. `revision` is a branch, tag or commit there. Raises RunError
+    `tokenizer` says where the tokenizer lies, if not with the model: a path (see `open_tokenizer`), gpt2, or a name
+    on the Hub. `revision` is a branch, tag or commit there. Raises RunError
     or CorpusError for what cannot be read, is not known here, or does not fit together.
     """
     if Path(out).exists():
@@ -117,16 +117,15 @@ def _read_file(path: Path) -> Foreign:
 
 def _find_tokenizer(source: str, find: Find, tokenizer: str | None) -> Tokenizer:
     if tokenizer is not None:
-        place = Path(tokenizer)
-        if place.exists() and not place.is_dir():
-            return Tokenizer.load(place)
-        if not place.exists() and not is_name(tokenizer):
+        if given := open_tokenizer(tokenizer):
+            return given
+        if not is_name(tokenizer):
             raise CorpusError(f"--tokenizer {tokenizer}: there is no such file or folder.")
-        find = inside(place) if place.exists() else on_the_hub(tokenizer, None)
+        find = on_the_hub(tokenizer, None)
     found = find_tokenizer(find)
     if found is None:
         raise CorpusError(
-            f"{tokenizer or source} brings no tokenizer. Say which with --tokenizer: a tokenizer.json, a folder with "
-            "one (a corpus, a run) or with GPT-2's vocab.json and merges.txt, or a name on the Hub."
+            f"{tokenizer or source} brings no tokenizer. Say which with --tokenizer: {KNOWN_TOKENIZERS}, or a name on "
+            "the Hub."
         )
     return found
