@@ -161,6 +161,7 @@ def _result_lines(result: dict[str, Any]) -> list[str]:
     lines = [f"  test       {loss_text(result['test'])}"] if result["test"] else []
     if result["validation"]:
         lines += [f"  validation {loss_text(result['validation'])}"]
+    if result["best_validation"]:  # a run that never had a finite loss has none
         lines += [
             f"  best       validation {result['best_validation']['nats_per_token']:.4f} nats/token at step "
             f"{result['best_validation']['step']}"
