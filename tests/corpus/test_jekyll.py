@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchlab.corpus.jekyll import Post, clean_post, passed_over, posts
+from scratchlab.corpus.sources.jekyll import Post, clean_post, passed_over, posts
 from scratchlab.errors import CorpusError, MissingExtraError
 
 NAME = "2024-01-31-a-post.md"

@@ -14,7 +14,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-from scratchlab.corpus.sources import printable
+from scratchlab.corpus.sources.documents import printable
 from scratchlab.errors import CorpusError, MissingExtraError
 
 MARKDOWN = (".md", ".markdown", ".mkd", ".mkdn", ".mkdown")
@@ -71,19 +71,19 @@ def clean_post(raw: str, name: str, code: bool = True) -> Post:
     (Jekyll stops).
     """
     _require("frontmatter", "liquid", "markdown_it", "selectolax")
-    from scratchlab.corpus.html_text import Removed, text_of_html
+    from scratchlab.corpus.sources.html_text import Removed, text_of_html
 
     removed: Removed = {}
     matter, body, first_line = _front_matter(raw, name, removed)
     highlighted: dict[str, str] = {}
     if matter.get("render_with_liquid", True) is not False:
-        from scratchlab.corpus.jekyll_liquid import render_liquid
+        from scratchlab.corpus.sources.jekyll_liquid import render_liquid
 
         page = {**matter, "title": _title(matter, name), "date": matter.get("date") or _date(matter, name)}
         body, highlighted = render_liquid(body, page, name, first_line, removed)
     try:
         if not name.lower().endswith(HTML):
-            from scratchlab.corpus.kramdown import html_of_markdown
+            from scratchlab.corpus.sources.kramdown import html_of_markdown
 
             body = html_of_markdown(body, removed)
         text = text_of_html(body, removed, code, highlighted)
@@ -192,7 +192,7 @@ def _title(matter: Mapping[str, Any], name: str) -> str:
         return " ".join(word.capitalize() for word in re.split(r"[-_\s]+", dated[2] if dated else stem) if word)
     text = str(title)
     if "</" in text or "<br" in text:  # otherwise `List<T>` is what the author says
-        from scratchlab.corpus.html_text import text_of_html
+        from scratchlab.corpus.sources.html_text import text_of_html
 
         text = text_of_html(text, {})
     return " ".join(unescape(text).split())

@@ -20,7 +20,7 @@ from liquid.stream import TokenStream
 from liquid.tag import Tag
 from liquid.token import TOKEN_CONTENT, TOKEN_EXPRESSION, TOKEN_ILLEGAL, TOKEN_OUTPUT, TOKEN_TAG, Token
 
-from scratchlab.corpus.html_text import Removed
+from scratchlab.corpus.sources.html_text import Removed
 from scratchlab.errors import CorpusError
 
 

@@ -16,7 +16,7 @@ from markdown_it.rules_core import StateCore
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
-from scratchlab.corpus.html_text import Removed
+from scratchlab.corpus.sources.html_text import Removed
 
 # Possessive, so that a long line cannot make them slow. Narrower than kramdown's, which takes any `{:...}`: a tuple
 # such as `{:ok, value}` in a sentence about Elixir is the author's.

@@ -1,0 +1,119 @@
+"""The formats that text comes in: how a file is cut into spans, and how a span is read."""
+
+import mmap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from scratchlab.corpus.sources.documents import PART_BYTES, Document, Span, decode, in_parts, next_cut, sound
+from scratchlab.corpus.sources.opened import COMPRESSED, is_plain, opened
+from scratchlab.corpus.sources.tables import cut_lines, cut_row_groups, read_csv, read_json_lines, read_parquet
+from scratchlab.corpus.sources.token_sets import cut_tokens, read_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """`suffixes` of its files; `cut`, from a span of a whole file to spans of it; `read`, from a span to documents."""
+
+    suffixes: tuple[str, ...]
+    cut: Callable[[Span], list[Span]]
+    read: Callable[[Span], Iterator[Document]]
+
+
+def read_span(span: Span) -> Iterator[Document]:
+    """The documents of a span, in order, long ones in parts; blank ones too.
+
+    Raises CorpusError, naming the file, for what is missing, unreadable, damaged or no text.
+    """
+    for document in FORMATS[span.format].read(span):
+        yield from in_parts(sound(document))
+
+
+def format_of(path: str) -> str | None:
+    """The format that a file's name says, whether it is compressed or not; None for a name that says nothing."""
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
+    if suffixes and suffixes[-1] in COMPRESSED:
+        suffixes.pop()
+    last = suffixes[-1] if suffixes else ""
+    return next((name for name, form in FORMATS.items() if last in form.suffixes), None)
+
+
+def _whole(span: Span) -> list[Span]:
+    return [span]
+
+
+def _cut_text(span: Span) -> list[Span]:
+    """A plain file that is long becomes a span for each part."""
+    if not is_plain(span) or span.size <= PART_BYTES:
+        return [span]
+    with opened(span) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        edges = [0]
+        while edges[-1] < len(data):
+            edges.append(next_cut(data, edges[-1]))
+    return [
+        replace(span, start=start, stop=stop, size=stop - start, continues=start > 0)
+        for start, stop in zip(edges[:-1], edges[1:], strict=True)
+    ]
+
+
+def _read_text(span: Span) -> Iterator[Document]:
+    with opened(span) as file:
+        if is_plain(span):
+            file.seek(span.start)
+            parts = iter([file.read(-1 if span.stop is None else span.stop - span.start)])
+        else:
+            parts = _parts_of_stream(file)
+        for number, part in enumerate(parts):
+            yield replace(decode(part, span.name), continues=span.continues or number > 0)
+
+
+def _parts_of_stream(file: BinaryIO) -> Iterator[bytes]:
+    """The parts that `_cut_text` would cut, of bytes that come one after another."""
+    held = b""
+    while block := file.read(PART_BYTES):
+        held += block
+        while (stop := next_cut(held, 0)) < len(held):
+            yield held[:stop]
+            held = held[stop:]
+    if held:
+        yield held
+
+
+def _read_html(span: Span) -> Iterator[Document]:
+    from scratchlab.corpus.sources.html_text import Removed, text_of_html
+
+    removed: Removed = {}
+    with opened(span) as file:
+        page = decode(file.read(), span.name)
+    text = text_of_html(page.text, removed)
+    yield replace(page, text=text, removed={kind: tuple(pieces) for kind, pieces in sorted(removed.items())})
+
+
+def _read_post(span: Span) -> Iterator[Document]:
+    from scratchlab.corpus.sources.jekyll import clean_post
+
+    with opened(span) as file:
+        raw = decode(file.read(), span.name)
+    post = clean_post(raw.text, span.name, span.reading.code)
+    removed = dict(post.removed) | ({} if post.published else {"unpublished": (post.text,)})
+    yield replace(raw, text=post.text if post.published else "", removed=removed)
+
+
+def _read_python_docs(span: Span) -> Iterator[Document]:
+    from scratchlab.corpus.sources.pythondocs import python_docs
+
+    for name, text in python_docs():
+        yield Document(text, f"{span.path}/{name}")
+
+
+FORMATS = {
+    "text": Format((".txt", ".md", ".markdown", ".text"), _cut_text, _read_text),
+    "html": Format((".html", ".htm", ".xhtml"), _whole, _read_html),
+    "jsonl": Format((".jsonl", ".ndjson"), cut_lines, read_json_lines),
+    "csv": Format((".csv", ".tsv"), _whole, read_csv),
+    "parquet": Format((".parquet",), cut_row_groups, read_parquet),
+    "tokens": Format((".bin", ".npy", ".safetensors"), cut_tokens, read_tokens),
+    "post": Format((), _whole, _read_post),
+    "python-docs": Format((), _whole, _read_python_docs),
+}
