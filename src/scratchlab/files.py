@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
-from scratchlab.errors import ScratchlabError
+from scratchlab.errors import ScratchlabError, UnfinishedError
 
 # A file that belongs to something, by its name: where it lies on this machine, or None if there is no such file.
 Find = Callable[[str], Path | None]
@@ -31,7 +32,7 @@ def disk_errors(path: Path, what: str) -> Generator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(nearest_existing(path)).free
             remedy = "Free some space" + ("" if error.errno == errno.ENOSPC else " or raise the limit that was met")
-            raise ScratchlabError(
+            raise UnfinishedError(
                 f"{what} could not be written to {path}: {os.strerror(error.errno)} ({free / 1e6:.0f} MB free there). "
                 f"Nothing written earlier was lost. {remedy} and run the same command again."
             ) from error
@@ -98,12 +99,7 @@ def folder_in_one_piece(path: Path, what: str, replace: bool = False) -> Generat
         try:
             os.chmod(partial, 0o755)
             yield partial
-            for file in partial.rglob("*"):
-                descriptor = os.open(file, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+            _sync_files(partial)
             aside = path.parent / f".{path.name}.old-{partial.name[-8:]}"
             if replace and path.exists():
                 os.replace(path, aside)  # a rename is over in no time; removing what is there would take longer
@@ -113,6 +109,63 @@ def folder_in_one_piece(path: Path, what: str, replace: bool = False) -> Generat
             shutil.rmtree(partial, ignore_errors=True)
             raise
         sync_folder(path.parent)
+
+
+def _sync_files(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def unfinished_folder(path: Path, what: str, key: str) -> Generator[Path]:
+    """Yield a hidden folder beside `path` to fill, which gets that name at the end.
+
+    Unlike that of `folder_in_one_piece` it outlives a kill, an interrupt and a full disk: the next one with the same
+    `key`, which stands for everything that decides its content, finds what was done. Those with other keys are removed.
+    A mistake of the user's removes it. Raises UnfinishedError while another process fills it.
+    """
+    partial = path.parent / f".{path.name}.partial-{key[:16]}"
+    with disk_errors(path, what):
+        partial.mkdir(parents=True, exist_ok=True)
+        for other in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
+            if other != partial:
+                with _only_process(other, what):
+                    shutil.rmtree(other)
+        with _only_process(partial, what):
+            try:
+                yield partial
+            except (UnfinishedError, KeyboardInterrupt):
+                raise
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            _sync_files(partial)
+            (partial / LOCK).unlink()
+            os.replace(partial, path)
+        sync_folder(path.parent)
+
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def _only_process(folder: Path, what: str) -> Generator[None]:
+    """Hold a folder for writing; the lock dies with its process."""
+    import filelock
+
+    lock = filelock.FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UnfinishedError(f"{what} is being made by another process in {folder}. Wait for it, or end it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sha256_of_file(path: Path) -> str:

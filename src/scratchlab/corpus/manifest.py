@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from scratchlab.corpus.tokenizer import Dtype, Kind
 from scratchlab.errors import CorpusError
 from scratchlab.files import pretty_json, sha256_of_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, 2)
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 REBUILD = "Restore it from a copy, or build the corpus again."
@@ -35,16 +36,53 @@ class FileRecord(Record):
     sha256: str
 
 
+class ExampleRecord(Record):
+    """An example of what cleaning removed: which document it is from, and the text or its beginning."""
+
+    name: str
+    text: str
+
+
+class RemovedRecord(Record):
+    """What one kind of cleaning removed from a source."""
+
+    documents: int = 0
+    """Thrown away whole."""
+    pieces: int = 0
+    """Taken out of documents that were kept, or documents that were changed."""
+    characters: int = 0
+    examples: tuple[ExampleRecord, ...] = ()
+
+
 class SourceRecord(Record):
-    """What one source gave. `source` is as the user wrote it."""
+    """What one source gave. `source` is its name: as the user wrote it, unless it was given another."""
 
     source: str
     documents: int
-    """Kept: neither blank nor an exact copy of an earlier one."""
+    """Kept."""
     bytes: int
     """UTF-8 bytes of the kept documents."""
-    duplicates: int
-    blank: int
+    removed: Mapping[str, RemovedRecord] = {}
+    """By kind of cleaning; "duplicate" and "blank" are among them."""
+    passed_over: Mapping[str, int] = {}
+    """By extension, files in a folder that hold no text, or in no known format."""
+    location: str = ""
+    revision: str | None = None
+    """The commit of a dataset on the Hub."""
+    weight: float | None = None
+    """In a mixture: its share of the training tokens, before all shares are made to sum to 1."""
+    repeat: int = 1
+    """In a mixture: how often a document may be used at most."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_format_1(cls, data: Any) -> Any:
+        """Format 1 counted duplicates and blank documents, without examples."""
+        if not isinstance(data, dict) or "duplicates" not in data:
+            return data
+        counts = {"duplicate": data["duplicates"], "blank": data["blank"]}
+        kept = {name: value for name, value in data.items() if name not in ("duplicates", "blank")}
+        return {**kept, "removed": {kind: {"documents": count} for kind, count in counts.items() if count}}
 
 
 class MoveRecord(Record):
@@ -60,6 +98,14 @@ class SplitRuleRecord(Record):
 
     rule: str
     moved: tuple[MoveRecord, ...]
+
+
+class CleaningRecord(Record):
+    """What was asked to be removed, besides blank documents and exact copies."""
+
+    filters: tuple[str, ...] = ()
+    near_duplicates: float | None = None
+    """The likeness from which on a document was left out."""
 
 
 class TokenizerRecord(Record):
@@ -97,6 +143,7 @@ class Manifest(Record):
     split: SplitRuleRecord
     tokenizer: TokenizerRecord
     splits: Mapping[str, SplitRecord]
+    cleaning: CleaningRecord = CleaningRecord()
     manifest_sha256: str
 
     @property
@@ -111,16 +158,18 @@ def write_manifest(
     split: SplitRuleRecord,
     tokenizer: TokenizerRecord,
     splits: Mapping[str, SplitRecord],
+    cleaning: CleaningRecord = CleaningRecord(),  # noqa: B008  frozen
 ) -> None:
     """Write manifest.json, which makes `folder` a corpus: the last step of a build."""
     identity = {name: [file.sha256 for file in record.files] for name, record in splits.items()}
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "sha256": sha256_of_json({"tokenizer": tokenizer.file.sha256, "splits": identity}),
-        "sources": [record.model_dump() for record in sources],
-        "split": split.model_dump(),
-        "tokenizer": tokenizer.model_dump(),
-        "splits": {name: record.model_dump() for name, record in splits.items()},
+        "sources": [record.model_dump(mode="json") for record in sources],
+        "cleaning": cleaning.model_dump(mode="json"),
+        "split": split.model_dump(mode="json"),
+        "tokenizer": tokenizer.model_dump(mode="json"),
+        "splits": {name: record.model_dump(mode="json") for name, record in splits.items()},
     }
     content["manifest_sha256"] = sha256_of_json(content)
     (folder / MANIFEST).write_text(pretty_json(content), encoding="utf-8")
@@ -140,9 +189,9 @@ def read_manifest(path: Path) -> Manifest:
         intact = content.pop("manifest_sha256") == sha256_of_json(content)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CorpusError(f"{path / MANIFEST} is damaged: it is not the JSON that a build writes. {REBUILD}") from None
-    if version != FORMAT_VERSION:
+    if version not in READABLE:
         raise CorpusError(
-            f"{path} has corpus format {version}; this scratchlab reads format {FORMAT_VERSION}. "
+            f"{path} has corpus format {version}; this scratchlab reads formats {' and '.join(map(str, READABLE))}. "
             "Open it with the scratchlab that built it, or build the corpus again."
         )
     if not intact:
@@ -151,5 +200,5 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
         raise CorpusError(
-            f"{path / MANIFEST} is not a manifest of format {FORMAT_VERSION}: {error}. {REBUILD}"
+            f"{path / MANIFEST} is not a manifest of format {version}: {error}. {REBUILD}"
         ) from error

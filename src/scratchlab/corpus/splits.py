@@ -1,15 +1,17 @@
-"""Which document goes to which split: by a hash of its content, or by contiguous regions.
+"""Which document goes to which split: by a hash of its content, by contiguous regions, or by the names of the files.
 
 By hash, a document's place depends on its content and on nothing else: adding, removing or reordering documents moves
-no other, and identical texts can never lie on both sides. Contiguous regions are for one long text or a few.
+no other, and identical texts can never lie on both sides. Contiguous regions are for one long text or a few. Names are
+for token sets that others have split already.
 """
 
 import itertools
 import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from scratchlab.errors import CorpusError, UsageError
 
@@ -20,17 +22,22 @@ ENOUGH_FOR_HASH = 8  # documents; below that, whole documents make splits too un
 
 @dataclass(frozen=True, slots=True)
 class SplitRule:
-    """How to split, and which share of the text goes to train, validation and test."""
+    """How to split, and which share of the text goes to train, validation and test (not for names)."""
 
-    kind: Literal["hash", "contiguous"]
+    kind: Literal["hash", "contiguous", "names"]
     shares: tuple[float, float, float] = DEFAULT_SHARES
 
     def __str__(self) -> str:
-        return f"{self.kind}:{','.join(map(str, self.shares))}"
+        return self.kind if self.kind == "names" else f"{self.kind}:{','.join(map(str, self.shares))}"
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """The places in SPLITS of those that must get some text."""
+        return (0,) if self.kind == "names" else tuple(place for place, share in enumerate(self.shares) if share > 0)
 
 
 def parse_split(text: str) -> SplitRule | None:
-    """`hash`, `contiguous`, either with `:TRAIN,VALIDATION,TEST` shares, or `auto` (None). Raises UsageError."""
+    """`hash` or `contiguous`, either with `:TRAIN,VALIDATION,TEST` shares, `names`, or `auto` (None). Or UsageError."""
     if text == "auto":
         return None
     kind, colon, shares = text.partition(":")
@@ -38,7 +45,9 @@ def parse_split(text: str) -> SplitRule | None:
         return SplitRule("hash", _parse_shares(shares, text) if colon else DEFAULT_SHARES)
     if kind == "contiguous":
         return SplitRule("contiguous", _parse_shares(shares, text) if colon else DEFAULT_SHARES)
-    raise UsageError(f"split {text!r}: expected auto, hash, contiguous, hash:.9,.05,.05 or contiguous:.9,.1,0.")
+    if text == "names":
+        return SplitRule("names")
+    raise UsageError(f"split {text!r}: expected auto, hash, contiguous, hash:.9,.05,.05, contiguous:.9,.1,0 or names.")
 
 
 def _parse_shares(text: str, whole: str) -> tuple[float, float, float]:
@@ -56,92 +65,53 @@ def _parse_shares(text: str, whole: str) -> tuple[float, float, float]:
     return shares
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A document that was put into a split which would otherwise have been empty."""
-
-    document: int
-    origin: str
-    to: str
+def places(high: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Where documents lie between 0 and 1, by the first 8 bytes of their keys."""
+    return high.astype(np.float64) / 2.0**64
 
 
-class Plan(Protocol):
-    """Says where the documents go; `document` counts from 0 in reading order."""
-
-    @property
-    def moved(self) -> tuple[Move, ...]: ...
-
-    def pieces(self, document: int, text: str) -> Iterator[tuple[str, str]]:
-        """(split, text) for each part of the document: one, unless a contiguous region ends within it."""
-        ...
-
-
-def plan_splits(rule: SplitRule, digests: Sequence[bytes], lengths: Sequence[int]) -> Plan:
-    """The plan for documents with these SHA-256 digests and lengths in characters."""
-    return _plan_by_hash(rule, digests) if rule.kind == "hash" else ContiguousPlan(rule.shares, lengths)
-
-
-class ContiguousPlan:
-    """All text in order, cut by characters at int(total * a) and int(total * (a + b)): nanoGPT's rule."""
-
-    moved: tuple[Move, ...] = ()
-
-    def __init__(self, shares: tuple[float, float, float], lengths: Sequence[int]) -> None:
-        self._starts = list(itertools.accumulate(lengths, initial=0))
-        total = self._starts[-1]
-        first = int(total * shares[0]) if any(shares[1:]) else total
-        second = int(total * (shares[0] + shares[1])) if shares[2] else total
-        self._regions = tuple(zip(SPLITS, (0, first, second), (first, second, total), strict=True))
-
-    def pieces(self, document: int, text: str) -> Iterator[tuple[str, str]]:
-        offset = self._starts[document]
-        for split, start, stop in self._regions:
-            if piece := text[max(start - offset, 0) : max(stop - offset, 0)]:
-                yield split, piece
-
-
-@dataclass(frozen=True, slots=True)
-class HashPlan:
-    """Whole documents, each in the split named at its place."""
-
-    splits: Sequence[str]
-    moved: tuple[Move, ...] = field(default=())
-
-    def pieces(self, document: int, text: str) -> Iterator[tuple[str, str]]:
-        yield self.splits[document], text
-
-
-def _plan_by_hash(rule: SplitRule, digests: Sequence[bytes]) -> HashPlan:
+def interval(rule: SplitRule, split: int) -> tuple[float, float]:
+    """The places that belong to a wanted split. The last one takes all that is left, whatever the rounding."""
     bounds = list(itertools.accumulate(rule.shares, initial=0.0))
-    intervals = {
-        split: (low, high)
-        for split, low, high, share in zip(SPLITS, bounds[:-1], bounds[1:], rule.shares, strict=True)
-        if share > 0
-    }
-    positions = [int.from_bytes(digest[:8], "big") / 2**64 for digest in digests]
-    # The last wanted split takes all that is left: the shares' sum may fall short of 1 by rounding.
-    last = list(intervals)[-1]
-    splits = [
-        next((split for split, (_, high) in intervals.items() if position < high), last) for position in positions
-    ]
-    moved = tuple(_fill_empty(splits, positions, intervals))
-    return HashPlan(splits, moved)
+    return bounds[split], math.inf if split == rule.wanted[-1] else bounds[split + 1]
 
 
-def _fill_empty(
-    splits: list[str], positions: Sequence[float], intervals: dict[str, tuple[float, float]]
-) -> Iterator[Move]:
-    """Move the nearest document into each empty split, never the only one of another; changes `splits`."""
-    for split, (low, high) in intervals.items():
-        if split in splits:
+def split_by_hash(rule: SplitRule, high: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
+    """The place in SPLITS of each document."""
+    ends = [interval(rule, split)[1] for split in rule.wanted]
+    return np.array(rule.wanted, np.uint8)[np.searchsorted(ends, places(high), side="right")]
+
+
+def fill_empty(rule: SplitRule, splits: npt.NDArray[np.uint8], high: npt.NDArray[np.uint64]) -> list[tuple[int, int]]:
+    """Move the nearest document into each wanted split that is empty, never the only one of another.
+
+    Changes `splits`, the places in SPLITS of the documents with the keys `high`; gives each document that was moved and
+    the split it came from. Raises CorpusError if there are too few.
+    """
+    moved: list[tuple[int, int]] = []
+    at = places(high)
+    for split in rule.wanted:
+        sizes = np.bincount(splits, minlength=len(SPLITS))
+        if sizes[split]:
             continue
-        sizes = Counter(splits)
-        movable = [document for document, origin in enumerate(splits) if sizes[origin] > 1]
-        if not movable:
+        low, up = interval(rule, split)
+        distance = np.where(sizes[splits] > 1, np.maximum(low - at, at - up), np.inf)
+        if not len(at) or not np.isfinite(nearest := distance.min()):
+            wanted = ", ".join(SPLITS[place] for place in rule.wanted)
             raise CorpusError(
-                f"{len(splits)} documents are too few for the splits {', '.join(intervals)} by hash: {split} would be "
-                "empty. Split by contiguous regions (--split contiguous), give more documents, or set its share to 0."
+                f"{len(at)} documents are too few for the splits {wanted} by hash: {SPLITS[split]} would be empty. "
+                "Split by contiguous regions (--split contiguous), give more documents, or set its share to 0."
             )
-        nearest = min(movable, key=lambda document: max(low - positions[document], positions[document] - high))
-        yield Move(nearest, splits[nearest], split)
-        splits[nearest] = split
+        document = int(np.flatnonzero(distance == nearest)[0])
+        moved.append((document, int(splits[document])))
+        splits[document] = split
+    return moved
+
+
+def regions(rule: SplitRule, characters: int) -> list[tuple[int, int, int]]:
+    """(split, start, stop) of all text in order, cut at int(total * a) and int(total * (a + b)): nanoGPT's rule."""
+    a, b, c = rule.shares
+    first = int(characters * a) if b or c else characters
+    second = int(characters * (a + b)) if c else characters
+    edges = (0, first, second, characters)
+    return [(split, edges[split], edges[split + 1]) for split in range(3) if edges[split + 1] > edges[split]]

@@ -4,6 +4,7 @@ import codecs
 import hashlib
 import os
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,10 +42,15 @@ class Document:
     tokens: TokenIds | None = None
     """Of a token set: its tokens as they are there. The text is empty then."""
 
-    def key(self) -> bytes:
-        """The first 16 bytes of the SHA-256 of the text as UTF-8, or of the tokens as uint32."""
-        data = self.text.encode() if self.tokens is None else self.tokens.astype("<u4").tobytes()
-        return hashlib.sha256(data).digest()[:16]
+    def content(self) -> bytes:
+        """What makes two documents the same: the text as UTF-8, or the tokens as uint32."""
+        return self.text.encode() if self.tokens is None else self.tokens.astype("<u4").tobytes()
+
+
+def key_of(content: bytes) -> tuple[int, int]:
+    """The first 16 bytes of its SHA-256, as two numbers."""
+    high, low = struct.unpack(">QQ", hashlib.sha256(content).digest()[:16])
+    return high, low
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,107 @@
+"""Mixtures: how much of each source a corpus holds, and in which order its documents come."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from scratchlab.corpus.building.encode import ROWS
+from scratchlab.corpus.building.encode import STAGE as ENCODE
+from scratchlab.corpus.building.join import Run, Stretch
+from scratchlab.corpus.building.work import ROW, Array, Piece, Work
+from scratchlab.corpus.sources.find import Source
+from scratchlab.errors import CorpusError
+from scratchlab.seeds import permute
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """What to draw of the sources that have weights."""
+
+    seed: int = 0
+    tokens: int | None = None
+    """To train on; as many as the sources give without repeating a document more often than allowed if None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """What one source gives to a split: of each document the piece, where its tokens start there, and its ROW."""
+
+    source: Source
+    pieces: Ints
+    starts: Ints
+    rows: Array
+
+    @property
+    def tokens(self) -> int:
+        return int(self.rows["tokens"].sum())
+
+
+def supplies(work: Work, split: str, pieces: Sequence[Piece], sources: Sequence[Source]) -> list[Supply]:
+    """What each source gives to a split. A document takes 40 bytes of memory here."""
+    return [
+        _supply(work, split, [piece.number for piece in pieces if piece.source == place], source)
+        for place, source in enumerate(sources)
+    ]
+
+
+def _supply(work: Work, split: str, numbers: Sequence[int], source: Source) -> Supply:
+    found = [
+        (number, work.load(ENCODE, number, f"{split}.{ROWS}"))
+        for number in numbers
+        if work.path(ENCODE, number, f"{split}.{ROWS}").exists()
+    ]
+    rows = np.concatenate([np.empty(0, ROW), *(rows for _, rows in found)])
+    pieces = np.repeat([number for number, _ in found], [len(rows) for _, rows in found]).astype(np.int64)
+    starts = [np.cumsum(rows["tokens"]) - rows["tokens"] for _, rows in found]
+    return Supply(source, pieces, np.concatenate([np.empty(0, np.int64), *starts]), rows)
+
+
+def draw(found: Sequence[Supply], split: str, mixture: Mixture) -> list[tuple[Supply, Ints]]:
+    """The documents of each source in the mixture, repeated ones several times. CorpusError if there are too few.
+
+    A source's share of the tokens is met to within half a document. In training, whole rounds of a source come before
+    a part of one, so that no document is used twice more often than another; validation and test repeat nothing.
+    """
+    total = sum(Fraction(str(supply.source.weight)) for supply in found)
+    shares = [Fraction(str(supply.source.weight)) / total for supply in found]
+    most = [supply.tokens * (supply.source.repeat if split == "train" else 1) for supply in found]
+    possible = min(int(tokens / share) for tokens, share in zip(most, shares, strict=True))
+    wanted = mixture.tokens if split == "train" and mixture.tokens is not None else possible
+    drawn: list[tuple[Supply, Ints]] = []
+    for supply, share, available in zip(found, shares, most, strict=True):
+        if (needed := int(share * wanted)) > available:
+            raise CorpusError(
+                f"{supply.source.name} has {supply.tokens:,} tokens to train on and may be used {supply.source.repeat} "
+                f"times; {float(share):.1%} of {wanted:,} tokens are {needed:,}. Allow more repeats, lower its weight, "
+                f"or ask for at most {possible:,} tokens."
+            )
+        drawn.append((supply, _documents(supply, needed, split, mixture.seed)))
+    return drawn
+
+
+def _documents(supply: Supply, needed: int, split: str, seed: int) -> Ints:
+    """Whole rounds, then as much of one more, in an order of its own, as comes nearest to `needed` tokens."""
+    count = len(supply.rows)
+    if not count or not supply.tokens:
+        return np.empty(0, np.int64)
+    rounds, rest = divmod(needed, supply.tokens)
+    order = permute(np.arange(count), count, seed, "mixture", split, supply.source.name)
+    reached = np.cumsum(supply.rows["tokens"][order])
+    extra = int(np.abs(np.append(0, reached) - rest).argmin())
+    return np.concatenate([np.tile(np.arange(count), rounds), order[:extra]])
+
+
+def in_mixed_order(drawn: Sequence[tuple[Supply, Ints]], split: str, seed: int) -> Iterator[Stretch]:
+    """The documents that were drawn, all sources mixed by a permutation of the seed."""
+    sources = np.repeat(np.arange(len(drawn)), [len(documents) for _, documents in drawn])
+    documents = np.concatenate([documents for _, documents in drawn])
+    order = permute(np.arange(len(documents)), len(documents), seed, "mixture", split, "order")
+    for place in order.tolist():
+        supply, document = drawn[sources[place]][0], documents[place]
+        start, row = int(supply.starts[document]), supply.rows[document : document + 1]
+        yield Stretch(Run(int(supply.pieces[document]), start, start + int(row["tokens"][0])), row)

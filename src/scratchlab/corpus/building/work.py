@@ -1,0 +1,130 @@
+"""What a build has done so far, on disk: files that are whole or not there, so that a killed build goes on.
+
+Work is divided into pieces. What a stage makes of a piece is a few arrays and a JSON record; the record is written last
+and says that the piece is done.
+
+    work/plan.json                 what there is to read, and how: a build goes on only if it would be the same
+    work/survey/00012.json         a piece of the sources has been read; and so on for each stage
+"""
+
+import functools
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from scratchlab.corpus.manifest import TOKENIZER
+from scratchlab.corpus.sources.documents import Span
+from scratchlab.corpus.tokenizer import Tokenizer
+from scratchlab.files import disk_errors, write_atomically
+
+PIECE_BYTES = 2**25
+PIECE_SPANS = 2_000
+"""A piece of many small files ends there."""
+
+SURVEYED = np.dtype(
+    [("high", "<u8"), ("low", "<u8"), ("characters", "<i8"), ("bytes", "<i8"), ("continues", "?")]
+)
+"""What is remembered of a document between two readings: its key in two halves, its lengths, its place in a text."""
+
+ROW = np.dtype([("tokens", "<i8"), ("bytes", "<i8"), ("characters", "<i8"), ("continues", "?")])
+"""What a document, or a part of one, became. `tokens` counts what separates it from the next."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A share of the sources: what one worker does at a time, and the most that a kill can cost."""
+
+    number: int
+    source: int
+    """The place of its source among all."""
+    spans: tuple[Span, ...]
+
+    @property
+    def size(self) -> int:
+        """In bytes of the files, as a measure of the work."""
+        return sum(span.size for span in self.spans)
+
+    @property
+    def split(self) -> str | None:
+        """The split that its files' names say."""
+        return self.spans[0].split
+
+
+def in_pieces(listings: Sequence[Sequence[Span]]) -> list[Piece]:
+    """The spans of each source, gathered until a piece is worth a worker's while."""
+    pieces: list[Piece] = []
+    for source, spans in enumerate(listings):
+        gathered: list[Span] = []
+        for span in spans:
+            size = sum(other.size for other in gathered)
+            if gathered and (
+                size + span.size > PIECE_BYTES or len(gathered) == PIECE_SPANS or span.split != gathered[0].split
+            ):
+                pieces.append(Piece(len(pieces), source, tuple(gathered)))
+                gathered = []
+            gathered.append(span)
+        if gathered:
+            pieces.append(Piece(len(pieces), source, tuple(gathered)))
+    return pieces
+
+
+def stored_tokenizer(work: "Work") -> Tokenizer:
+    """The tokenizer of the corpus, once it is there; a process reads it once."""
+    path = work.folder.parent / TOKENIZER
+    status = path.stat()
+    return _open_tokenizer(path, status.st_ino, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)
+def _open_tokenizer(path: Path, *_: int) -> Tokenizer:
+    return Tokenizer.load(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The folder in which a build keeps what it has done."""
+
+    folder: Path
+
+    def path(self, stage: str, piece: int, what: str) -> Path:
+        """Where a stage keeps something that it made of a piece."""
+        return self.folder / stage / f"{piece:05d}.{what}"
+
+    def is_done(self, stage: str, piece: int) -> bool:
+        return self.path(stage, piece, "json").exists()
+
+    def record(self, stage: str, piece: int) -> dict[str, Any]:
+        """What a stage said of a piece when it was done."""
+        return json.loads(self.path(stage, piece, "json").read_text(encoding="utf-8"))
+
+    def finish(self, stage: str, piece: int, record: dict[str, Any]) -> None:
+        """Say that a piece is done; everything else of it is on disk already."""
+        write_atomically(self.path(stage, piece, "json"), json.dumps(record, ensure_ascii=False))
+
+    def save(self, stage: str, piece: int, what: str, array: Array) -> None:
+        """Write an array in one piece."""
+        path = self.path(stage, piece, what)
+        with disk_errors(path, path.name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".partial-{os.getpid()}")
+            with partial.open("wb") as file:
+                np.save(file, array)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+
+    def load(self, stage: str, piece: int, what: str) -> Array:
+        """An array that was written, memory-mapped where it is not empty."""
+        path = self.path(stage, piece, what)
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError:  # an empty file cannot be mapped
+            return np.load(path, allow_pickle=False)
