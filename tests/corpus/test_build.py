@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from letters import story
 
-from scratchlab.corpus.build import build_corpus
+from scratchlab.corpus import build
+from scratchlab.corpus.build import Progress, build_corpus
 from scratchlab.corpus.store import open_corpus
-from scratchlab.errors import CorpusError, ScratchlabError, UsageError
+from scratchlab.errors import CorpusError, ScratchlabError, UnfinishedError, UsageError
 
 Write = Callable[[str, str | bytes], str]
 
@@ -99,8 +100,11 @@ def test_copies_and_blanks_are_left_out_and_counted(write, tmp_path):
     write("mine/empty.md", "")
     manifest = build_corpus([f"{tmp_path}/mine", f"{tmp_path}/mine/4.txt"], tmp_path / "out", "byte").manifest
     [folder, file] = manifest.sources
-    assert (folder.documents, folder.duplicates, folder.blank) == (9, 1, 2)
-    assert (file.documents, file.duplicates, file.bytes) == (0, 1, 0)
+    assert (folder.documents, folder.removed["duplicate"].documents, folder.removed["blank"].documents) == (9, 1, 2)
+    assert (file.documents, file.removed["duplicate"].documents, file.bytes) == (0, 1, 0)
+    [example] = folder.removed["duplicate"].examples
+    assert example.name == f"{tmp_path}/mine/copy.txt"
+    assert story(3).startswith(example.text[:50])
     assert folder.bytes == sum(split.bytes for split in manifest.splits.values())
 
 
@@ -167,38 +171,37 @@ def test_sources_must_be_a_list_of_at_least_one(sources, tmp_path):
 
 @pytest.mark.parametrize("after", ["reading", "training the tokenizer"])
 @pytest.mark.parametrize("tokenizer", ["char", "bpe:300"])
-@pytest.mark.parametrize("change", ["edited", "removed", "added"])
+@pytest.mark.parametrize("change", ["edited", "removed"])
 def test_a_source_that_changes_between_two_readings_is_noticed(letters, tmp_path, after, tokenizer, change):
-    documents_read = 0
+    def meddle(progress: Progress) -> None:
+        if progress.stage == after and change == "edited":
+            Path(letters, "13.md").write_text("edited")
+        elif progress.stage == after:
+            Path(letters, "13.md").unlink(missing_ok=True)
 
-    def meddle(stage: str, done: int, total: int | None) -> None:
-        nonlocal documents_read
-        documents_read += stage == after
-        if documents_read == 30 and stage == after:
-            match change:
-                case "edited":
-                    Path(letters, "13.md").write_text("edited")
-                case "removed":
-                    Path(letters, "13.md").unlink()
-                case _:
-                    Path(letters, "13a.md").write_text("new")
-
-    name = {"edited": r"13\.md", "removed": r"14\.md", "added": r"13a\.md"}[change]
-    with pytest.raises(
-        CorpusError, match=f"text changed while the corpus was being built: .*{name} is not what it was"
-    ):
+    message = {"edited": r"text changed while .*13\.md is not what it was", "removed": r"13\.md is no longer there"}
+    with pytest.raises(CorpusError, match=message[change]):
         build_corpus([letters], tmp_path / "out", tokenizer, "hash", meddle)
     assert {path.name for path in tmp_path.iterdir()} == {"letters"}
 
 
-def test_progress_is_told_in_bytes_of_text(letters, tmp_path):
-    told: list[tuple[str, int, int | None]] = []
-    built = build_corpus([letters], tmp_path / "out", "bpe:300", progress=lambda *what: told.append(what))
-    total = sum(split.bytes for split in built.manifest.splits.values())
-    assert [entry for entry in told if entry[1] == total] == [
-        ("reading", total, None),
-        ("training the tokenizer", total, total),
-        ("encoding", total, total),
+def test_what_is_added_between_two_readings_is_left_for_the_next_build(letters, tmp_path):
+    def meddle(progress: Progress) -> None:
+        Path(letters, "13a.md").write_text("new")
+
+    before = build_corpus([letters], tmp_path / "before")
+    assert build_corpus([letters], tmp_path / "out", report=meddle).sha256 == before.sha256
+
+
+def test_progress_is_told_in_bytes_documents_and_tokens(letters, tmp_path):
+    told: list[Progress] = []
+    built = build_corpus([letters], tmp_path / "out", "bpe:300", report=told.append)
+    total = sum(path.stat().st_size for path in Path(letters).iterdir())
+    tokens = sum(split.tokens for split in built.manifest.splits.values())
+    assert told == [
+        Progress("reading", total, total, 30, 0),
+        Progress("training the tokenizer", 0, 0, 30, 0),
+        Progress("encoding", total, total, 30, tokens),
     ]
 
 
@@ -212,7 +215,8 @@ def test_a_symbol_that_is_text_stays_text(write, tmp_path):
 
 BUILD_AND_DIE = """
 import os, signal, sys
-from scratchlab.corpus.build import build_corpus
+from scratchlab.corpus import build
+from scratchlab.corpus.building import work
 import tokenizers, tiktoken
 
 events, last = 0, int(sys.argv[3])
@@ -223,33 +227,62 @@ def count(event, arguments):
     if events == last:
         os.kill(os.getpid(), signal.SIGKILL)
 
-sys.addaudithook(count)
-build_corpus([sys.argv[1]], sys.argv[2], "byte")
-print(events)
+work.SMALLEST_PIECE = 4_000
+build.WORTH_PROCESSES = int(sys.argv[4])
+if __name__ == "__main__":
+    sys.addaudithook(count)
+    build.build_corpus([sys.argv[1]], sys.argv[2], "byte", workers_at_once=2)
+    print(events)
 """
 
 
-def test_a_build_that_is_killed_leaves_nothing_that_opens(letters, tmp_path):
-    """A real process dies at one of the moments that Python's audit hooks report (opening, renaming, ...)."""
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_build_that_is_killed_goes_on_to_the_same_bytes(letters, tmp_path, processes):
+    """A real process dies at some of the moments that Python's audit hooks report (opening, renaming, ...)."""
+    script = tmp_path / "build_and_die.py"
+    script.write_text(BUILD_AND_DIE)
 
-    def start(name: str, moment: int) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", BUILD_AND_DIE, letters, str(tmp_path / name), str(moment)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    def run(name: str, moment: int) -> tuple[int, str]:
+        worth = 0 if processes == 2 else 10**9
+        command = [sys.executable, str(script), letters, str(tmp_path / name), str(moment), str(worth)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        return done.returncode, done.stdout
 
-    whole, _ = start("whole", 0).communicate()
-    moments = np.random.default_rng().integers(1, int(whole) + 1, 5).tolist()
-    killed = [start(f"killed-{moment}", moment) for moment in moments]
-    assert [process.communicate() and process.returncode for process in killed] == [-9] * len(killed)
+    _, whole = run("whole", 0)
     expected = contents(tmp_path / "whole")
-    for folder in set(tmp_path.iterdir()) - {tmp_path / "whole", tmp_path / "letters"}:
-        if folder.name.startswith("."):
+    random = np.random.default_rng()
+    for moment in random.integers(1, int(whole) + 1, 3).tolist():
+        code, _ = run("killed", moment)
+        assert code == -9
+        for folder in tmp_path.glob(".killed.partial-*"):
             with pytest.raises(CorpusError, match="interrupted build"):
                 open_corpus(folder)
-        else:
-            assert contents(folder) == expected, f"killed at one of the events {moments}"
-    for moment in moments:
-        out = tmp_path / f"killed-{moment}"
-        assert out.exists() or contents(build_corpus([letters], out, "byte").path) == expected
+    if not (tmp_path / "killed").exists():
+        assert run("killed", 0)[0] == 0
+    assert contents(tmp_path / "killed") == expected
+    assert not list(tmp_path.glob(".*")), "nothing of the interrupted builds is left"
+
+
+def test_a_build_that_goes_on_reads_no_piece_again_that_was_done(letters, tmp_path, monkeypatch):
+    def full_disk(*_: object, **__: object) -> None:
+        raise UnfinishedError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(UnfinishedError):
+        patch.setattr(build, "make_plan", full_disk)
+        build_corpus([letters], tmp_path / "out", "byte")
+    read = list[str]()
+    monkeypatch.setattr(build.survey, "survey_piece", lambda task: read.append(task))
+    assert len(list(build_corpus([letters], tmp_path / "out", "byte").documents("train"))) > 0
+    assert not read
+
+
+def test_another_build_into_the_same_place_begins_anew(letters, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(UnfinishedError):
+        patch.setattr(build, "make_plan", lambda *_, **__: (_ for _ in ()).throw(UnfinishedError("the disk is full")))
+        build_corpus([letters], tmp_path / "out", "byte")
+    assert list(tmp_path.glob(".out.partial-*"))
+    build_corpus([letters], tmp_path / "out", "char")
+    assert {path.name for path in tmp_path.iterdir()} == {"letters", "out"}
 
 
 def test_the_manifest_is_complete(letters, tmp_path):

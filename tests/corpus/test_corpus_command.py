@@ -32,7 +32,7 @@ def test_build_show_and_verify_in_words_and_in_json(corpus_command, letters, tmp
     assert "bpe:300, 300 symbols, stored as uint16" in text
     assert corpus_command("show", out)[1] == text
     shown = json.loads(corpus_command("show", out, "--json")[1])
-    assert {key: shown[key] for key in ("path", "format_version")} == {"path": str(out), "format_version": 1}
+    assert {key: shown[key] for key in ("path", "format_version")} == {"path": str(out), "format_version": 2}
     assert set(shown["splits"]) == {"train", "validation", "test"}
     assert "is intact: 7 files" in corpus_command("verify", out)[1]
     verified = json.loads(corpus_command("verify", out, "--json")[1])

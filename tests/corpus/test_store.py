@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import scratchlab
-from scratchlab.corpus import shards
 from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.corpus.windows import TokenStream
@@ -31,9 +30,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Corpus, list[str]
     texts = [f"number {number} " * (number + 1) for number in range(12)]
     for number, text in enumerate(texts):
         (folder / f"{number:02d}.txt").write_text(text)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "SHARD_TOKENS", 100)
-        return build_corpus([str(folder)], folder / "out", "byte", "contiguous:1,0,0"), texts
+    return build_corpus([str(folder)], folder / "out", "byte", "contiguous:1,0,0", shard_tokens=100), texts
 
 
 def rewrite(path: Path, change: Callable[[dict[str, object]], None]) -> None:
@@ -165,9 +162,9 @@ def test_an_edited_manifest_is_noticed(corpus):
 
 def test_a_manifest_of_another_format_says_which(corpus):
     rewrite(corpus.path / "manifest.json", lambda content: content.update(format_version=99))
-    assert "has corpus format 99; this scratchlab reads format 1" in refusal(corpus.path)
-    rewrite(corpus.path / "manifest.json", lambda content: content.update(format_version=1, surprise=True))
-    assert "is not a manifest of format 1" in refusal(corpus.path)
+    assert "has corpus format 99; this scratchlab reads formats 1 and 2" in refusal(corpus.path)
+    rewrite(corpus.path / "manifest.json", lambda content: content.update(format_version=2, surprise=True))
+    assert "is not a manifest of format 2" in refusal(corpus.path)
     assert "surprise" in refusal(corpus.path)
 
 

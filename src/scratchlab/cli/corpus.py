@@ -1,20 +1,15 @@
 """`scratchlab corpus`: build, show and verify corpora."""
 
-import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from scratchlab.cli.output import as_json, show
+from scratchlab.cli.build_progress import build_progress
+from scratchlab.cli.output import as_json, count, show
 
 if TYPE_CHECKING:
     from scratchlab.corpus.store import Corpus
-    from scratchlab.corpus.survey import Progress
-
-PATIENCE_SECONDS = 1.0  # a build that is done by then shows no progress
 
 
 @click.group(epilog="Example: scratchlab corpus build my-writing/ --out corpora/mine")
@@ -23,17 +18,25 @@ def corpus() -> None:
 
 
 @corpus.command(epilog="Example: scratchlab corpus build my-writing/ notes.txt --out corpora/mine --tokenizer bpe:4096")
-@click.argument("sources", nargs=-1, required=True, metavar="TEXT...")
+@click.argument("sources", nargs=-1, metavar="TEXT...")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The folder to make.")
+@click.option("--jekyll", multiple=True, metavar="PATH", help="A Jekyll site, or a folder of posts. May be repeated.")
+@click.option(
+    "--mixture",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="A TOML file of sources with weights, instead of TEXT.",
+)
 @click.option(
     "--tokenizer",
     default="auto",
     show_default=True,
-    metavar="char|byte|bpe:N|gpt2|PATH",
+    metavar="char|byte|bpe:N|gpt2|integers|bins:N|PATH",
     help="What a token is. auto: characters for a short text, subwords (bpe) from 200,000 characters on. gpt2: "
     "GPT-2's, which tiktoken fetches once. PATH: one that is there already, a tokenizer.json or a folder with one (a "
-    "run, a corpus), or GPT-2's older files.",
+    "run, a corpus), or GPT-2's older files. integers and bins:N: the text is numbers.",
 )
+@click.option("--special", "specials", multiple=True, metavar="TOKEN", help="A special token to add, as <|user|>.")
 @click.option(
     "--split",
     default="auto",
@@ -41,29 +44,81 @@ def corpus() -> None:
     metavar="RULE",
     help="hash: whole documents by a hash of their text. contiguous: regions of the text in order. Either may be "
     "followed by the shares of train, validation and test, as in contiguous:.9,.1,0; they are .9,.05,.05 otherwise. "
-    "auto: hash from 8 documents on.",
+    "names: of token sets, by the names of their files. auto: hash from 8 documents on.",
 )
+@click.option("--column", metavar="NAME", help="The column of CSV and Parquet, or field of JSON Lines, with the text.")
+@click.option("--filter", "filters", multiple=True, metavar="NAME[:N]", help="Clean the text. May be repeated, in order.")
+@click.option("--no-code", is_flag=True, help="Leave the code blocks of a blog's posts out.")
+@click.option(
+    "--near-duplicates",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="LIKENESS",
+    help="Leave out documents that are this much like an earlier one (0.8 is usual).",
+)
+@click.option("--shard-tokens", type=click.IntRange(1), metavar="N", help="The size of a shard.  [default: 2**28]")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes.  [default: one a core]")
 @as_json
-def build(sources: tuple[str, ...], out: Path, tokenizer: str, split: str, as_json: bool) -> None:
-    """Make a corpus of TEXT: files, folders of text and Markdown files, or python-docs (text that Python brings along).
+def build(
+    sources: tuple[str, ...],
+    out: Path,
+    jekyll: tuple[str, ...],
+    mixture: Path | None,
+    tokenizer: str,
+    specials: tuple[str, ...],
+    split: str,
+    column: str | None,
+    filters: tuple[str, ...],
+    no_code: bool,
+    near_duplicates: float | None,
+    shard_tokens: int | None,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Make a corpus of TEXT: files, folders, globs, hf:USER/DATASET, or python-docs (text that Python brings along).
 
-    Blank documents and exact copies are left out. The same text gives the same bytes.
+    Text, Markdown, HTML, JSON Lines, Parquet, CSV, and token sets (.bin, .npy, .safetensors), plain, in .zip, or
+    compressed as .gz or .zst. Blank documents and exact copies are left out. The same text gives the same bytes. A
+    build that was killed goes on when the same command is run again.
     """
     from scratchlab.corpus.build import build_corpus
+    from scratchlab.corpus.building.mixture_file import read_mixture
+    from scratchlab.corpus.sources.documents import Reading
+    from scratchlab.corpus.sources.find import Source
 
-    with _progress_line() as progress:
-        built = build_corpus(sources, out, tokenizer, split, progress)
+    reading = Reading(column=column, code=not no_code)
+    chosen = [Source(text, reading=reading) for text in sources]
+    chosen += [Source(site, blog=True, reading=reading) for site in jekyll]
+    if bool(chosen) == bool(mixture):
+        raise click.UsageError("Missing argument 'TEXT...': give texts, --jekyll or --mixture, and only a mixture alone.")
+    mixed = None
+    if mixture is not None:
+        chosen, mixed = read_mixture(mixture)
+    with build_progress() as report:
+        built = build_corpus(
+            chosen,
+            out,
+            tokenizer,
+            split,
+            report,
+            workers,
+            filters=filters,
+            near_duplicates=near_duplicates,
+            specials=specials,
+            mixture=mixed,
+            **({} if shard_tokens is None else {"shard_tokens": shard_tokens}),
+        )
     show(_report(built), as_json, _text)
 
 
-@corpus.command("show", epilog="Example: scratchlab corpus show corpora/mine --json")
+@corpus.command("show", epilog="Example: scratchlab corpus show corpora/mine --removed")
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--removed", is_flag=True, help="What cleaning removed, with examples.")
 @as_json
-def show_corpus(path: Path, as_json: bool) -> None:
+def show_corpus(path: Path, removed: bool, as_json: bool) -> None:
     """What the corpus at PATH is made of."""
     from scratchlab.corpus.store import open_corpus
 
-    show(_report(open_corpus(path)), as_json, _text)
+    show(_report(open_corpus(path)), as_json, _removed_text if removed else _text)
 
 
 @corpus.command(epilog="Example: scratchlab corpus verify corpora/mine")
@@ -102,33 +157,37 @@ def _text(report: dict[str, Any]) -> str:
 
 
 def _source_line(source: dict[str, Any]) -> str:
-    left_out = ", ".join(f"{source[what]:,} {what}" for what in ("duplicates", "blank") if source[what])
-    note = f"; left out: {left_out}" if left_out else ""
-    unit = "document" if source["documents"] == 1 else "documents"
-    return f"  source     {source['source']}: {source['documents']:,} {unit}, {_size(source['bytes'])}{note}"
+    removed = source["removed"]
+    left_out = ", ".join(f"{removed[kind]['documents']:,} {kind}" for kind in removed if removed[kind]["documents"])
+    changed = sum(entry["pieces"] for entry in removed.values())
+    notes = [f"left out: {left_out}"] * bool(left_out) + [f"{count(changed, 'piece')} cleaned away"] * bool(changed)
+    share = [f"weight {source['weight']}, at most {count(source['repeat'], 'time')}"] if source["weight"] else []
+    numbers = f"{count(source['documents'], 'document')}, {_size(source['bytes'])}"
+    return f"  source     {source['source']}: {'; '.join([numbers, *share, *notes])}"
+
+
+def _removed_text(report: dict[str, Any]) -> str:
+    lines: list[str] = []
+    for source in report["sources"]:
+        lines.append(f"{source['source']}: {count(source['documents'], 'document')} kept, {_size(source['bytes'])}")
+        if passed_over := source["passed_over"]:
+            lines.append("  files passed over: " + ", ".join(f"{n:,} {kind}" for kind, n in passed_over.items()))
+        if not source["removed"]:
+            lines.append("  nothing was removed")
+            continue
+        lines.append(f"  {'removed':<28}{'documents':>12}{'pieces':>12}{'characters':>14}")
+        for kind, entry in source["removed"].items():
+            lines.append(f"  {kind:<28}{entry['documents']:>12,}{entry['pieces']:>12,}{entry['characters']:>14,}")
+        for kind, entry in source["removed"].items():
+            lines += [f"  {kind}", *map(_example_line, entry["examples"])]
+    return "\n".join(lines)
+
+
+def _example_line(example: dict[str, str]) -> str:
+    from scratchlab.corpus.vocabulary import visible
+
+    return f"    {example['name']}: {visible(example['text'].encode()).replace('·', ' ')}"
 
 
 def _size(size: int) -> str:
     return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
-
-
-@contextmanager
-def _progress_line() -> Generator["Progress | None"]:
-    """One line on a terminal's standard error for a build that takes more than a moment; nothing elsewhere."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    status, begun = console.status(""), time.monotonic()
-
-    def progress(stage: str, done: int, total: int | None) -> None:
-        if time.monotonic() - begun > PATIENCE_SECONDS:
-            status.update(f"{stage}: {_size(done)}" + (f" of {_size(total)}" if total else ""))
-            status.start()
-
-    try:
-        yield progress
-    finally:
-        status.stop()

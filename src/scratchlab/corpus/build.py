@@ -27,8 +27,10 @@ from scratchlab.corpus.building.work import Piece, Work, in_pieces
 from scratchlab.corpus.building.workers import Map, workers
 from scratchlab.corpus.manifest import (
     TOKENIZER,
+    CleaningRecord,
     FileRecord,
     MoveRecord,
+    RemovedRecord,
     SourceRecord,
     SplitRecord,
     SplitRuleRecord,
@@ -178,7 +180,7 @@ def _build(job: Job, given: Tokenizer | None) -> None:
         split=SplitRuleRecord(rule=str(plan.rule), moved=_moves(job, plan)),
         tokenizer=_tokenizer_record(job, spec, tokenizer),
         splits=splits,
-        overlap=_overlap(job, splits, tokenizer),
+        cleaning=CleaningRecord(filters=job.settings.filters, near_duplicates=job.settings.near_duplicates),
     )
     shutil.rmtree(job.work.folder)
 
@@ -264,7 +266,7 @@ def _source_record(job: Job, plan: Plan, place: int) -> SourceRecord:
         location=printable(source.location),
         documents=sum(some.documents for some in kept),
         bytes=sum(some.bytes for some in kept),
-        removed=removed.to_json(),
+        removed={kind: RemovedRecord.model_validate(entry, strict=False) for kind, entry in removed.to_json().items()},
         passed_over=dict(sorted(listing.passed_over.items())),
         revision=listing.revision,
         weight=source.weight,

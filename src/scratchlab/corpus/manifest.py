@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from scratchlab.corpus.tokenizer import Dtype, Kind
 from scratchlab.errors import CorpusError
@@ -73,16 +73,6 @@ class SourceRecord(Record):
     """In a mixture: its share of the training tokens, before all shares are made to sum to 1."""
     repeat: int = 1
     """In a mixture: how often a document may be used at most."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_format_1(cls, data: Any) -> Any:
-        """Format 1 counted duplicates and blank documents, without examples."""
-        if not isinstance(data, dict) or "duplicates" not in data:
-            return data
-        counts = {"duplicate": data["duplicates"], "blank": data["blank"]}
-        kept = {name: value for name, value in data.items() if name not in ("duplicates", "blank")}
-        return {**kept, "removed": {kind: {"documents": count} for kind, count in counts.items() if count}}
 
 
 class MoveRecord(Record):
@@ -186,7 +176,8 @@ def read_manifest(path: Path) -> Manifest:
     try:
         content = json.loads(text)
         version = content["format_version"]
-        intact = content.pop("manifest_sha256") == sha256_of_json(content)
+        guard = content.pop("manifest_sha256")
+        intact = guard == sha256_of_json(content)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CorpusError(f"{path / MANIFEST} is damaged: it is not the JSON that a build writes. {REBUILD}") from None
     if version not in READABLE:
@@ -197,8 +188,17 @@ def read_manifest(path: Path) -> Manifest:
     if not intact:
         raise CorpusError(f"{path / MANIFEST} is damaged or was edited: its SHA-256 does not fit. {REBUILD}")
     try:
-        return Manifest.model_validate_json(text)
+        return Manifest.model_validate_json(json.dumps(_as_format_2(content) | {"manifest_sha256": guard}) if version == 1 else text)
     except ValidationError as error:
         raise CorpusError(
             f"{path / MANIFEST} is not a manifest of format {version}: {error}. {REBUILD}"
         ) from error
+
+
+def _as_format_2(content: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 counted duplicates and blank documents, without examples."""
+    sources: list[dict[str, Any]] = []
+    for source in content["sources"]:
+        counts = {"duplicate": source.pop("duplicates"), "blank": source.pop("blank")}
+        sources.append({**source, "removed": {kind: {"documents": count} for kind, count in counts.items() if count}})
+    return {**content, "sources": sources}

@@ -24,6 +24,7 @@ TokenIds = npt.NDArray[np.uint16 | np.uint32]
 END_OF_TEXT = "<|endoftext|>"
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 ANY_CHARACTER = r"[\s\S]"
+NUMERIC = ("integers", "bins")
 SMALLEST_BPE = 257  # 256 bytes and <|endoftext|>
 
 
@@ -43,6 +44,7 @@ class Tokenizer:
         self.dtype = np.dtype(self.dtype_name)
         self._stored = stored
         self._symbols = symbols
+        self.numeric = False
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
@@ -194,6 +196,7 @@ CHARACTER_OF = _byte_characters()
 _BYTE_OF = {character: byte for byte, character in CHARACTER_OF.items()}
 
 
+def learns_from_all_splits(kind): return kind in ("char","integers")
 def parse_tokenizer(spec: str) -> tuple[Kind, int]:
     """(kind, size) of `char`, `byte` or `bpe:4096`; size is 0 where the text decides it. Raises UsageError."""
     kind, _, size = spec.partition(":")
@@ -208,7 +211,7 @@ def parse_tokenizer(spec: str) -> tuple[Kind, int]:
 
 
 def train_tokenizer(
-    spec: str, texts: Iterable[str], *, end_of_text: bool = True, origin: str = "the text"
+    spec: str, texts: Iterable[str], *, end_of_text: bool = True, specials=(), origin: str = "the text"
 ) -> Tokenizer:
     """A tokenizer for `texts`, read once: their characters by code point, 256 bytes, or BPE of exactly N symbols.
 

@@ -104,8 +104,10 @@ def encode_piece(task: Task) -> dict[str, Any]:
             if split not in outputs:
                 outputs[split] = stack.enter_context(_output(task, split))
             _add(outputs[split], fragment, tokenizer, separator)
+    totals = sum((output.totals for output in outputs.values()), Counter[str]())
     record = {
-        "splits": {split: dict(output.totals) for split, output in outputs.items()},
+        "documents": totals["documents"],
+        "tokens": totals["tokens"],
         "size": task.piece.size,
         "removed": tally.to_json(),
     }
@@ -137,7 +139,7 @@ def _add(output: _Output, fragment: Fragment, tokenizer: Tokenizer, separator: T
         output.file.write(part.astype(part.dtype.newbyteorder("<"), copy=False).data)
     row = (len(tokens) + len(ending), size, characters, fragment.continues)
     output.rows.append(row)
-    output.totals.update(documents=not fragment.continues, tokens=row[0], bytes=size)
+    output.totals.update(documents=not fragment.continues, tokens=row[0])
 
 
 def _encode(document: Document, tokenizer: Tokenizer) -> TokenIds:

@@ -23,9 +23,11 @@ from scratchlab.corpus.sources.documents import Span
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.files import disk_errors, write_atomically
 
-PIECE_BYTES = 2**25
+PIECES = 512
+"""So many are aimed at: enough for all workers to end at about the same time, and little is lost by a kill."""
+SMALLEST_PIECE, LARGEST_PIECE = 2**22, 2**26
+"""Bytes. A piece of many small files ends at PIECE_SPANS files."""
 PIECE_SPANS = 2_000
-"""A piece of many small files ends there."""
 
 SURVEYED = np.dtype(
     [("high", "<u8"), ("low", "<u8"), ("characters", "<i8"), ("bytes", "<i8"), ("continues", "?")]
@@ -60,17 +62,19 @@ class Piece:
 
 def in_pieces(listings: Sequence[Sequence[Span]]) -> list[Piece]:
     """The spans of each source, gathered until a piece is worth a worker's while."""
+    total = sum(span.size for spans in listings for span in spans)
+    full = min(max(total // PIECES, SMALLEST_PIECE), LARGEST_PIECE)
     pieces: list[Piece] = []
     for source, spans in enumerate(listings):
-        gathered: list[Span] = []
+        gathered, size = list[Span](), 0
         for span in spans:
-            size = sum(other.size for other in gathered)
             if gathered and (
-                size + span.size > PIECE_BYTES or len(gathered) == PIECE_SPANS or span.split != gathered[0].split
+                size + span.size > full or len(gathered) == PIECE_SPANS or span.split != gathered[0].split
             ):
                 pieces.append(Piece(len(pieces), source, tuple(gathered)))
-                gathered = []
+                gathered, size = [], 0
             gathered.append(span)
+            size += span.size
         if gathered:
             pieces.append(Piece(len(pieces), source, tuple(gathered)))
     return pieces
