@@ -111,6 +111,18 @@ def folder_in_one_piece(path: Path, what: str, replace: bool = False) -> Generat
         sync_folder(path.parent)
 
 
+def write_zeros(path: Path, size: int) -> None:
+    """A file of `size` zero bytes that is all on disk: to write into a sparse one through a map would end the process
+    where the disk is full.
+    """
+    with path.open("wb") as file:
+        for start in range(0, size, ZEROS):
+            file.write(bytes(min(ZEROS, size - start)))
+
+
+ZEROS = 2**20  # written at once
+
+
 def _sync_files(folder: Path) -> None:
     for file in folder.rglob("*"):
         descriptor = os.open(file, os.O_RDONLY)
@@ -137,7 +149,8 @@ def unfinished_folder(path: Path, what: str, key: str) -> Generator[Path]:
                     shutil.rmtree(other)
         with _only_process(partial, what):
             try:
-                yield partial
+                with disk_errors(path, what):
+                    yield partial
             except (UnfinishedError, KeyboardInterrupt):
                 raise
             except BaseException:

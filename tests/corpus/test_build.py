@@ -276,6 +276,34 @@ def test_a_build_that_goes_on_reads_no_piece_again_that_was_done(letters, tmp_pa
     assert not read
 
 
+FILL_THE_DISK = """
+import resource, signal, sys
+from scratchlab.corpus.build import build_corpus
+from scratchlab.errors import ScratchlabError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+try:
+    build_corpus([sys.argv[1]], sys.argv[2], "byte")
+except ScratchlabError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.mark.parametrize("room", [500, 3_000, 12_000])
+def test_a_full_disk_is_said_and_the_build_goes_on_when_there_is_room(letters, tmp_path, room):
+    command = [sys.executable, "-c", FILL_THE_DISK, letters, str(tmp_path / "out"), str(room)]
+    failed = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("UnfinishedError: ")
+    assert "could not be written to" in failed.stderr
+    assert "run the same command again" in failed.stderr
+    assert not (tmp_path / "out").exists()
+    built = build_corpus([letters], tmp_path / "out", "byte")
+    assert built.sha256 == build_corpus([letters], tmp_path / "other", "byte").sha256
+    assert {path.name for path in tmp_path.iterdir()} == {"letters", "out", "other"}
+
+
 def test_another_build_into_the_same_place_begins_anew(letters, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(UnfinishedError):
         patch.setattr(build, "make_plan", lambda *_, **__: (_ for _ in ()).throw(UnfinishedError("the disk is full")))

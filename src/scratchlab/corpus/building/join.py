@@ -14,7 +14,7 @@ from scratchlab.corpus.building.work import Array, Work
 from scratchlab.corpus.building.workers import Map
 from scratchlab.corpus.manifest import FileRecord, SplitRecord
 from scratchlab.corpus.tokenizer import Dtype
-from scratchlab.files import sha256_of_file
+from scratchlab.files import sha256_of_file, write_zeros
 
 BLOCK_TOKENS = 2**20
 
@@ -79,7 +79,8 @@ def write_split(
 def _write_table(path: Path, stretches: Callable[[], Iterator[Stretch]]) -> tuple[int, int, int]:
     """The table of documents (see shards.py); gives their number, and the characters and bytes of all of them."""
     count = sum(int((~stretch.rows["continues"]).sum()) for stretch in stretches())
-    table = np.memmap(path, "<i8", "w+", shape=(2 * count + 1,))
+    write_zeros(path, 8 * (2 * count + 1))
+    table = np.memmap(path, "<i8", "r+")
     starts, sizes = table[: count + 1], table[count + 1 :]
     document, token, characters = 0, 0, 0
     for stretch in stretches():

@@ -22,6 +22,7 @@ from scratchlab.corpus.building.work import Array, Piece, Work
 from scratchlab.corpus.sources.documents import key_of
 from scratchlab.corpus.splits import ENOUGH_FOR_HASH, SPLITS, SplitRule, fill_empty, regions, split_by_hash
 from scratchlab.errors import UsageError
+from scratchlab.files import write_zeros
 
 STAGE = "plan"
 CODES = "codes"
@@ -175,10 +176,8 @@ class _Records:
 
 def _on_disk(path: Path, count: int) -> Fates:
     """A byte for every record, in a file; all are 0."""
-    path.write_bytes(b"")
-    with path.open("r+b") as file:
-        file.truncate(max(count, 1))
-    return np.memmap(path, np.uint8, "r+", shape=(max(count, 1),))[:count]
+    write_zeros(path, max(count, 1))  # nothing cannot be mapped
+    return np.memmap(path, np.uint8, "r+")[:count]
 
 
 def _mark_duplicates(records: _Records, fates: Fates, folder: Path) -> None:

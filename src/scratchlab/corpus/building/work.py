@@ -8,6 +8,7 @@ and says that the piece is done.
 """
 
 import functools
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -119,8 +120,10 @@ class Work:
         with disk_errors(path, path.name):
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(f".partial-{os.getpid()}")
+            content = io.BytesIO()
+            np.save(content, array)  # straight to a file it would not notice a full disk
             with partial.open("wb") as file:
-                np.save(file, array)
+                file.write(content.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
