@@ -5,5 +5,5 @@ from collections.abc import Iterator
 from scratchlab.corpus.sources.documents import Document, Span
 
 
-def cut_tokens(span: Span) -> list[Span]: raise NotImplementedError
-def read_tokens(span: Span) -> Iterator[Document]: raise NotImplementedError
+def cut_tokens(span: Span) -> list[Span]: ...
+def read_tokens(span: Span) -> Iterator[Document]: ...
