@@ -2,6 +2,7 @@
 
 import codecs
 import hashlib
+import mmap
 import os
 import re
 import struct
@@ -16,14 +17,16 @@ PART_BYTES = 2**23
 """A longer text is handled in parts, so that memory does not grow with it."""
 
 MOST_REPLACED = 0.3
-"""Of a text's bytes: with more that are not UTF-8, it is in another encoding, or no text."""
+"""In a text, of U+FFFD to a byte: with more it is in another encoding, or no text."""
 
-# A space or newline after a character that is no white space, in UTF-8. No token of GPT-2's pattern reaches across it,
-# so that a text may be cut there without changing a token. White space beyond ASCII begins with C2, E1, E2 or E3 80 80.
+# A space or newline after a character that is no white space, in UTF-8 (the lists: ASCII, U+0085 and U+00A0, U+1680,
+# U+2000 to U+200A, U+2028, U+2029 and U+202F, U+205F, U+3000). No token of GPT-2's pattern reaches from such a
+# character into white space, so that a text may be cut there without changing a token.
 _CUT = re.compile(
-    rb"(?:(?<=[!-~])|(?<=[\xc3-\xdf][\x80-\xbf])|(?<=[\xe0\xe4-\xef][\x80-\xbf]{2})|(?<=\xe3[\x81-\xbf][\x80-\xbf])"
-    rb"|(?<=\xe3\x80[\x81-\xbf])|(?<=[\xf0-\xf4][\x80-\xbf]{3}))[ \n]"
+    rb"[ \n](?<![\t-\r\x1c- ][ \n])(?<!\xc2[\x85\xa0][ \n])(?<!\xe1\x9a\x80[ \n])"
+    rb"(?<!\xe2\x80[\x80-\x8a\xa8\xa9\xaf][ \n])(?<!\xe2\x81\x9f[ \n])(?<!\xe3\x80\x80[ \n])"
 )
+_HALVES = re.compile("[\ud800-\udfff]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +103,19 @@ def printable(path: Path | str) -> str:
     return os.fsencode(path).decode(errors="replace")
 
 
-def decode(data: bytes, name: str) -> Document:
+def decode(data: bytes, name: str, at: int = 0) -> Document:
     """A file's bytes as a document: UTF-8 without a byte-order mark, newlines as `\\n`, U+FFFD where it is not UTF-8.
 
-    CorpusError, naming the file, for what is no UTF-8 text at all.
+    `at` is where in the file they begin. CorpusError, naming the file, for what is no UTF-8 text at all.
     """
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise CorpusError(f"{name} starts with the byte-order mark of UTF-16 (byte 0). {_CONVERT.format('UTF-16')}")
-    nul = data.find(b"\0")
-    if nul >= 0:
+    if at == 0:
+        marked = len(data)
+        data = without_mark(data, name)
+        at = marked - len(data)
+    if (nul := data.find(b"\0")) >= 0:
         raise CorpusError(
-            f"{name} is not text: there is a NUL byte at position {nul}. Leave it out, or convert it to plain text."
+            f"{name} is not text: there is a NUL byte at position {at + nul}. Leave it out, or convert it to text."
         )
-    data = data.removeprefix(codecs.BOM_UTF8)
     try:
         text, replaced = data.decode(), 0
     except UnicodeDecodeError as error:
@@ -120,23 +123,50 @@ def decode(data: bytes, name: str) -> Document:
         replaced = text.count("\ufffd") - data.count("\ufffd".encode())
         if replaced > MOST_REPLACED * len(data):
             raise CorpusError(
-                f"{name} is not UTF-8: {replaced} of its {len(data)} bytes, the first of them 0x{data[error.start]:02x} "
-                f"at position {error.start}. {_CONVERT.format('LATIN1')}"
+                f"{name} is not UTF-8: {replaced} places of its {len(data)} bytes, the first of them "
+                f"0x{data[error.start]:02x} at position {at + error.start}. {_CONVERT.format('LATIN1')}"
             ) from error
-    return Document(text.replace("\r\n", "\n").replace("\r", "\n"), name, replaced=replaced)
+    return Document(_newlines(text), name, replaced=replaced)
+
+
+def without_mark(data: bytes, name: str) -> bytes:
+    """The first bytes of a file without the byte-order mark of UTF-8; CorpusError if they have that of UTF-16."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise CorpusError(f"{name} starts with the byte-order mark of UTF-16 (byte 0). {_CONVERT.format('UTF-16')}")
+    return data.removeprefix(codecs.BOM_UTF8)
 
 
 _CONVERT = "If it is text in another encoding, convert it: iconv -f {} -t UTF-8 OLD > NEW (with its true encoding)."
 
 
+def _newlines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
 def sound(document: Document) -> Document:
-    """The document with U+FFFD for every half of a surrogate pair, which JSON can hold and UTF-8 cannot."""
+    """The document as `Document` promises it, whatever the text of a row was.
+
+    Halves of surrogate pairs become U+FFFD, which is counted: JSON can hold them and UTF-8 cannot. Bytes that are not
+    UTF-8 come as such halves, too, from rows that were decoded with `surrogateescape`: so they are counted in the field
+    that is read alone, and not in the row's others.
+    """
+    text = _newlines(document.text)
+    if not document.continues:
+        text = text.removeprefix("\ufeff")
     try:
-        document.text.encode()
+        text.encode()
     except UnicodeEncodeError:
-        text = document.text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        return replace(document, text=text, replaced=document.replaced + text.count("\ufffd"))
-    return document
+        before, text = text.count("\ufffd"), _HALVES.sub(_replaced, text)
+        return replace(document, text=text, replaced=document.replaced + text.count("\ufffd") - before)
+    return document if text is document.text else replace(document, text=text)
+
+
+def _replaced(halves: re.Match[str]) -> str:
+    """What U+FFFD stands for a run of halves: as many as `decode` would put where they are bytes, else one each."""
+    try:
+        return halves[0].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:
+        return "\ufffd" * len(halves[0])
 
 
 def in_parts(document: Document) -> Iterator[Document]:
@@ -145,14 +175,26 @@ def in_parts(document: Document) -> Iterator[Document]:
         yield document
         return
     data = document.text.encode()
-    start = 0
-    while (stop := next_cut(data, start)) < len(data):
-        yield replace(document, text=data[start:stop].decode(), continues=document.continues or start > 0)
-        start = stop
-    yield replace(document, text=data[start:].decode(), continues=document.continues or start > 0)
+    stop = next_cut(data, 0)
+    yield replace(document, text=data[:stop].decode()) if stop < len(data) else document
+    while stop < len(data):
+        start, stop = stop, next_cut(data, stop)
+        yield Document(data[start:stop].decode(), document.name, continues=True)
 
 
-def next_cut(data: bytes, start: int) -> int:
-    """Where the part that begins at `start` ends: the first safe place after PART_BYTES, or the end."""
-    found = _CUT.search(data, start + PART_BYTES)
-    return found.start() if found else len(data)
+def next_cut(data: bytes | mmap.mmap, start: int) -> int:
+    """Where the part of UTF-8 text that begins at `start` ends: at the first safe place after PART_BYTES.
+
+    Digits of pi have no such place: after twice as many bytes, a text is cut between any two characters.
+    """
+    middle, far = start + PART_BYTES, start + 2 * PART_BYTES
+    if found := _CUT.search(data, middle, far):
+        return found.start()
+    return len(data) if len(data) <= far else _between_characters(data, far)
+
+
+def _between_characters(data: bytes | mmap.mmap, stop: int) -> int:
+    """The last place up to `stop` that is within no character, and not within `\\r\\n`."""
+    back = next((back for back in range(4) if data[stop - back] & 0xC0 != 0x80), 0)  # 4: more is no UTF-8
+    stop -= back
+    return stop - 1 if data[stop - 1 : stop + 1] == b"\r\n" else stop

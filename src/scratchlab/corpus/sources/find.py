@@ -3,21 +3,28 @@
 import difflib
 import glob
 import os
+import re
+import stat
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scratchlab.corpus.sources.documents import Document, Reading, Span, printable
 from scratchlab.corpus.sources.formats import FORMATS, format_of, read_span
-from scratchlab.errors import CorpusError, UsageError
+from scratchlab.corpus.sources.opened import COMPRESSED
+from scratchlab.errors import CorpusError
 
 PYTHON_DOCS = "python-docs"
 HUB = "hf:"
 ARCHIVE = ".zip"
+PACKED = (".tar", ".tgz", ".tbz2", ".txz", ".bz2", ".xz", ".7z", ".rar")
+"""What is not unpacked here."""
 IN_FOLDERS = ("text", "html", "jsonl", "parquet")
 """The formats that a folder is searched for; CSV too, if a column is named."""
+IN_ARCHIVES = ("text", "html", "jsonl", "csv")
+"""The formats that need not be read in place, and so can be in an archive."""
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -39,7 +46,7 @@ class Source:
     """What it is called in the manifest: its location unless given."""
     blog: bool = False
     """Whether it is a Jekyll site."""
-    reading: Reading = Reading()
+    reading: Reading = field(default_factory=Reading)
     weight: float | None = None
     """The share of the training tokens that come from here, before the shares are made to sum to 1."""
     repeat: int = 1
@@ -60,8 +67,9 @@ class Listing:
 def list_source(source: Source) -> Listing:
     """Everything to read of `source`, in order: files sorted by POSIX path, long ones cut into spans.
 
-    A single file may have any extension: one that is not known holds text. Of a folder the known formats are read;
-    hidden names and links to folders are passed over. Raises CorpusError where there is nothing to read.
+    A single file, or one that a glob fits, may have any extension: one that is not known holds text. Of a folder the
+    known formats are read; hidden names, links to folders and archives are passed over. Raises CorpusError where there
+    is nothing to read.
     """
     location = source.location
     if source.blog:
@@ -70,76 +78,116 @@ def list_source(source: Source) -> Listing:
         from scratchlab.corpus.sources.hub_datasets import list_dataset
 
         return list_dataset(location, source.reading)
-    path = Path(location)
-    if path.is_dir():
-        return _list_folder(path, source.reading)
-    if path.is_file():
-        return Listing(_spans(path, source.reading))
-    if location == PYTHON_DOCS and not path.exists():
+    if os.path.isdir(location):
+        return _list_folder(Path(location), source.reading)
+    if os.path.isfile(location):
+        return _list_files([location], source.reading)
+    if location == PYTHON_DOCS and not os.path.exists(location):
         return Listing([Span(PYTHON_DOCS, PYTHON_DOCS)])
-    if glob.has_magic(location) and (found := sorted(glob.glob(location, recursive=True))):
-        files = [Path(name) for name in found if Path(name).is_file()]
-        return Listing([span for file in files for span in _spans(file, source.reading)])
-    raise CorpusError(_no_such_source(path))
+    if glob.has_magic(location) and (found := sorted(filter(os.path.isfile, glob.glob(location, recursive=True)))):
+        return _list_files(found, source.reading)
+    raise CorpusError(_no_such_source(location))
 
 
 def read_documents(location: str) -> Iterator[Document]:
-    """The documents of a single file or folder, in order, as `list_source` finds them."""
+    """The documents of a single source, in order, as `list_source` finds them."""
     for span in list_source(Source(location)).spans:
         yield from read_span(span)
 
 
-def _spans(path: Path, reading: Reading) -> list[Span]:
-    """The spans of one file."""
-    status = path.stat()
-    span = Span(str(path), "text", reading, size=status.st_size, modified=status.st_mtime_ns)
-    if path.suffix.lower() == ARCHIVE:
-        return _members(span)
-    return _cut(span, format_of(path.name) or "text")
+# Files.
 
 
-def _cut(span: Span, form: str) -> list[Span]:
-    stem = Path(span.member or span.path).name.split(".")[0].lower()
-    split = next((SPLIT_NAMES[word] for word in reversed(stem.replace("-", "_").split("_")) if word in SPLIT_NAMES), None)
-    return FORMATS[form].cut(replace(span, format=form, split=split if form == "tokens" else None))
+def _list_files(paths: Iterable[str], reading: Reading) -> Listing:
+    listing = Listing([])
+    for path in paths:
+        span = _whole(path, reading)
+        if _suffix(path) == ARCHIVE:
+            listing.spans.extend(_list_members(span, listing.passed_over))
+        else:
+            listing.spans.extend(_cut(span))
+    return listing
 
 
-def _members(span: Span) -> list[Span]:
+def _whole(path: str, reading: Reading) -> Span:
+    """The span of one file."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise _unreadable(error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise CorpusError(_no_such_source(path))
+    return Span(path, "text", reading, size=status.st_size, modified=status.st_mtime_ns)
+
+
+def _cut(span: Span) -> list[Span]:
+    path = span.member or span.path
+    form = format_of(path) or "text"
+    unpacked = path[: -len(_suffix(path))] if _suffix(path) in COMPRESSED else path
+    if form == "text" and _suffix(unpacked) in (*PACKED, ARCHIVE):
+        raise CorpusError(f"{span.name} is packed in a way that is not read here. Unpack it, and give what was in it.")
+    return FORMATS[form].cut(replace(span, format=form, split=_split(path) if form == "tokens" else None))
+
+
+def _split(path: str) -> str | None:
+    """The split that a file is by its name, as train.bin or fineweb_val_000000.npy."""
+    words = re.findall("[a-z]+", Path(path).stem.lower())
+    return next((SPLIT_NAMES[word] for word in reversed(words) if word in SPLIT_NAMES), None)
+
+
+def _list_members(span: Span, passed_over: Counter[str]) -> list[Span]:
     """The files of an archive that are in a known format."""
     try:
         with zipfile.ZipFile(span.path) as archive:
-            members = sorted((info.filename, info.file_size) for info in archive.infolist() if not info.is_dir())
-    except (OSError, zipfile.BadZipFile) as error:
+            members = sorted(
+                {info.filename: info.file_size for info in archive.infolist() if not info.is_dir()}.items()
+            )
+    except zipfile.BadZipFile as error:
         raise CorpusError(f"{span.name} is no whole .zip archive: {error}. Fetch it again, or leave it out.") from error
-    known = [(name, size) for name, size in members if format_of(name) in ("text", "html", "jsonl", "csv")]
-    if not known:
-        raise CorpusError(f"{span.name} holds no text files; found there: {_extensions(name for name, _ in members)}.")
-    return [
-        part
-        for name, size in known
-        for part in _cut(replace(span, member=name, size=size), format_of(name) or "text")
-    ]
+    except OSError as error:
+        raise _unreadable(error) from error
+    wanted = set(_wanted(span.reading)) & set(IN_ARCHIVES)
+    spans: list[Span] = []
+    for name, size in members:
+        hidden = any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+        if not hidden and format_of(name) in wanted and _suffix(name) not in COMPRESSED:
+            spans += _cut(replace(span, member=name, size=size))
+        else:
+            passed_over["hidden" if hidden else _extension(name)] += 1
+    if not spans:
+        raise CorpusError(f"{span.name} holds no text files; found there: {_found(passed_over)}.")
+    return spans
+
+
+# Folders.
 
 
 def _list_folder(folder: Path, reading: Reading) -> Listing:
     files, passed_over = list[Path](), Counter[str]()
-    wanted = (*IN_FOLDERS, "csv") if reading.column else IN_FOLDERS
-    for parent, folders, names in os.walk(folder, onerror=_unreadable):
+    wanted = _wanted(reading)
+    for parent, folders, names in os.walk(folder, onerror=_raise_unreadable):
+        passed_over["hidden"] += sum(name.startswith(".") for name in folders)
         folders[:] = [name for name in folders if not name.startswith(".")]
+        passed_over["link to a folder"] += sum(os.path.islink(os.path.join(parent, name)) for name in folders)
         for name in names:
             if not name.startswith(".") and format_of(name) in wanted:
                 files.append(Path(parent, name))
             else:
                 passed_over[_extension(name)] += 1
+    passed_over = +passed_over  # without the zeros
     if not files:
         suffixes = ", ".join(suffix for form in IN_FOLDERS for suffix in FORMATS[form].suffixes)
-        found = ", ".join(f"{count} {extension}" for extension, count in passed_over.most_common(8))
         raise CorpusError(
-            f"{printable(folder)} holds no text files ({suffixes}); found there: {printable(found or 'no files at all')}. "
-            "A single file of any other extension can be given by its own path, CSV by its path and --column."
+            f"{printable(folder)} holds no text files ({suffixes}); found there: {_found(passed_over)}. "
+            "Files of any other extension can be given by their own path or a glob, CSV with --column."
         )
     files.sort(key=lambda path: path.relative_to(folder).as_posix())
-    return Listing([span for file in files for span in _spans(file, reading)], passed_over)
+    return replace(_list_files(map(str, files), reading), passed_over=passed_over)
+
+
+def _wanted(reading: Reading) -> tuple[str, ...]:
+    """The formats that a folder or an archive is searched for."""
+    return (*IN_FOLDERS, "csv") if reading.column else IN_FOLDERS
 
 
 def _list_blog(source: Source) -> Listing:
@@ -154,23 +202,34 @@ def _list_blog(source: Source) -> Listing:
     return Listing(spans, others)
 
 
+# Names, and what to say of them.
+
+
+def _suffix(path: str) -> str:
+    return Path(path).suffix.lower()
+
+
 def _extension(name: str) -> str:
-    return "hidden" if name.startswith(".") else Path(name).suffix.lower() or "no extension"
+    return "hidden" if name.startswith(".") else _suffix(name) or "no extension"
 
 
-def _extensions(names: Iterator[str]) -> str:
-    found = Counter(map(_extension, names)).most_common(8)
-    return ", ".join(f"{count} {extension}" for extension, count in found) or "no files at all"
+def _found(passed_over: Counter[str]) -> str:
+    return printable(", ".join(f"{count} {what}" for what, count in passed_over.most_common(8)) or "no files at all")
 
 
-def _unreadable(error: OSError) -> None:
-    raise CorpusError(f"{printable(error.filename)} could not be read: {error.strerror}.") from error
+def _unreadable(error: OSError) -> CorpusError:
+    return CorpusError(f"{printable(error.filename)} could not be read: {error.strerror}.")
 
 
-def _no_such_source(path: Path) -> str:
-    if path.exists():
+def _raise_unreadable(error: OSError) -> None:
+    raise _unreadable(error) from error
+
+
+def _no_such_source(location: str) -> str:
+    path = Path(location)
+    if os.path.exists(location):
         return f"{printable(path)} is neither a file nor a folder, and cannot be read twice. Save the text to a file."
-    if glob.has_magic(str(path)):
+    if glob.has_magic(location):
         return f"No file fits {printable(path)}."
     try:
         neighbors = sorted(os.listdir(path.parent))

@@ -1,15 +1,25 @@
 """The formats that text comes in: how a file is cut into spans, and how a span is read."""
 
+import itertools
 import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from scratchlab.corpus.sources.documents import PART_BYTES, Document, Span, decode, in_parts, next_cut, sound
-from scratchlab.corpus.sources.opened import COMPRESSED, is_plain, opened
-from scratchlab.corpus.sources.tables import cut_lines, cut_row_groups, read_csv, read_json_lines, read_parquet
+from scratchlab.corpus.sources import documents
+from scratchlab.corpus.sources.documents import Document, Span, decode, in_parts, next_cut, sound
+from scratchlab.corpus.sources.opened import COMPRESSED, is_plain, opened, require
+from scratchlab.corpus.sources.tables import (
+    check_csv,
+    cut_lines,
+    cut_row_groups,
+    read_csv,
+    read_json_lines,
+    read_parquet,
+)
 from scratchlab.corpus.sources.token_sets import cut_tokens, read_tokens
+from scratchlab.errors import CorpusError
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +55,15 @@ def _whole(span: Span) -> list[Span]:
 
 def _cut_text(span: Span) -> list[Span]:
     """A plain file that is long becomes a span for each part."""
-    if not is_plain(span) or span.size <= PART_BYTES:
+    if not is_plain(span) or span.size <= documents.PART_BYTES:
         return [span]
+    edges = [0]
     with opened(span) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        edges = [0]
         while edges[-1] < len(data):
             edges.append(next_cut(data, edges[-1]))
     return [
         replace(span, start=start, stop=stop, size=stop - start, continues=start > 0)
-        for start, stop in zip(edges[:-1], edges[1:], strict=True)
+        for start, stop in itertools.pairwise(edges)
     ]
 
 
@@ -64,30 +74,36 @@ def _read_text(span: Span) -> Iterator[Document]:
             parts = iter([file.read(-1 if span.stop is None else span.stop - span.start)])
         else:
             parts = _parts_of_stream(file)
-        for number, part in enumerate(parts):
-            yield replace(decode(part, span.name), continues=span.continues or number > 0)
+        at = span.start
+        for part in parts:
+            yield replace(decode(part, span.name, at), continues=at > 0)
+            at += len(part)
 
 
 def _parts_of_stream(file: BinaryIO) -> Iterator[bytes]:
     """The parts that `_cut_text` would cut, of bytes that come one after another."""
     held = b""
-    while block := file.read(PART_BYTES):
+    while block := file.read(documents.PART_BYTES):
         held += block
         while (stop := next_cut(held, 0)) < len(held):
             yield held[:stop]
             held = held[stop:]
-    if held:
-        yield held
+    yield held
 
 
 def _read_html(span: Span) -> Iterator[Document]:
+    require("Reading HTML", "blog", "selectolax")
     from scratchlab.corpus.sources.html_text import Removed, text_of_html
 
     removed: Removed = {}
     with opened(span) as file:
         page = decode(file.read(), span.name)
-    text = text_of_html(page.text, removed)
-    yield replace(page, text=text, removed={kind: tuple(pieces) for kind, pieces in sorted(removed.items())})
+    try:
+        text = text_of_html(page.text, removed)
+    except RecursionError as error:
+        raise CorpusError(f"{span.name} has tags too deep inside one another. Leave it out.") from error
+    kinds = {kind: tuple(pieces) for kind, pieces in sorted(removed.items()) if pieces}
+    yield replace(page, text=text, removed=kinds)
 
 
 def _read_post(span: Span) -> Iterator[Document]:
@@ -111,7 +127,7 @@ FORMATS = {
     "text": Format((".txt", ".md", ".markdown", ".text"), _cut_text, _read_text),
     "html": Format((".html", ".htm", ".xhtml"), _whole, _read_html),
     "jsonl": Format((".jsonl", ".ndjson"), cut_lines, read_json_lines),
-    "csv": Format((".csv", ".tsv"), _whole, read_csv),
+    "csv": Format((".csv", ".tsv"), check_csv, read_csv),
     "parquet": Format((".parquet",), cut_row_groups, read_parquet),
     "tokens": Format((".bin", ".npy", ".safetensors"), cut_tokens, read_tokens),
     "post": Format((), _whole, _read_post),

@@ -1,17 +1,22 @@
 """The bytes of a span: of a plain file, of one that is compressed, or of a file in a zip archive."""
 
 import contextlib
+import functools
 import gzip
+import importlib.util
+import io
+import os
 import zipfile
 import zlib
 from collections.abc import Generator
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import Any, cast
 
 from scratchlab.corpus.sources.documents import Span
 from scratchlab.errors import CorpusError, MissingExtraError
 
 COMPRESSED = (".gz", ".zst")
+BUFFER_BYTES = 2**18
 
 
 def is_plain(span: Span) -> bool:
@@ -19,42 +24,83 @@ def is_plain(span: Span) -> bool:
     return span.member is None and Path(span.path).suffix.lower() not in COMPRESSED
 
 
+def require_plain(span: Span) -> None:
+    """CorpusError for a span of a format that is read from anywhere in its file, if that is compressed."""
+    if not is_plain(span):
+        raise CorpusError(f"{span.name} is of a format that is read in place. Unpack it first: gunzip or zstd -d.")
+
+
+def require(what: str, extra: str, *packages: str) -> None:
+    """MissingExtraError, with the line that installs them, unless all `packages` are there."""
+    if any(importlib.util.find_spec(package) is None for package in packages):
+        raise MissingExtraError(f"{what} needs more packages: pip install 'scratchlab[{extra}]'")
+
+
 @contextlib.contextmanager
-def opened(span: Span) -> Generator[BinaryIO]:
+def opened(span: Span) -> Generator[io.BufferedReader]:
     """The bytes of the span's whole file, uncompressed. CorpusError, naming it, if they cannot be read to the end."""
     try:
         with _open(span) as stream:
-            yield cast(BinaryIO, stream)
-    except FileNotFoundError as error:
-        raise CorpusError(f"{span.name} is no longer there: it was when the sources were listed.") from error
-    except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile) as error:
-        raise CorpusError(f"{span.name} is damaged or was cut off: {error}. Fetch it again, or leave it out.") from error
-    except OSError as error:
-        raise CorpusError(f"{span.name} could not be read: {error.strerror or error}.") from error
-
-
-@contextlib.contextmanager
-def _open(span: Span) -> Generator[IO[bytes]]:
-    if span.member is not None:
-        with zipfile.ZipFile(span.path) as archive, archive.open(span.member) as stream:
             yield stream
-        return
-    match Path(span.path).suffix.lower():
+    except FileNotFoundError as error:
+        raise gone(span) from error
+    except (EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise CorpusError(_broken(span, error)) from error
+    except OSError as error:  # without a number: what gzip and pyarrow say of contents
+        raise CorpusError(
+            f"{span.name} could not be read: {error.strerror}." if error.errno else _broken(span, error)
+        ) from error
+
+
+def gone(span: Span) -> CorpusError:
+    """The error for a file that was there when the sources were listed."""
+    return CorpusError(f"{span.name} is no longer there: it was when the sources were listed.")
+
+
+def _broken(span: Span, error: Exception) -> str:
+    return f"{span.name} cannot be unpacked: {error}. If it is damaged or was cut off, fetch it again, or leave it out."
+
+
+def _open(span: Span) -> io.BufferedReader:
+    if span.member is not None:
+        return _buffered(_open_member(span, span.member))
+    suffix = Path(span.path).suffix.lower()
+    if suffix in COMPRESSED and os.path.getsize(span.path) == 0:
+        raise EOFError("it is empty")  # which the readers take for a text of no bytes
+    match suffix:
         case ".gz":
-            with gzip.open(span.path) as stream:
-                yield stream
+            return _buffered(gzip.open(span.path))
         case ".zst":
-            with open_zstandard(span.path) as stream:
-                yield stream
+            return _buffered(open_zstandard(span.path))
         case _:
-            with open(span.path, "rb") as stream:
-                yield stream
+            return _buffered(io.FileIO(span.path))
 
 
-def open_zstandard(path: str) -> IO[bytes]:
-    """A .zst file as bytes; unlike some readers, pyarrow's notices one that was cut off."""
+def _buffered(stream: Any) -> io.BufferedReader:
+    """Lines come several times faster, and from pyarrow's streams they come at all."""
+    return io.BufferedReader(cast(io.RawIOBase, stream), BUFFER_BYTES)
+
+
+def _open_member(span: Span, member: str) -> Any:
     try:
-        import pyarrow
-    except ImportError:
-        raise MissingExtraError("Reading .zst needs more packages: pip install 'scratchlab[data]'") from None
+        return _archive(span.path, span.modified, os.getpid()).open(member)
+    except KeyError as error:
+        raise gone(span) from error
+    except RuntimeError as error:  # encrypted, or compressed by a method that Python lacks
+        raise CorpusError(
+            f"{span.name} cannot be unpacked: {error}. Unpack the archive and give its folder."
+        ) from error
+
+
+@functools.lru_cache(maxsize=1)
+def _archive(path: str, modified: int, process: int) -> zipfile.ZipFile:
+    """Stays open, since each opening reads the list of all its files; in each process, as they share no position."""
+    return zipfile.ZipFile(path)
+
+
+def open_zstandard(path: str) -> Any:
+    """A .zst file as bytes; unlike some readers, pyarrow's notices one that was cut off."""
+    require("Reading .zst", "data", "pyarrow")
+    import pyarrow
+
     return pyarrow.input_stream(path, compression="zstd")
