@@ -47,7 +47,9 @@ def corpus() -> None:
     "names: of token sets, by the names of their files. auto: hash from 8 documents on.",
 )
 @click.option("--column", metavar="NAME", help="The column of CSV and Parquet, or field of JSON Lines, with the text.")
-@click.option("--filter", "filters", multiple=True, metavar="NAME[:N]", help="Clean the text. May be repeated, in order.")
+@click.option(
+    "--filter", "filters", multiple=True, metavar="NAME[:N]", help="Clean the text. May be repeated, in order."
+)
 @click.option("--no-code", is_flag=True, help="Leave the code blocks of a blog's posts out.")
 @click.option(
     "--near-duplicates",
@@ -89,7 +91,9 @@ def build(
     chosen = [Source(text, reading=reading) for text in sources]
     chosen += [Source(site, blog=True, reading=reading) for site in jekyll]
     if bool(chosen) == bool(mixture):
-        raise click.UsageError("Missing argument 'TEXT...': give texts, --jekyll or --mixture, and only a mixture alone.")
+        raise click.UsageError(
+            "Missing argument 'TEXT...': give texts, --jekyll or --mixture, and only a mixture alone."
+        )
     mixed = None
     if mixture is not None:
         chosen, mixed = read_mixture(mixture)

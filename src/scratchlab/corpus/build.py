@@ -124,7 +124,9 @@ def build_corpus(
     worth = sum(piece.size for piece in pieces) > WORTH_PROCESSES
     with unfinished_folder(out, "the corpus", key) as folder, workers(processes if worth else 1) as over:
         _build(
-            Job(folder, Work(folder / "work"), named, listings, pieces, chosen, over, report or (lambda progress: None)),
+            Job(
+                folder, Work(folder / "work"), named, listings, pieces, chosen, over, report or (lambda progress: None)
+            ),
             given,
         )
     return open_corpus(out)

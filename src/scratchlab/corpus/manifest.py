@@ -188,11 +188,11 @@ def read_manifest(path: Path) -> Manifest:
     if not intact:
         raise CorpusError(f"{path / MANIFEST} is damaged or was edited: its SHA-256 does not fit. {REBUILD}")
     try:
-        return Manifest.model_validate_json(json.dumps(_as_format_2(content) | {"manifest_sha256": guard}) if version == 1 else text)
+        return Manifest.model_validate_json(
+            json.dumps(_as_format_2(content) | {"manifest_sha256": guard}) if version == 1 else text
+        )
     except ValidationError as error:
-        raise CorpusError(
-            f"{path / MANIFEST} is not a manifest of format {version}: {error}. {REBUILD}"
-        ) from error
+        raise CorpusError(f"{path / MANIFEST} is not a manifest of format {version}: {error}. {REBUILD}") from error
 
 
 def _as_format_2(content: dict[str, Any]) -> dict[str, Any]:

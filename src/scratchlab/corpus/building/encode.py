@@ -1,11 +1,8 @@
 """The second reading of a piece: its documents become tokens, split by split."""
 
 import contextlib
-import os
-from collections import Counter
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 import numpy as np
@@ -28,7 +25,6 @@ from scratchlab.corpus.sources.documents import Document
 from scratchlab.corpus.splits import SPLITS
 from scratchlab.corpus.tokenizer import TokenIds, Tokenizer
 from scratchlab.errors import CorpusError
-from scratchlab.files import disk_errors
 
 STAGE = "encode"
 TOKENS, ROWS = "tokens", "rows"
@@ -83,63 +79,49 @@ def _cut(document: Document, regions: list[tuple[int, int, int]], continues: boo
         yield Fragment(split, part, continues and number == 0, goes_on and number == len(regions) - 1)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Output:
     """What a piece gives to one split."""
 
     file: IO[bytes]
-    path: Path
-    rows: list[tuple[int, int, int, bool]] = field(default_factory=list[tuple[int, int, int, bool]])
-    totals: Counter[str] = field(default_factory=Counter[str])
+    rows: list[tuple[int, int, int, bool]]
 
 
 def encode_piece(task: Task) -> dict[str, Any]:
     """Read a piece for the second time and write its tokens; gives its record."""
     tokenizer, tally = stored_tokenizer(task.work), Tally()
-    separator = np.array([tokenizer.end_of_text] if task.separate else [], tokenizer.dtype)
+    stored = tokenizer.dtype.newbyteorder("<")
+    separator = np.array([tokenizer.end_of_text] if task.separate else [], stored)
     outputs: dict[str, _Output] = {}
     with contextlib.ExitStack() as stack:
         for fragment in fragments(task, tally):
             split = SPLITS[fragment.split]
             if split not in outputs:
-                outputs[split] = stack.enter_context(_output(task, split))
+                file = task.work.new_file(STAGE, task.piece.number, f"{split}.{TOKENS}")
+                outputs[split] = _Output(stack.enter_context(file), [])
             _add(outputs[split], fragment, tokenizer, separator)
-    totals = sum((output.totals for output in outputs.values()), Counter[str]())
+    for split, output in outputs.items():
+        task.work.save(STAGE, task.piece.number, f"{split}.{ROWS}", np.array(output.rows, ROW))
+    rows = [row for output in outputs.values() for row in output.rows]
     record = {
-        "documents": totals["documents"],
-        "tokens": totals["tokens"],
+        "documents": sum(not continues for *_, continues in rows),
+        "tokens": sum(tokens for tokens, *_ in rows),
         "size": task.piece.size,
         "removed": tally.to_json(),
     }
-    task.work.finish(STAGE, task.piece.number, record)
+    made = [f"{split}.{what}" for split in outputs for what in (TOKENS, ROWS)]
+    task.work.finish(STAGE, task.piece.number, record, made)
     return record
-
-
-@contextlib.contextmanager
-def _output(task: Task, split: str) -> Generator[_Output]:
-    """Tokens and rows of a split; they get their names when they are whole."""
-    path = task.work.path(STAGE, task.piece.number, f"{split}.{TOKENS}")
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with disk_errors(path, path.name):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb", buffering=2**20) as file:
-            output = _Output(file, path)
-            yield output
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    task.work.save(STAGE, task.piece.number, f"{split}.{ROWS}", np.array(output.rows, ROW))
 
 
 def _add(output: _Output, fragment: Fragment, tokenizer: Tokenizer, separator: TokenIds) -> None:
     tokens = _encode(fragment.document, tokenizer)
     characters, size = text_size(fragment.document, tokenizer)
-    ending = separator[: 0 if fragment.goes_on else 1]
-    for part in (tokens, ending):
-        output.file.write(part.astype(part.dtype.newbyteorder("<"), copy=False).data)
-    row = (len(tokens) + len(ending), size, characters, fragment.continues)
-    output.rows.append(row)
-    output.totals.update(documents=not fragment.continues, tokens=row[0])
+    output.file.write(tokens.astype(separator.dtype, copy=False).data)
+    if not fragment.goes_on:
+        output.file.write(separator.data)
+    length = len(tokens) + (0 if fragment.goes_on else len(separator))
+    output.rows.append((length, size, characters, fragment.continues))
 
 
 def _encode(document: Document, tokenizer: Tokenizer) -> TokenIds:

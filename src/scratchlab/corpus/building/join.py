@@ -58,9 +58,7 @@ def write_split(
     `stretches` is called twice, so that nothing of the corpus's size is held.
     """
     runs = in_shards((stretch.run for stretch in stretches()), shard_tokens)
-    shards = (
-        Shard(work, split, folder / f"{split}-{number:05d}.bin", dtype, some) for number, some in enumerate(runs)
-    )
+    shards = (Shard(work, split, folder / f"{split}-{number:05d}.bin", dtype, some) for number, some in enumerate(runs))
     written = sorted(over(write_shard, shards), key=lambda record: record.name)
     if not written:
         return None

@@ -1,16 +1,16 @@
 """A mixture as a file: sources, what share of the training tokens each is to be, and how often it may be repeated.
 
-    tokens = 1_000_000_000
+tokens = 1_000_000_000
 
-    [[source]]
-    from = "hf:HuggingFaceFW/fineweb-edu?name=sample-10BT"
-    weight = 0.8
+[[source]]
+from = "hf:HuggingFaceFW/fineweb-edu?name=sample-10BT"
+weight = 0.8
 
-    [[source]]
-    name = "mine"
-    from = "my-writing/"
-    weight = 0.2
-    repeat = 4
+[[source]]
+name = "mine"
+from = "my-writing/"
+weight = 0.2
+repeat = 4
 """
 
 import tomllib

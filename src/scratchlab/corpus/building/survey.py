@@ -6,7 +6,6 @@ Their text is not kept. Of each document 33 bytes are, by which duplicates are f
 import contextlib
 import gzip
 import json
-import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
@@ -19,7 +18,6 @@ from scratchlab.corpus.sources.documents import Document, key_of
 from scratchlab.corpus.sources.formats import read_span
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import CorpusError
-from scratchlab.files import disk_errors
 
 STAGE = "survey"
 RECORDS, SIGNATURES, SPOOL = "records", "signatures", "spool.gz"
@@ -58,30 +56,28 @@ def survey_piece(task: Task) -> dict[str, Any]:
         "size": task.piece.size,
         "removed": tally.to_json(),
     }
-    task.work.finish(STAGE, task.piece.number, record)
+    made = [RECORDS, *[SIGNATURES] * task.near_duplicates, *[SPOOL] * _is_remote(task.piece)]
+    task.work.finish(STAGE, task.piece.number, record, made)
     return record
 
 
 def read_again(work: Work, piece: Piece, filters: tuple[str, ...]) -> Iterator[Document]:
     """The documents of a piece as the survey found them, in the same order; CorpusError if they are not the same."""
     surveyed = work.load(STAGE, piece.number, RECORDS)
-    count = 0
+    expected = iter(zip(surveyed["high"].tolist(), surveyed["low"].tolist(), strict=True))
     for document in _documents_again(work, piece, filters):
-        expected = surveyed[count] if count < len(surveyed) else None
-        if expected is None or key_of(document.content()) != (expected["high"], expected["low"]):
+        if key_of(document.content()) != next(expected, None):
             raise _changed(document.name)
-        count += 1
         yield document
-    if count < len(surveyed):
+    if next(expected, None):
         raise _changed(piece.spans[-1].name)
 
 
 def _documents_again(work: Work, piece: Piece, filters: tuple[str, ...]) -> Iterator[Document]:
-    spool = work.path(STAGE, piece.number, SPOOL)
-    if not spool.exists():
+    if not _is_remote(piece):
         yield from _clean_documents(piece, parse_filters(filters), Tally())
         return
-    with gzip.open(spool, "rt", encoding="utf-8") as lines:
+    with gzip.open(work.path(STAGE, piece.number, SPOOL), "rt", encoding="utf-8") as lines:
         for line in lines:
             name, text, continues = json.loads(line)
             yield Document(text, name, continues)
@@ -121,19 +117,21 @@ def _signature(text: str) -> Any:
     return signature(text)
 
 
+def _is_remote(piece: Piece) -> bool:
+    return piece.spans[0].format in REMOTE
+
+
 @contextlib.contextmanager
 def _spool(task: Task) -> Generator[IO[str] | None]:
-    """Where the documents of a remote piece are kept; it gets its name when it is whole."""
-    if task.piece.spans[0].format not in REMOTE:
+    """Where the documents of a remote piece are kept."""
+    if not _is_remote(task.piece):
         yield None
         return
-    path = task.work.path(STAGE, task.piece.number, SPOOL)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with disk_errors(path, path.name):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with gzip.open(partial, "wt", compresslevel=1, encoding="utf-8") as spool:
-            yield spool
-        os.replace(partial, path)
+    with (
+        task.work.new_file(STAGE, task.piece.number, SPOOL) as file,
+        gzip.open(file, "wt", compresslevel=1, encoding="utf-8") as spool,
+    ):
+        yield spool
 
 
 def _changed(name: str) -> CorpusError:

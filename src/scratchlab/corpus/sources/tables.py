@@ -11,12 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import orjson
 
 from scratchlab.corpus.sources.documents import Document, Span, without_mark
 from scratchlab.corpus.sources.opened import gone, is_plain, opened, require, require_plain
 from scratchlab.errors import CorpusError
 
-RANGE_BYTES = 2**25
+RANGE_BYTES = 2**22
 """Of a file that can be read in ranges: about how much of it, or of its column, is one span."""
 
 BATCH_BYTES, BATCH_ROWS = 2**20, 2**10
@@ -78,17 +79,25 @@ def _first_line(file: io.BufferedReader, span: Span) -> int:
 
 def _json_field(line: bytes, where: str, column: str) -> Any:
     try:
-        row = json.loads(line.decode("utf-8", "surrogateescape"))
-    except json.JSONDecodeError as error:
-        what = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
-        raise CorpusError(f"{where} is not JSON: {what}. {_ONE_A_LINE}") from error
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; lists within lists
-        raise CorpusError(f"{where} cannot be read as JSON: {error}. Leave it out.") from error
+        row = orjson.loads(line)  # three times as fast; what it is too strict for, the standard library may know
+    except orjson.JSONDecodeError:
+        row = _lenient_json(line, where)
     if not isinstance(row, dict):
         raise CorpusError(f"{where} is not a JSON object. {_ONE_A_LINE}")
     if column not in row:
         raise CorpusError(f"{where} has no field {_quoted([column])}; it has {_quoted(row)}. Name one with --column.")
     return row[column]
+
+
+def _lenient_json(line: bytes, where: str) -> Any:
+    """Also with bytes that are not UTF-8, halves of surrogate pairs and numbers of any length."""
+    try:
+        return json.loads(line.decode("utf-8", "surrogateescape"))
+    except json.JSONDecodeError as error:
+        what = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
+        raise CorpusError(f"{where} is not JSON: {what}. {_ONE_A_LINE}") from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; lists within lists
+        raise CorpusError(f"{where} cannot be read as JSON: {error}. Leave it out.") from error
 
 
 _ONE_A_LINE = "JSON Lines has one object a line (from a file that is one list, make them: jq -c '.[]' OLD > NEW)."
