@@ -103,7 +103,7 @@ def test_copies_and_blanks_are_left_out_and_counted(write, tmp_path):
     assert (folder.documents, folder.removed["duplicate"].documents, folder.removed["blank"].documents) == (9, 1, 2)
     assert (file.documents, file.removed["duplicate"].documents, file.bytes) == (0, 1, 0)
     [example] = folder.removed["duplicate"].examples
-    assert example.name == f"{tmp_path}/mine/copy.txt"
+    assert example.document == f"{tmp_path}/mine/copy.txt"
     assert story(3).startswith(example.text[:50])
     assert folder.bytes == sum(split.bytes for split in manifest.splits.values())
 

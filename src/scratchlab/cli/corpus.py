@@ -187,10 +187,13 @@ def _removed_text(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _example_line(example: dict[str, str]) -> str:
-    from scratchlab.corpus.vocabulary import visible
+def _example_line(example: dict[str, Any]) -> str:
+    became = "" if example["became"] is None else f"  →  {_on_one_line(example['became'])}"
+    return f"    {example['document']}: {_on_one_line(example['text'])}{became}"
 
-    return f"    {example['name']}: {visible(example['text'].encode()).replace('·', ' ')}"
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split()) if text.strip() else repr(text)
 
 
 def _size(size: int) -> str:

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from scratchlab.corpus.building import encode, survey
-from scratchlab.corpus.building.filters import Tally, parse_filters
+from scratchlab.corpus.building.filters import parse_filters
 from scratchlab.corpus.building.join import Stretch, whole_pieces, write_split
 from scratchlab.corpus.building.learn import learn_tokenizer
 from scratchlab.corpus.building.mixture import Mixture, draw, in_mixed_order, supplies
 from scratchlab.corpus.building.plan import Plan, make_plan
+from scratchlab.corpus.building.tally import Tally
 from scratchlab.corpus.building.work import Piece, Work, in_pieces
 from scratchlab.corpus.building.workers import Map, workers
 from scratchlab.corpus.manifest import (

@@ -37,10 +37,13 @@ class FileRecord(Record):
 
 
 class ExampleRecord(Record):
-    """An example of what cleaning removed: which document it is from, and the text or its beginning."""
+    """An example of what cleaning removed."""
 
-    name: str
+    document: str
     text: str
+    """What was there, or its beginning."""
+    became: str | None = None
+    """What stands there now; None for what is gone."""
 
 
 class RemovedRecord(Record):

@@ -72,7 +72,9 @@ def test_what_judges_is_never_repeated(folders, tmp_path):
 
 
 def test_the_draw_depends_on_the_seed_and_on_nothing_else(folders, tmp_path):
-    first, again, other = (built(folders, tmp_path / name, 1, 1, seed=seed) for name, seed in [("a", 1), ("b", 1), ("c", 2)])
+    first, again, other = (
+        built(folders, tmp_path / name, 1, 1, seed=seed) for name, seed in [("a", 1), ("b", 1), ("c", 2)]
+    )
     assert first.sha256 == again.sha256 != other.sha256
     assert first.text("train") != other.text("train")
 
@@ -86,7 +88,9 @@ def test_documents_of_the_sources_are_mixed(folders, tmp_path):
 def test_a_wanted_number_of_tokens_is_met_or_said_to_be_too_many(folders, tmp_path):
     corpus = built(folders, tmp_path / "out", 1, 1, tokens=1_000)
     assert corpus.manifest.splits["train"].tokens == pytest.approx(1_000, abs=300)
-    with pytest.raises(CorpusError, match=r"web has [\d,]+ tokens to train on and may be used 1 times; 50.0% of 90,000"):
+    with pytest.raises(
+        CorpusError, match=r"web has [\d,]+ tokens to train on and may be used 1 times; 50.0% of 90,000"
+    ):
         built(folders, tmp_path / "more", 1, 1, tokens=90_000)
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 

@@ -18,7 +18,9 @@ def listing(location: str | Path, reading: Reading | None = None) -> Listing:
 def documents_of(spans: list[Span]) -> list[Document]:
     found = [list(read_span(pickle.loads(pickle.dumps(span)))) for span in spans]
     again = [list(read_span(span)) for span in reversed(spans)]
-    assert [[doc.content() for doc in docs] for docs in found] == [[doc.content() for doc in docs] for docs in again[::-1]]
+    assert [[doc.content() for doc in docs] for docs in found] == [
+        [doc.content() for doc in docs] for docs in again[::-1]
+    ]
     return [document for documents in found for document in documents]
 
 

@@ -7,7 +7,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from scratchlab.corpus.building.filters import Tally
+from scratchlab.corpus.building import filters
 from scratchlab.corpus.building.plan import (
     CODES,
     CONTINUES,
@@ -20,6 +20,7 @@ from scratchlab.corpus.building.plan import (
 )
 from scratchlab.corpus.building.plan import STAGE as PLAN
 from scratchlab.corpus.building.survey import read_again, text_size
+from scratchlab.corpus.building.tally import Tally
 from scratchlab.corpus.building.work import ROW, Piece, Work, stored_tokenizer
 from scratchlab.corpus.sources.documents import Document
 from scratchlab.corpus.splits import SPLITS
@@ -61,9 +62,9 @@ def fragments(task: Task, tally: Tally) -> Iterator[Fragment]:
     for place, (code, document) in enumerate(zip(codes, documents, strict=True)):
         where, continues, goes_on = code & WHERE, bool(code & CONTINUES), bool(code & GOES_ON)
         if where == DUPLICATE:
-            tally.drop("duplicate", document)
+            tally.drop(filters.DUPLICATE, document.name, document.text, whole=not document.continues)
         elif where == NEAR_DUPLICATE:
-            tally.drop("near duplicate", document)
+            tally.drop(filters.NEAR_DUPLICATE, document.name, document.text)
         elif where != CUT:
             yield Fragment(where, document, continues, goes_on)
         else:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from scratchlab.corpus.building.encode import Task, fragments
-from scratchlab.corpus.building.filters import Tally
+from scratchlab.corpus.building.tally import Tally
 from scratchlab.corpus.building.workers import Map
 from scratchlab.corpus.sources.documents import key_of
 from scratchlab.corpus.splits import SPLITS

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scratchlab.corpus.building.external_sort import KEYED, in_order
+from scratchlab.corpus.building.external_sort import Records as Keyed
+from scratchlab.corpus.building.external_sort import first_of_each, grouped, make_records
 from scratchlab.corpus.building.survey import RECORDS, SIGNATURES
 from scratchlab.corpus.building.survey import STAGE as SURVEY
 from scratchlab.corpus.building.work import Array, Piece, Work
@@ -140,13 +141,11 @@ class _Records:
         """The number of a piece's first record, and its records."""
         return ((first, self.of(piece.number)) for first, piece in zip(self.firsts, self._pieces, strict=True))
 
-    def keyed(self) -> Iterator[Array]:
-        """The documents of each piece as KEYED, numbered by the records that they begin with."""
+    def keyed(self) -> Iterator[Keyed]:
+        """The key of each document of each piece, numbered by the record that it begins with."""
         for first, records in self:
             heads = np.flatnonzero(~records["continues"])
-            keyed = np.empty(len(heads), KEYED)
-            keyed["high"], keyed["low"] = records["high"][heads], records["low"][heads]
-            keyed["number"] = heads + first
+            keyed = make_records(records["high"][heads], records["low"][heads], heads + first)
             for head in self._long_keys.keys() & set(range(first, first + len(records))):
                 place = np.searchsorted(keyed["number"], head)
                 keyed["high"][place], keyed["low"][place] = self._long_keys[head]
@@ -182,9 +181,9 @@ def _on_disk(path: Path, count: int) -> Fates:
 
 def _mark_duplicates(records: _Records, fates: Fates, folder: Path) -> None:
     """The first of all documents with the same key is kept."""
-    for bucket in in_order(records.keyed(), records.count, folder / "sorting"):
-        same = (bucket["high"][1:] == bucket["high"][:-1]) & (bucket["low"][1:] == bucket["low"][:-1])
-        _mark(fates, records, bucket["number"][1:][same], DUPLICATE)
+    for bucket in grouped(records.keyed(), records.count, folder / "sorting"):
+        later = first_of_each(bucket) < np.arange(len(bucket))
+        _mark(fates, records, bucket["number"][later], DUPLICATE)
 
 
 def _mark_near_duplicates(records: _Records, fates: Fates, work: Work, threshold: float) -> None:
@@ -192,9 +191,9 @@ def _mark_near_duplicates(records: _Records, fates: Fates, work: Work, threshold
 
     signatures = [work.path(SURVEY, number, SIGNATURES) for number in records.piece_numbers]
     parts = {part for others in records.long.values() for part in others}
-    for found in near_duplicates(signatures, threshold, work.folder / "sorting"):
-        whole = [number for number in found.tolist() if number not in parts and not fates[number]]
-        fates[whole] = NEAR_DUPLICATE
+    found = near_duplicates(signatures, threshold, work.folder / "near")["number"]
+    whole = [number for number in found.tolist() if number not in parts and not fates[number]]
+    fates[whole] = NEAR_DUPLICATE
 
 
 def _mark(fates: Fates, records: _Records, numbers: npt.NDArray[np.int64], fate: int) -> None:

@@ -12,7 +12,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from scratchlab.corpus.building.filters import Filter, Tally, clean, parse_filters
+from scratchlab.corpus.building.filters import Filter, clean, parse_filters
+from scratchlab.corpus.building.tally import Tally
 from scratchlab.corpus.building.work import SURVEYED, Piece, Work, stored_tokenizer
 from scratchlab.corpus.sources.documents import Document, key_of
 from scratchlab.corpus.sources.formats import read_span
@@ -104,8 +105,8 @@ def text_size(document: Document, tokenizer: Tokenizer) -> tuple[int, int]:
         return len(document.text), len(document.text.encode())
     if (largest := int(document.tokens.max(initial=0))) >= tokenizer.vocab_size:
         raise CorpusError(
-            f"{document.name} holds token {largest}, and the tokenizer has {tokenizer.vocab_size} symbols. Give the one "
-            "that these tokens were made with (--tokenizer)."
+            f"{document.name} holds token {largest}, and the tokenizer has {tokenizer.vocab_size} symbols. Give the "
+            "tokenizer that these tokens were made with (--tokenizer)."
         )
     characters, sizes = tokenizer.text_sizes
     return int(characters[document.tokens].sum()), int(sizes[document.tokens].sum())

@@ -45,12 +45,12 @@ class Tally:
 
     kinds: dict[str, Removal] = field(default_factory=dict[str, Removal])
 
-    def drop(self, kind: str, name: str, text: str) -> None:
-        """Count a document that was thrown away whole."""
+    def drop(self, kind: str, name: str, text: str, whole: bool = True) -> None:
+        """Count a document that was thrown away whole, or a further part of one that was counted already."""
         removal = self._removal(kind)
-        removal.documents += 1
+        removal.documents += whole
         removal.characters += len(text)
-        if len(removal.examples) < EXAMPLES:
+        if whole and len(removal.examples) < EXAMPLES:
             removal.examples.append(Example(name, excerpt(text)))
 
     def change(self, kind: str, name: str, old: str, new: str) -> None:

@@ -59,9 +59,9 @@ def _result(future: "Future[Any]") -> Any:
         return future.result()
     except BrokenProcessPool as error:
         raise UnfinishedError(
-            "A process of the build died, most likely for want of memory (or, called from a script of your own, because "
-            'the call does not stand under `if __name__ == "__main__":`). What was done is kept: run the same command '
-            "again and it goes on, with fewer processes at a time by --workers."
+            "A process of the build died, most likely for want of memory (or, called from a script of your own, "
+            'because the call does not stand under `if __name__ == "__main__":`). What was done is kept: run the same '
+            "command again and it goes on; with fewer processes at a time, if you like, by --workers."
         ) from error
 
 
