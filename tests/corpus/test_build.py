@@ -263,17 +263,32 @@ def test_a_build_that_is_killed_goes_on_to_the_same_bytes(letters, tmp_path, pro
     assert not list(tmp_path.glob(".*")), "nothing of the interrupted builds is left"
 
 
-def test_a_build_that_goes_on_reads_no_piece_again_that_was_done(letters, tmp_path, monkeypatch):
+def leave_unfinished(letters: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that a full disk stops after the sources were read."""
+
     def full_disk(*_: object, **__: object) -> None:
         raise UnfinishedError("the disk is full")
 
-    with monkeypatch.context() as patch, pytest.raises(UnfinishedError):
+    with monkeypatch.context() as patch:
         patch.setattr(build, "make_plan", full_disk)
-        build_corpus([letters], tmp_path / "out", "byte")
+        with pytest.raises(UnfinishedError):
+            build_corpus([letters], out, "byte")
+
+
+def test_a_build_that_goes_on_reads_no_piece_again_that_was_done(letters, tmp_path, monkeypatch):
+    leave_unfinished(letters, tmp_path / "out", monkeypatch)
     read = list[str]()
     monkeypatch.setattr(build.survey, "survey_piece", lambda task: read.append(task))
-    assert len(list(build_corpus([letters], tmp_path / "out", "byte").documents("train"))) > 0
+    assert list(build_corpus([letters], tmp_path / "out", "byte").documents("train"))
     assert not read
+
+
+def test_what_a_power_cut_left_empty_is_made_again(letters, tmp_path, monkeypatch):
+    leave_unfinished(letters, tmp_path / "out", monkeypatch)
+    [records] = tmp_path.glob(".out.partial-*/work/survey/00000.records")
+    records.write_bytes(bytes(records.stat().st_size))
+    built = build_corpus([letters], tmp_path / "out", "byte")
+    assert built.sha256 == build_corpus([letters], tmp_path / "whole", "byte").sha256
 
 
 FILL_THE_DISK = """
@@ -305,9 +320,7 @@ def test_a_full_disk_is_said_and_the_build_goes_on_when_there_is_room(letters, t
 
 
 def test_another_build_into_the_same_place_begins_anew(letters, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(UnfinishedError):
-        patch.setattr(build, "make_plan", lambda *_, **__: (_ for _ in ()).throw(UnfinishedError("the disk is full")))
-        build_corpus([letters], tmp_path / "out", "byte")
+    leave_unfinished(letters, tmp_path / "out", monkeypatch)
     assert list(tmp_path.glob(".out.partial-*"))
     build_corpus([letters], tmp_path / "out", "char")
     assert {path.name for path in tmp_path.iterdir()} == {"letters", "out"}

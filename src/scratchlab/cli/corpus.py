@@ -183,13 +183,14 @@ def _removed_text(report: dict[str, Any]) -> str:
         for kind, entry in source["removed"].items():
             lines.append(f"  {kind:<28}{entry['documents']:>12,}{entry['pieces']:>12,}{entry['characters']:>14,}")
         for kind, entry in source["removed"].items():
-            lines += [f"  {kind}", *map(_example_line, entry["examples"])]
+            lines += [f"  {kind}", *(_example_line(example, source["location"]) for example in entry["examples"])]
     return "\n".join(lines)
 
 
-def _example_line(example: dict[str, Any]) -> str:
+def _example_line(example: dict[str, Any], location: str) -> str:
+    name = example["document"].removeprefix(location).lstrip("/") or location
     became = "" if example["became"] is None else f"  →  {_on_one_line(example['became'])}"
-    return f"    {example['document']}: {_on_one_line(example['text'])}{became}"
+    return f"    {name}: {_on_one_line(example['text'])}{became}"
 
 
 def _on_one_line(text: str) -> str:

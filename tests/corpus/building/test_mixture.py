@@ -151,7 +151,7 @@ def test_mistakes_in_the_file_are_all_named(write, text, message):
 
 @pytest.mark.parametrize("weight", [0, -1, float("inf"), float("nan")])
 def test_a_weight_that_is_no_share_is_refused(folders, tmp_path, weight):
-    with pytest.raises(UsageError, match="web: weight .* is not above 0. Leave the source out instead"):
+    with pytest.raises(UsageError, match=r"web: weight .* is not above 0\. Leave the source out instead"):
         built(folders, tmp_path / "out", weight, 1)
 
 
@@ -163,7 +163,7 @@ def test_all_sources_of_a_mixture_have_weights(folders, tmp_path):
 
 def test_two_sources_of_the_same_name_are_refused(folders, tmp_path):
     sources = [Source(str(folders / "web"), "mine"), Source(str(folders / "own"), "mine")]
-    with pytest.raises(UsageError, match="Two sources are called mine. Give each once"):
+    with pytest.raises(UsageError, match=r"Two sources are called mine\. Give each once"):
         build_corpus(sources, tmp_path / "out")
-    with pytest.raises(UsageError, match=r"Two sources are called .*web. Give each once"):
+    with pytest.raises(UsageError, match=r"Two sources are called .*web\. Give each once"):
         build_corpus([str(folders / "web"), str(folders / "web")], tmp_path / "out")
