@@ -57,14 +57,19 @@ def nearest_existing(path: Path) -> Path:
     return path
 
 
+def sync_file(path: Path) -> None:
+    """Make what was written to a file survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename or a creation inside `folder` survive a power cut (a no-op where folders cannot be synced)."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_file(folder)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -99,7 +104,8 @@ def folder_in_one_piece(path: Path, what: str, replace: bool = False) -> Generat
         try:
             os.chmod(partial, 0o755)
             yield partial
-            _sync_files(partial)
+            for file in partial.rglob("*"):
+                sync_file(file)
             aside = path.parent / f".{path.name}.old-{partial.name[-8:]}"
             if replace and path.exists():
                 os.replace(path, aside)  # a rename is over in no time; removing what is there would take longer
@@ -121,15 +127,6 @@ def write_zeros(path: Path, size: int) -> None:
 
 
 ZEROS = 2**20  # written at once
-
-
-def _sync_files(folder: Path) -> None:
-    for file in folder.rglob("*"):
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -156,7 +153,8 @@ def unfinished_folder(path: Path, what: str, key: str) -> Generator[Path]:
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
-            _sync_files(partial)
+            for file in partial.rglob("*"):
+                sync_file(file)
             (partial / LOCK).unlink()
             os.replace(partial, path)
         sync_folder(path.parent)

@@ -1,5 +1,6 @@
 """`scratchlab corpus`: build, show and verify corpora."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,3 +200,42 @@ def _on_one_line(text: str) -> str:
 
 def _size(size: int) -> str:
     return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+
+
+@corpus.command(epilog="Example: scratchlab corpus push corpora/mine hf:me/mine")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("destination", metavar="DIR|hf:USER/NAME")
+@as_json
+def push(path: Path, destination: str, as_json: bool) -> None:
+    """Copy the corpus at PATH to a folder or to the Hugging Face Hub, to train elsewhere.
+
+    The repository is made if it is not there, and is private. hf:USER/NAME?revision=BRANCH names another branch than
+    main. An interrupted push goes on when it is run again.
+    """
+    from scratchlab.corpus.transfer import push_corpus
+
+    show(asdict(push_corpus(path, destination)), as_json, _transfer_text)
+
+
+@corpus.command(epilog="Example: scratchlab corpus pull hf:me/mine corpora/mine")
+@click.argument("source", metavar="DIR|hf:USER/NAME")
+@click.argument("out", metavar="DIR", type=click.Path(path_type=Path))
+@as_json
+def pull(source: str, out: Path, as_json: bool) -> None:
+    """Bring a corpus from a folder or from the Hugging Face Hub to the folder DIR, and compare every hash.
+
+    hf:USER/NAME?revision=REVISION names a branch, tag or commit. An interrupted pull goes on when it is run again; a
+    file that has become damaged since is fetched anew.
+    """
+    from scratchlab.corpus.transfer import pull_corpus
+
+    show(asdict(pull_corpus(source, out)), as_json, _transfer_text)
+
+
+def _transfer_text(report: dict[str, Any]) -> str:
+    moved, kept = (count(len(report[what]), "file") for what in ("moved", "kept"))
+    at = f" at {report['revision'][:12]}" if report["revision"] else ""
+    return (
+        f"{report['destination']}{at} has the corpus {report['source']} (sha256 {report['sha256'][:12]}): "
+        f"{moved} moved ({_size(report['moved_bytes'])}), {kept} there already; every hash fits"
+    )
