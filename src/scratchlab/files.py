@@ -130,12 +130,13 @@ ZEROS = 2**20  # written at once
 
 
 @contextlib.contextmanager
-def unfinished_folder(path: Path, what: str, key: str) -> Generator[Path]:
+def unfinished_folder(path: Path, what: str, key: str, scratch: str) -> Generator[Path]:
     """Yield a hidden folder beside `path` to fill, which gets that name at the end.
 
     Unlike that of `folder_in_one_piece` it outlives a kill, an interrupt and a full disk: the next one with the same
     `key`, which stands for everything that decides its content, finds what was done. Those with other keys are removed.
-    A mistake of the user's removes it. Raises UnfinishedError while another process fills it.
+    A mistake of the user's removes it. What lies in the folder `scratch` within it is removed at the end. Raises
+    UnfinishedError while another process fills it.
     """
     partial = path.parent / f".{path.name}.partial-{key[:16]}"
     with disk_errors(path, what):
@@ -153,8 +154,9 @@ def unfinished_folder(path: Path, what: str, key: str) -> Generator[Path]:
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
-            for file in partial.rglob("*"):
+            for file in partial.iterdir():
                 sync_file(file)
+            shutil.rmtree(partial / scratch)
             (partial / LOCK).unlink()
             os.replace(partial, path)
         sync_folder(path.parent)

@@ -251,14 +251,13 @@ def test_a_build_that_is_killed_goes_on_to_the_same_bytes(letters, tmp_path, pro
     _, whole = run("whole", 0)
     expected = contents(tmp_path / "whole")
     random = np.random.default_rng()
-    for moment in random.integers(1, int(whole) + 1, 3).tolist():
-        code, _ = run("killed", moment)
-        assert code == -9
-        for folder in tmp_path.glob(".killed.partial-*"):
-            with pytest.raises(CorpusError, match="interrupted build"):
-                open_corpus(folder)
-    if not (tmp_path / "killed").exists():
-        assert run("killed", 0)[0] == 0
+    assert run("killed", int(random.integers(1, int(whole))))[0] == -9
+    for folder in tmp_path.glob(".killed.partial-*"):
+        with pytest.raises(CorpusError, match="interrupted build"):
+            open_corpus(folder)
+    for moment in [int(random.integers(1, int(whole))), 0]:  # going on takes fewer events: it may come to its end
+        if not (tmp_path / "killed").exists():
+            assert run("killed", moment)[0] in (0, -9)
     assert contents(tmp_path / "killed") == expected
     assert not list(tmp_path.glob(".*")), "nothing of the interrupted builds is left"
 

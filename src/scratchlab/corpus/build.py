@@ -10,7 +10,6 @@ import bisect
 import itertools
 import math
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -53,6 +52,7 @@ SUBWORDS = {5_000_000: "bpe:4096", 1_000_000: "bpe:2048", 200_000: "bpe:1024"}
 SMALLEST_TRAINING = 64  # tokens; less is a mistaken path rather than a text
 WORTH_PROCESSES = 2**24  # bytes of sources; starting processes takes longer than reading less
 
+WORK = "work"  # a folder in that of the corpus, while it is built
 READING, LEARNING, ENCODING, JOINING = "reading", "training the tokenizer", "encoding", "joining"
 
 
@@ -123,10 +123,10 @@ def build_corpus(
     key = sha256_of_json([given and given.sha256, *map(asdict, [chosen, *named, *pieces])])
     processes = workers_at_once or len(os.sched_getaffinity(0))
     worth = sum(piece.size for piece in pieces) > WORTH_PROCESSES
-    with unfinished_folder(out, "the corpus", key) as folder, workers(processes if worth else 1) as over:
+    with unfinished_folder(out, "the corpus", key, WORK) as folder, workers(processes if worth else 1) as over:
         _build(
             Job(
-                folder, Work(folder / "work"), named, listings, pieces, chosen, over, report or (lambda progress: None)
+                folder, Work(folder / WORK), named, listings, pieces, chosen, over, report or (lambda progress: None)
             ),
             given,
         )
@@ -185,7 +185,6 @@ def _build(job: Job, given: Tokenizer | None) -> None:
         splits=splits,
         cleaning=CleaningRecord(filters=job.settings.filters, near_duplicates=job.settings.near_duplicates),
     )
-    shutil.rmtree(job.work.folder)
 
 
 def _survey(job: Job) -> None:
