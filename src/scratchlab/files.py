@@ -194,7 +194,7 @@ def canonical_json(value: Any) -> str:
 
 def sha256_of_json(value: Any) -> str:
     """SHA-256 of `canonical_json(value)` as hex."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(value).encode(errors="surrogatepass")).hexdigest()
 
 
 def pretty_json(value: Any) -> str:

@@ -8,22 +8,20 @@ Everything lies in a hidden folder that gets its name at the end, so that nothin
 
 import bisect
 import itertools
-import math
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scratchlab.corpus.building import encode, survey
-from scratchlab.corpus.building.filters import parse_filters
-from scratchlab.corpus.building.join import Stretch, whole_pieces, write_split
+from scratchlab.corpus.building.join import Stretches, whole_pieces, write_split
 from scratchlab.corpus.building.learn import learn_tokenizer
-from scratchlab.corpus.building.mixture import Mixture, draw, in_mixed_order, supplies
+from scratchlab.corpus.building.mixture import draw, in_mixed_order, supplies
+from scratchlab.corpus.building.order import Order, Settings, prepare
 from scratchlab.corpus.building.plan import Plan, make_plan
 from scratchlab.corpus.building.tally import Tally
-from scratchlab.corpus.building.work import Piece, Work, in_pieces
+from scratchlab.corpus.building.work import Piece, Work
 from scratchlab.corpus.building.workers import Map, workers
 from scratchlab.corpus.manifest import (
     TOKENIZER,
@@ -37,15 +35,13 @@ from scratchlab.corpus.manifest import (
     TokenizerRecord,
     write_manifest,
 )
-from scratchlab.corpus.pretrained import open_tokenizer
-from scratchlab.corpus.shards import SHARD_TOKENS
-from scratchlab.corpus.sources.documents import Reading, printable
-from scratchlab.corpus.sources.find import Listing, Source, list_source
+from scratchlab.corpus.sources.documents import printable
+from scratchlab.corpus.sources.find import Source
 from scratchlab.corpus.splits import SPLITS, SplitRule, parse_split
 from scratchlab.corpus.store import Corpus, open_corpus
-from scratchlab.corpus.tokenizer import END_OF_TEXT, NUMERIC, Tokenizer, parse_tokenizer
-from scratchlab.errors import CorpusError, UsageError
-from scratchlab.files import sha256_of_json, unfinished_folder, write_atomically
+from scratchlab.corpus.tokenizer import END_OF_TEXT, Tokenizer
+from scratchlab.errors import CorpusError
+from scratchlab.files import unfinished_folder, write_atomically
 
 # From so many characters on, each subword is met often enough to be learned; characters below them all.
 SUBWORDS = {5_000_000: "bpe:4096", 1_000_000: "bpe:2048", 200_000: "bpe:1024"}
@@ -68,21 +64,6 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a corpus is to be built."""
-
-    tokenizer: str = "auto"
-    split: str = "auto"
-    filters: tuple[str, ...] = ()
-    near_duplicates: float | None = None
-    """The likeness (Jaccard, of word 5-grams) from which on the later of two documents is left out."""
-    specials: tuple[str, ...] = ()
-    """Special tokens besides `<|endoftext|>`, for a tokenizer that is trained here."""
-    mixture: Mixture | None = None
-    shard_tokens: int = SHARD_TOKENS
 
 
 def fitting_tokenizer(characters: int) -> str:
@@ -108,29 +89,20 @@ def build_corpus(
     however often the build was killed and called again. Raises UsageError for a mistaken argument, CorpusError for text
     that cannot become a corpus.
     """
-    if isinstance(sources, str) or not sources:
-        raise UsageError(
-            f"sources {sources!r}: expected a list of files, folders or python-docs, as in ['my-writing/']."
-        )
-    named = _named(sources)
-    chosen = Settings(tokenizer=tokenizer, split=split, **settings)
-    given = _check(chosen, named)
     out = Path(out)
     if os.path.lexists(out):
-        raise CorpusError(f"{out} exists already and was left as it is. Choose another place, or delete it first.")
-    listings = [list_source(replace(source, reading=_reading(source, chosen, given))) for source in named]
-    pieces = in_pieces([listing.spans for listing in listings])
-    key = sha256_of_json([given and given.sha256, *map(asdict, [chosen, *named, *pieces])])
+        raise exists_already(str(out))
+    order, given = prepare(sources, Settings(tokenizer=tokenizer, split=split, **settings))
     processes = workers_at_once or len(os.sched_getaffinity(0))
-    worth = sum(piece.size for piece in pieces) > WORTH_PROCESSES
-    with unfinished_folder(out, "the corpus", key, WORK) as folder, workers(processes if worth else 1) as over:
-        _build(
-            Job(
-                folder, Work(folder / WORK), named, listings, pieces, chosen, over, report or (lambda progress: None)
-            ),
-            given,
-        )
+    worth = sum(piece.size for piece in order.pieces) > WORTH_PROCESSES
+    with unfinished_folder(out, "the corpus", order.key, WORK) as folder, workers(processes if worth else 1) as over:
+        _build(Job(folder, Work(folder / WORK), order, over, report or (lambda progress: None)), given)
     return open_corpus(out)
+
+
+def exists_already(out: str) -> CorpusError:
+    """The error for a place that is taken."""
+    return CorpusError(f"{out} exists already and was left as it is. Choose another place, or delete it first.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,87 +111,88 @@ class Job:
 
     folder: Path
     work: Work
-    sources: Sequence[Source]
-    listings: Sequence[Listing]
-    pieces: Sequence[Piece]
-    settings: Settings
+    order: Order
     over: Map
     report: Report
 
-    @property
-    def name(self) -> str:
-        """The sources in a few words, for messages."""
-        return enumerate_names([printable(source.name) for source in self.sources])
-
 
 def _build(job: Job, given: Tokenizer | None) -> None:
-    """All stages, each going on where it was."""
-    settings = job.settings
+    """All stages, each going on where it was. `scale` has the same ones on many machines."""
+    pieces = job.order.pieces
     if given:
-        _store_tokenizer(job, given)
-    _survey(job)
-    plan = make_plan(
-        job.work, job.pieces, parse_split(settings.split), settings.near_duplicates, mixed=settings.mixture is not None
-    )
-    if not plan.documents:
-        raise CorpusError(f"There is no text to learn from: {job.name} has no character but white space.")
-    separate = plan.documents > 1
-    tasks = [
-        encode.Task(job.work, piece, settings.filters, plan.cuts_within(piece.number), separate) for piece in job.pieces
-    ]
-    spec = fitting_tokenizer(plan.characters) if settings.tokenizer == "auto" else settings.tokenizer
-    tokenizer = given or _learn(job, spec, plan, tasks)
-    if separate and tokenizer.end_of_text is None:
-        raise CorpusError(
-            f"{spec} has no {END_OF_TEXT} to put between {plan.documents} documents. Join them into one file, or use "
-            "another tokenizer."
-        )
-    _over_pieces(job, ENCODING, encode.STAGE, encode.encode_piece, tasks)
+        store_tokenizer(job.folder, given)
+    surveys = [survey_task(job, piece) for piece in pieces]
+    _over_pieces(job, READING, survey.STAGE, survey.survey_piece, surveys)
+    plan = decide(job)
+    tokenizer = settle_tokenizer(job, plan)
+    encodings = [encode_task(job, plan, piece) for piece in pieces]
+    _over_pieces(job, ENCODING, encode.STAGE, encode.encode_piece, encodings)
     splits = {split: record for split in SPLITS if (record := _join(job, split, tokenizer))}
-    _check_sizes(plan.rule, splits, job.name)
-    write_manifest(
-        job.folder,
-        sources=tuple(_source_record(job, plan, place) for place in range(len(job.sources))),
-        split=SplitRuleRecord(rule=str(plan.rule), moved=_moves(job, plan)),
-        tokenizer=_tokenizer_record(job, spec, tokenizer),
-        splits=splits,
-        cleaning=CleaningRecord(filters=job.settings.filters, near_duplicates=job.settings.near_duplicates),
-    )
+    conclude(job, plan, tokenizer, splits)
 
 
-def _survey(job: Job) -> None:
-    tasks = [
-        survey.Task(job.work, piece, job.settings.filters, job.settings.near_duplicates is not None)
-        for piece in job.pieces
-    ]
-    _over_pieces(job, READING, survey.STAGE, survey.survey_piece, tasks)
+def survey_task(job: Job, piece: Piece) -> survey.Task:
+    """The first reading of a piece."""
+    settings = job.order.settings
+    return survey.Task(job.work, piece, settings.filters, settings.near_duplicates is not None)
 
 
-def _learn(job: Job, spec: str, plan: Plan, tasks: Sequence[encode.Task]) -> Tokenizer:
+def encode_task(job: Job, plan: Plan, piece: Piece) -> encode.Task:
+    """The second reading of a piece."""
+    cuts = plan.cuts_within(piece.number)
+    return encode.Task(job.work, piece, job.order.settings.filters, cuts, separate=plan.documents > 1)
+
+
+def decide(job: Job) -> Plan:
+    """What is kept of all that was read, and where it goes. CorpusError if that is nothing."""
+    settings = job.order.settings
+    rule, mixed = parse_split(settings.split), settings.mixture is not None
+    plan = make_plan(job.work, job.order.pieces, rule, settings.near_duplicates, mixed)
+    if not plan.documents:
+        raise CorpusError(f"There is no text to learn from: {job.order.name} has no character but white space.")
+    return plan
+
+
+def settle_tokenizer(job: Job, plan: Plan) -> Tokenizer:
+    """The tokenizer in the folder, trained now if it was not there. CorpusError if it cannot separate documents."""
     path = job.folder / TOKENIZER
-    if path.exists():  # this build was killed after it
-        return Tokenizer.load(path)
-    job.report(Progress(LEARNING, 0, 0, plan.documents, 0))
-    tokenizer = learn_tokenizer(
-        spec,
-        tasks,
-        plan.bytes,
-        job.settings.specials,
-        end_of_text=plan.documents > 1,
-        origin=f"the training text of {job.name}",
-        over=job.over,
-    )
-    _store_tokenizer(job, tokenizer)
+    if not path.exists():  # it was not given, and this build was not killed after it
+        job.report(Progress(LEARNING, 0, 0, plan.documents, 0))
+        store_tokenizer(job.folder, _learn(job, plan))
+    tokenizer = Tokenizer.load(path)
+    if plan.documents > 1 and tokenizer.end_of_text is None:
+        raise CorpusError(
+            f"{_spec(job, plan)} has no {END_OF_TEXT} to put between {plan.documents} documents. Join them into one "
+            "file, or use another tokenizer."
+        )
     return tokenizer
 
 
-def _store_tokenizer(job: Job, tokenizer: Tokenizer) -> None:
-    write_atomically(job.folder / TOKENIZER, tokenizer.to_json())
+def _learn(job: Job, plan: Plan) -> Tokenizer:
+    return learn_tokenizer(
+        _spec(job, plan),
+        [encode_task(job, plan, piece) for piece in job.order.pieces],
+        plan.bytes,
+        job.order.settings.specials,
+        end_of_text=plan.documents > 1,
+        origin=f"the training text of {job.order.name}",
+        over=job.over,
+    )
+
+
+def _spec(job: Job, plan: Plan) -> str:
+    spec = job.order.settings.tokenizer
+    return fitting_tokenizer(plan.characters) if spec == "auto" else spec
+
+
+def store_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Write tokenizer.json."""
+    write_atomically(folder / TOKENIZER, tokenizer.to_json())
 
 
 def _over_pieces(job: Job, name: str, stage: str, function: Callable[[Any], Any], tasks: Sequence[Any]) -> None:
     """Do a stage of every piece that it is not done of yet."""
-    total = sum(piece.size for piece in job.pieces)
+    total = sum(piece.size for piece in job.order.pieces)
     finished = [task.piece.number for task in tasks if job.work.is_done(stage, task.piece.number)]
     ahead = [task for task in tasks if task.piece.number not in set(finished)]
     before = (job.work.record(stage, number) for number in finished)
@@ -232,33 +205,40 @@ def _over_pieces(job: Job, name: str, stage: str, function: Callable[[Any], Any]
 
 
 def _join(job: Job, split: str, tokenizer: Tokenizer) -> SplitRecord | None:
-    mixture = job.settings.mixture
+    stretches, shard_tokens = stretches_of(job, split), job.order.settings.shard_tokens
+    return write_split(job.folder, job.work, split, stretches, tokenizer.dtype_name, shard_tokens, job.over)
+
+
+def stretches_of(job: Job, split: str) -> Stretches:
+    """What a split is made of, in order: whole pieces, or the documents that a mixture draws."""
+    order, mixture = job.order, job.order.settings.mixture
     if mixture is None:
-        numbers = [piece.number for piece in job.pieces]
-
-        def stretches() -> Iterator[Stretch]:
-            return whole_pieces(job.work, split, numbers)
-    else:
-        drawn = draw(supplies(job.work, split, job.pieces, job.sources), split, mixture)
-
-        def stretches() -> Iterator[Stretch]:
-            return in_mixed_order(drawn, split, mixture.seed)
-
-    return write_split(
-        job.folder, job.work, split, stretches, tokenizer.dtype_name, job.settings.shard_tokens, job.over
-    )
-
-
-def _overlap(job: Job, splits: Mapping[str, SplitRecord], tokenizer: Tokenizer) -> None:
-    return None
+        return lambda: whole_pieces(job.work, split, [piece.number for piece in order.pieces])
+    drawn = draw(supplies(job.work, split, order.pieces, order.sources), split, mixture)
+    return lambda: in_mixed_order(drawn, split, mixture.seed)
 
 
 # What the manifest says.
 
 
+def conclude(job: Job, plan: Plan, tokenizer: Tokenizer, splits: Mapping[str, SplitRecord]) -> None:
+    """Write the manifest, which makes the folder a corpus. CorpusError if there is too little to train on."""
+    settings = job.order.settings
+    _check_sizes(plan.rule, splits, job.order.name)
+    write_manifest(
+        job.folder,
+        sources=tuple(_source_record(job, plan, place) for place in range(len(job.order.sources))),
+        split=SplitRuleRecord(rule=str(plan.rule), moved=_moves(job, plan)),
+        tokenizer=_tokenizer_record(job, _spec(job, plan), tokenizer),
+        splits=splits,
+        cleaning=CleaningRecord(filters=settings.filters, near_duplicates=settings.near_duplicates),
+    )
+
+
 def _source_record(job: Job, plan: Plan, place: int) -> SourceRecord:
-    source, listing, removed = job.sources[place], job.listings[place], Tally()
-    pieces = [piece for piece in job.pieces if piece.source == place]
+    order, removed = job.order, Tally()
+    source, listing = order.sources[place], order.listings[place]
+    pieces = [piece for piece in order.pieces if piece.source == place]
     for piece in pieces:
         for stage in (survey.STAGE, encode.STAGE):
             removed.merge(Tally.from_json(job.work.record(stage, piece.number)["removed"]))
@@ -286,7 +266,7 @@ def _moves(job: Job, plan: Plan) -> tuple[MoveRecord, ...]:
 def _name_of(job: Job, plan: Plan, record: int) -> str:
     """What the document that a record stands for is called: read once more."""
     piece = bisect.bisect_right(plan.first_records, record) - 1
-    documents = survey.read_again(job.work, job.pieces[piece], job.settings.filters)
+    documents = survey.read_again(job.work, job.order.pieces[piece], job.order.settings.filters)
     return next(itertools.islice(documents, record - plan.first_records[piece], None)).name
 
 
@@ -311,60 +291,3 @@ def _check_sizes(rule: SplitRule, records: Mapping[str, SplitRecord], name: str)
             f"{name} is too small: split {rule} {reason}. Training needs at least {SMALLEST_TRAINING} tokens, and each "
             "split whose share is not 0 needs some text. Give more text."
         )
-
-
-# What was asked for.
-
-
-def enumerate_names(names: Sequence[str], most: int = 3) -> str:
-    """`a, b, c and 4 more`."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def _named(sources: Sequence[str | Source]) -> tuple[Source, ...]:
-    """The sources, each with a name; UsageError if two have the same."""
-    given = [Source(source) if isinstance(source, str) else source for source in sources]
-    named = tuple(replace(source, name=source.name or source.location) for source in given)
-    twice = [name for name, count in Counter(source.name for source in named).items() if count > 1]
-    if twice:
-        raise UsageError(
-            f"Two sources are called {twice[0]}. Give each once; in a mixture, give each a name of its own, and let a "
-            "source be used more than once by its `repeat`."
-        )
-    return named
-
-
-def _check(settings: Settings, sources: Sequence[Source]) -> Tokenizer | None:
-    """Hear of mistaken settings before gigabytes are read; gives the tokenizer if it is there already."""
-    parse_split(settings.split)
-    parse_filters(settings.filters)
-    _check_mixture(settings.mixture, sources)
-    spec = settings.tokenizer
-    given = None if spec in ("auto", "char", "byte") else open_tokenizer(spec)
-    if spec != "auto" and given is None:
-        parse_tokenizer(spec)
-    if given and settings.specials:
-        return given.with_specials(settings.specials)
-    return given
-
-
-def _check_mixture(mixture: Mixture | None, sources: Sequence[Source]) -> None:
-    weighted = [source for source in sources if source.weight is not None]
-    for source in weighted:
-        if not (source.weight and 0 < source.weight < math.inf):
-            raise UsageError(f"{source.name}: weight {source.weight} is not above 0. Leave the source out instead.")
-    for source in sources:
-        if source.repeat < 1:
-            raise UsageError(f"{source.name}: repeat {source.repeat} is below 1: how often may a document be used?")
-    if (mixture is not None) != bool(weighted) or (weighted and len(weighted) < len(sources)):
-        raise UsageError("In a mixture every source has a weight, and weights make a mixture. Give them all or none.")
-
-
-def _reading(source: Source, settings: Settings, given: Tokenizer | None) -> Reading:
-    """How a source is read, which depends on the tokenizer too."""
-    return replace(
-        source.reading,
-        series=settings.tokenizer.split(":")[0] in NUMERIC or (given is not None and given.numeric),
-        separator=given.end_of_text if given else None,
-    )

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,10 @@ class Stretch:
     rows: Array
 
 
+Stretches = Callable[[], Iterator[Stretch]]
+"""What a split is made of, in order. Called more than once, so that nothing of the corpus's size is held."""
+
+
 def whole_pieces(work: Work, split: str, pieces: Sequence[int]) -> Iterator[Stretch]:
     """Everything that the pieces gave to a split, in order."""
     for piece in pieces:
@@ -45,21 +50,20 @@ def whole_pieces(work: Work, split: str, pieces: Sequence[int]) -> Iterator[Stre
 
 
 def write_split(
-    folder: Path,
-    work: Work,
-    split: str,
-    stretches: Callable[[], Iterator[Stretch]],
-    dtype: Dtype,
-    shard_tokens: int,
-    over: Map,
+    folder: Path, work: Work, split: str, stretches: Stretches, dtype: Dtype, shard_tokens: int, over: Map
 ) -> SplitRecord | None:
-    """Write the shards and the document table of a split; None if it has no tokens.
+    """Write the shards and the document table of a split; None if it has no tokens."""
+    shards = (
+        Shard(work, split, number, runs, dtype, folder)
+        for number, runs in enumerate(in_shards(stretches(), shard_tokens))
+    )
+    return describe_split(folder, split, stretches, list(over(write_shard, shards)), dtype)
 
-    `stretches` is called twice, so that nothing of the corpus's size is held.
-    """
-    runs = in_shards((stretch.run for stretch in stretches()), shard_tokens)
-    shards = (Shard(work, split, folder / f"{split}-{number:05d}.bin", dtype, some) for number, some in enumerate(runs))
-    written = sorted(over(write_shard, shards), key=lambda record: record.name)
+
+def describe_split(
+    folder: Path, split: str, stretches: Stretches, written: Sequence[FileRecord], dtype: Dtype
+) -> SplitRecord | None:
+    """Write the document table of a split whose shards were written; None if there are none."""
     if not written:
         return None
     path = folder / f"{split}.documents.bin"
@@ -69,12 +73,12 @@ def write_split(
         characters=characters,
         bytes=size,
         tokens=sum(record.size for record in written) // np.dtype(dtype).itemsize,
-        shards=tuple(written),
+        shards=tuple(sorted(written, key=lambda record: record.name)),
         document_table=FileRecord(name=path.name, size=path.stat().st_size, sha256=sha256_of_file(path)),
     )
 
 
-def _write_table(path: Path, stretches: Callable[[], Iterator[Stretch]]) -> tuple[int, int, int]:
+def _write_table(path: Path, stretches: Stretches) -> tuple[int, int, int]:
     """The table of documents (see shards.py); gives their number, and the characters and bytes of all of them."""
     count = sum(int((~stretch.rows["continues"]).sum()) for stretch in stretches())
     write_zeros(path, 8 * (2 * count + 1))
@@ -103,9 +107,15 @@ class Shard:
 
     work: Work
     split: str
-    path: Path
-    dtype: Dtype
+    number: int
     runs: tuple[Run, ...]
+    dtype: Dtype
+    folder: Path
+    """Where it is to be."""
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.split}-{self.number:05d}.bin"
 
 
 def write_shard(shard: Shard) -> FileRecord:
@@ -124,14 +134,16 @@ def write_shard(shard: Shard) -> FileRecord:
                 block = tokens[start : min(start + BLOCK_TOKENS, run.stop)].data
                 digest.update(block)
                 size += file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
     return FileRecord(name=shard.path.name, size=size, sha256=digest.hexdigest())
 
 
-def in_shards(runs: Iterable[Run], shard_tokens: int) -> Iterator[tuple[Run, ...]]:
-    """The runs, cut where a shard is full."""
+def in_shards(stretches: Iterable[Stretch], shard_tokens: int) -> Iterator[tuple[Run, ...]]:
+    """The runs of each shard: those of the stretches, cut where a shard is full."""
     gathered: list[Run] = []
     room = shard_tokens
-    for run in runs:
+    for run in (stretch.run for stretch in stretches):
         start = run.start
         while start < run.stop:
             stop = min(run.stop, start + room)

@@ -4,6 +4,7 @@ Their text is not kept. Of each document 33 bytes are, by which duplicates are f
 """
 
 import contextlib
+import functools
 import gzip
 import json
 from collections.abc import Generator, Iterator
@@ -14,7 +15,7 @@ import numpy as np
 
 from scratchlab.corpus.building.filters import Filter, clean, parse_filters
 from scratchlab.corpus.building.tally import Tally
-from scratchlab.corpus.building.work import SURVEYED, Piece, Work, stored_tokenizer
+from scratchlab.corpus.building.work import SURVEYED, Array, Piece, Work, stored_tokenizer
 from scratchlab.corpus.sources.documents import Document, key_of
 from scratchlab.corpus.sources.formats import read_span
 from scratchlab.corpus.tokenizer import Tokenizer
@@ -108,8 +109,16 @@ def text_size(document: Document, tokenizer: Tokenizer) -> tuple[int, int]:
             f"{document.name} holds token {largest}, and the tokenizer has {tokenizer.vocab_size} symbols. Give the "
             "tokenizer that these tokens were made with (--tokenizer)."
         )
-    characters, sizes = tokenizer.text_sizes
+    characters, sizes = _symbol_sizes(tokenizer)
     return int(characters[document.tokens].sum()), int(sizes[document.tokens].sum())
+
+
+@functools.lru_cache(maxsize=1)
+def _symbol_sizes(tokenizer: Tokenizer) -> tuple[Array, Array]:
+    """Of each symbol, how many characters begin in it, and its bytes."""
+    symbols = [np.frombuffer(tokenizer.token_bytes(token), np.uint8) for token in range(tokenizer.vocab_size)]
+    begins = [int((symbol & 0xC0 != 0x80).sum()) for symbol in symbols]  # a byte 10...... goes on with a character
+    return np.array(begins), np.array([len(symbol) for symbol in symbols])
 
 
 def _signature(text: str) -> Any:

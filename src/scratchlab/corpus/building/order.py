@@ -1,0 +1,123 @@
+"""What is to be built: the settings are checked, and what there is to read is listed, before anything runs."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from scratchlab.corpus.building.filters import parse_filters
+from scratchlab.corpus.building.mixture import Mixture
+from scratchlab.corpus.building.work import Piece, in_pieces
+from scratchlab.corpus.pretrained import open_tokenizer
+from scratchlab.corpus.shards import SHARD_TOKENS
+from scratchlab.corpus.sources.documents import Reading, printable
+from scratchlab.corpus.sources.find import Listing, Source, list_source
+from scratchlab.corpus.splits import parse_split
+from scratchlab.corpus.tokenizer import NUMERIC, Tokenizer, parse_tokenizer
+from scratchlab.errors import UsageError
+from scratchlab.files import sha256_of_json
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a corpus is to be built."""
+
+    tokenizer: str = "auto"
+    split: str = "auto"
+    filters: tuple[str, ...] = ()
+    near_duplicates: float | None = None
+    """The likeness (Jaccard, of word 5-grams) from which on the later of two documents is left out."""
+    specials: tuple[str, ...] = ()
+    """Special tokens besides `<|endoftext|>`, for a tokenizer that is trained here."""
+    mixture: Mixture | None = None
+    shard_tokens: int = SHARD_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be built: all that was asked for, checked, and all that there is to read."""
+
+    settings: Settings
+    sources: tuple[Source, ...]
+    listings: tuple[Listing, ...]
+    """Of each source."""
+    pieces: tuple[Piece, ...]
+    key: str
+    """Stands for everything that decides what the corpus will be."""
+
+    @property
+    def name(self) -> str:
+        """The sources in a few words, for messages."""
+        return enumerate_names([printable(source.name) for source in self.sources])
+
+
+def prepare(sources: Sequence[str | Source], settings: Settings) -> tuple[Order, Tokenizer | None]:
+    """Check what was asked for and list what there is to read; gives the tokenizer too, if it is there already."""
+    if isinstance(sources, str) or not sources:
+        raise UsageError(
+            f"sources {sources!r}: expected a list of files, folders or python-docs, as in ['my-writing/']."
+        )
+    named = _named(sources)
+    given = _check(settings, named)
+    listings = [list_source(replace(source, reading=_reading(source, settings, given))) for source in named]
+    for span in (span for listing in listings for span in listing.spans if span.format == "tokens" and not given):
+        raise UsageError(
+            f"{span.name} holds tokens. Name the tokenizer that made them by --tokenizer: gpt2, or its path."
+        )
+    pieces = in_pieces([listing.spans for listing in listings])
+    key = sha256_of_json([given and given.sha256, *map(asdict, [settings, *named, *pieces])])
+    return Order(settings, named, tuple(listings), tuple(pieces), key), given
+
+
+def enumerate_names(names: Sequence[str], most: int = 3) -> str:
+    """`a, b, c and 4 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _named(sources: Sequence[str | Source]) -> tuple[Source, ...]:
+    """The sources, each with a name; UsageError if two have the same."""
+    given = [Source(source) if isinstance(source, str) else source for source in sources]
+    named = tuple(replace(source, name=source.name or source.location) for source in given)
+    twice = [name for name, count in Counter(source.name for source in named).items() if count > 1]
+    if twice:
+        raise UsageError(
+            f"Two sources are called {twice[0]}. Give each once; in a mixture, give each a name of its own, and let a "
+            "source be used more than once by its `repeat`."
+        )
+    return named
+
+
+def _check(settings: Settings, sources: Sequence[Source]) -> Tokenizer | None:
+    """Hear of mistaken settings before gigabytes are read; gives the tokenizer if it is there already."""
+    parse_split(settings.split)
+    parse_filters(settings.filters)
+    _check_mixture(settings.mixture, sources)
+    spec = settings.tokenizer
+    given = None if spec in ("auto", "char", "byte") else open_tokenizer(spec)
+    if spec != "auto" and given is None:
+        parse_tokenizer(spec)
+    if given and settings.specials:
+        return given.with_specials(settings.specials)
+    return given
+
+
+def _check_mixture(mixture: Mixture | None, sources: Sequence[Source]) -> None:
+    weighted = [source for source in sources if source.weight is not None]
+    for source in weighted:
+        if not (source.weight and 0 < source.weight < math.inf):
+            raise UsageError(f"{source.name}: weight {source.weight} is not above 0. Leave the source out instead.")
+    for source in sources:
+        if source.repeat < 1:
+            raise UsageError(f"{source.name}: repeat {source.repeat} is below 1: how often may a document be used?")
+    if (mixture is not None) != bool(weighted) or (weighted and len(weighted) < len(sources)):
+        raise UsageError("In a mixture every source has a weight, and weights make a mixture. Give them all or none.")
+
+
+def _reading(source: Source, settings: Settings, given: Tokenizer | None) -> Reading:
+    """How a source is read, which depends on the tokenizer too."""
+    return replace(
+        source.reading,
+        series=settings.tokenizer.split(":")[0] in NUMERIC or (given is not None and given.numeric),
+        separator=given.end_of_text if given else None,
+    )
