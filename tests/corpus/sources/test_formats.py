@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import json
 import subprocess
 import sys
 import zipfile
@@ -14,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reads import listing, read, refusal, texts
 
-from scratchlab.corpus.sources import documents
-from scratchlab.corpus.sources.documents import Span, in_parts
+from scratchlab.corpus.sources import documents, tables
+from scratchlab.corpus.sources.documents import Span
 from scratchlab.corpus.sources.formats import format_of, read_span
 from scratchlab.errors import CorpusError, MissingExtraError
 
@@ -95,13 +96,15 @@ def test_a_long_text_has_the_same_parts_packed_or_not(tmp_path: Path, data: byte
     assert sum(replaced) == whole.count("\ufffd") - data.count("\ufffd".encode())
 
 
-@pytest.mark.parametrize("suffix", PACKERS)
-def test_a_long_text_has_the_parts_of_a_long_field(write: Write, monkeypatch: pytest.MonkeyPatch, suffix: str):
+def test_a_long_field_and_a_text_in_an_archive_have_the_same_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(documents, "PART_BYTES", 16)
+    monkeypatch.setattr(tables, "RANGE_BYTES", 16)
     text = "It was the best of times,\nit was 語 the worst of times, it was the age of wisdom " * 3
-    found = read(write(f"a.txt{suffix}", PACKERS[suffix](text.encode())))
-    assert len(found) > 8
-    assert [part.text for part in found] == [part.text for part in in_parts(documents.Document(text, "a"))]
+    members = {"a.txt": text.encode(), "b.jsonl": json.dumps({"text": text}).encode()}
+    (tmp_path / "a.txt").write_bytes(members["a.txt"])
+    plain = [(part.text, part.continues) for part in read(tmp_path / "a.txt")]
+    assert len(plain) > 8
+    assert [(part.text, part.continues) for part in read(zipped(tmp_path / "a.zip", members))] == plain * 2
 
 
 def test_a_long_plain_text_is_a_span_a_part(write: Write, monkeypatch: pytest.MonkeyPatch):
@@ -269,6 +272,10 @@ def test_a_page_is_what_a_reader_sees(write: Write, suffix: str):
     )
     assert {kind: len(pieces) for kind, pieces in document.removed.items()} == {"comment": 1, "embed": 1, "link": 1}
     assert document.removed["link"] == ("https://example.org/",)
+
+
+def test_what_a_page_does_not_hold_is_not_listed(write: Write):
+    assert read(write("page.html", "<p>Words."))[0].removed == {}
 
 
 def test_a_page_that_is_not_utf8_is_replaced_and_counted(write: Write):

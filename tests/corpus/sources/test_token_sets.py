@@ -153,12 +153,14 @@ def test_what_is_no_token_set_is_refused(tmp_path: Path, write: Callable[[str, s
     np.save(tmp_path / "square.npy", np.zeros((2, 3), np.uint16))
     np.save(tmp_path / "float.npy", np.zeros(3, np.float32))
     np.save(tmp_path / "pickle.npy", np.array([{}, 1], object), allow_pickle=True)
-    save_file({"tokens": np.zeros((2, 3), np.float32)}, tmp_path / "float.safetensors")
+    save_file({"tokens": np.zeros(3, np.float32)}, tmp_path / "float.safetensors")
+    save_file({"tokens": np.zeros((2, 3), np.uint16)}, tmp_path / "square.safetensors")
     save_file({"a": np.zeros(3), "b": np.zeros(3)}, tmp_path / "two.safetensors")
     assert "not uint16 of shape [2, 3]" in refusal(tmp_path / "square.npy")
     assert "not float32 of shape [3]" in refusal(tmp_path / "float.npy")
     assert "is damaged, or of another format" in refusal(tmp_path / "pickle.npy")
-    assert "not F32 of shape [2, 3]" in refusal(tmp_path / "float.safetensors")
+    assert "not F32 of shape [3]" in refusal(tmp_path / "float.safetensors")
+    assert "not U16 of shape [2, 3]" in refusal(tmp_path / "square.safetensors")
     assert "no tensor 'tokens', but a, b" in refusal(tmp_path / "two.safetensors")
     assert "has 3 bytes: expected two a token" in refusal(write("odd.bin", b"abc"))
     whole = [save(tmp_path / f"whole{suffix}", range(99)) for suffix in (".npy", ".safetensors")]
@@ -180,6 +182,7 @@ def test_what_is_no_token_set_is_refused(tmp_path: Path, write: Callable[[str, s
         ("my-train-000-of-010.npy", "train"),
         ("2024.test.bin", "test"),
         ("Dev.bin", "validation"),
+        ("dev2024_train_01.npy", "train"),
         ("trainer.bin", None),
         ("evaluate.npy", None),
     ],

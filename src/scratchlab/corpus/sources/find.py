@@ -82,7 +82,7 @@ def list_source(source: Source) -> Listing:
         return _list_folder(Path(location), source.reading)
     if os.path.isfile(location):
         return _list_files([location], source.reading)
-    if location == PYTHON_DOCS and not os.path.exists(location):
+    if location == PYTHON_DOCS:
         return Listing([Span(PYTHON_DOCS, PYTHON_DOCS)])
     if glob.has_magic(location) and (found := sorted(filter(os.path.isfile, glob.glob(location, recursive=True)))):
         return _list_files(found, source.reading)
@@ -149,7 +149,7 @@ def _list_members(span: Span, passed_over: Counter[str]) -> list[Span]:
     wanted = set(_wanted(span.reading)) & set(IN_ARCHIVES)
     spans: list[Span] = []
     for name, size in members:
-        hidden = any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+        hidden = any(part.startswith(".") for part in name.split("/"))
         if not hidden and format_of(name) in wanted and _suffix(name) not in COMPRESSED:
             spans += _cut(replace(span, member=name, size=size))
         else:

@@ -66,15 +66,14 @@ class TokenSet:
             yield from (np.flatnonzero(found == separator) + low).tolist()
 
     def documents(self, separator: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """(begin, end) of each document that starts in a range and is not empty; the last may end beyond it."""
+        """(begin, end) of each document that starts in a range, also of empty ones; the last may end beyond it."""
         before = -1 if start == 0 else next(self.separators(separator, start - 1, stop - 1), None)
         if before is None:
             return  # all of the range belongs to a document that starts before it
         for end in itertools.chain(self.separators(separator, before + 1, self.length), [self.length]):
             if before + 1 >= stop:
                 return
-            if before + 1 < end:
-                yield before + 1, end
+            yield before + 1, end
             before = end
 
 
