@@ -36,6 +36,9 @@ class Stream:
         assert 0 <= start <= stop <= len(self), "read outside the stream"
         return self.tokens[start:stop]
 
+    def expect(self, start: int, stop: int) -> None:
+        assert 0 <= start <= stop <= len(self), "expects what is outside the stream"
+
     @property
     def document_starts(self) -> Ints:
         return np.cumsum([0, *(self.lengths or (len(self),))])

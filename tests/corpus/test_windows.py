@@ -1,6 +1,8 @@
 """Windows: each exactly once an epoch, a function of seed and sample number alone."""
 
+import tracemalloc
 from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -76,6 +78,42 @@ def test_a_batch_may_cross_epochs() -> None:
     windows = Windows(counting(41), 10)  # three windows an epoch
     starts = windows.batch(0, 12, seed=1).tokens[:, 0]
     assert all(len(set(starts[epoch : epoch + 3].tolist())) == 3 for epoch in range(0, 12, 3))
+
+
+@dataclass(frozen=True)
+class Endless:
+    """Ten trillion tokens that are nowhere; token i is i. Remembers what it was asked."""
+
+    asked: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return 10**13
+
+    def read(self, start: int, stop: int) -> Ints:
+        self.asked.append(("read", start, stop))
+        return np.arange(start, stop)
+
+    def expect(self, start: int, stop: int) -> None:
+        self.asked.append(("expect", start, stop))
+
+
+def test_nothing_is_kept_of_sequences_that_are_not_in_the_batch() -> None:
+    windows = Windows(Endless(), 8)
+    windows.batch(0, 4, seed=1)  # what is made once
+    tracemalloc.start()
+    try:
+        for first in (0, 10**6, len(windows) - 2, 7 * len(windows)):
+            windows.batch(first, 4, seed=1)
+        assert tracemalloc.get_traced_memory()[1] < 50_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_all_windows_of_a_batch_are_expected_before_the_first_is_read() -> None:
+    stream = Endless()
+    batch = Windows(stream, 8).batch(100, 5, seed=1)
+    ranges = [(row[0], row[0] + 9) for row in batch.tokens.tolist()]
+    assert stream.asked == [("expect", *part) for part in ranges] + [("read", *part) for part in ranges]
 
 
 def test_another_data_seed_gives_another_order() -> None:

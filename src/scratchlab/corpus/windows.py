@@ -20,10 +20,11 @@ Ints = npt.NDArray[np.int64]
 
 
 class TokenStream(Protocol):
-    """What a split of a corpus offers: a length in tokens and any range of them."""
+    """What a split of a corpus offers: a length in tokens, any range of them, and to be told what is read next."""
 
     def __len__(self) -> int: ...
     def read(self, start: int, stop: int, /) -> npt.NDArray[np.integer]: ...
+    def expect(self, start: int, stop: int, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +102,15 @@ class Windows:
 
     def batch(self, first_sequence: int, size: int, seed: int) -> Batch:
         """Samples `first_sequence` and the `size` - 1 that follow it."""
-        starts = self.starts(np.arange(first_sequence, first_sequence + size), seed)
-        rows = np.stack([self.stream.read(start, start + self.context_length + 1) for start in starts.tolist()])
-        rows = rows.astype(np.int64)
+        length = self.context_length + 1
+        starts = self.starts(np.arange(first_sequence, first_sequence + size), seed).tolist()
+        for start in starts:  # all of them before the first is read: the disk fetches them side by side
+            self.stream.expect(start, start + length)
+        rows = np.empty((size, length), np.int64)
+        for row, start in enumerate(starts):
+            rows[row] = self.stream.read(start, start + length)
         weights = np.ones((size, self.context_length), np.float32)
-        continues = self.parallel is not None and first_sequence % len(self) != 0
+        continues = self.parallel is not None and first_sequence % len(self) >= self.parallel
         return Batch(rows[:, :-1], rows[:, 1:], weights, first_sequence, continues)
 
 
