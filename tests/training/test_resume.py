@@ -1,5 +1,6 @@
 """A run that was killed, stopped, or met a broken disk ends as the uninterrupted run does, to the bit."""
 
+import contextlib
 import os
 import random
 import resource
@@ -7,19 +8,24 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scratchlab.corpus.build import build_corpus
-from scratchlab.errors import RunError
+from scratchlab.corpus.windows import Batch
+from scratchlab.errors import CorpusError, RunError, Terminated
 from scratchlab.recipe import Recipe, recipe_from
 from scratchlab.runfolder import RunFolder
-from scratchlab.training.loop import resume, train
+from scratchlab.training.loop import finish, resume, train, train_steps
 from scratchlab.training.progress import Silent
-from scratchlab.training.start import create_run
+from scratchlab.training.signals import StopRequest
+from scratchlab.training.start import Run, create_run, pick_up
 
 STEPS = 48
 
@@ -102,6 +108,69 @@ def test_told_to_stop_saves_a_checkpoint_and_exits_143(
     assert "Traceback" not in errors
     resume(folder)
     assert outcome(folder) == outcome(reference)
+
+
+def asking_to_stop(batches: Iterator[Any], steps: int, stop: StopRequest) -> Iterator[Any]:
+    """The same batches; after so many steps it is as if SIGTERM had come."""
+    for number, batch in enumerate(batches, start=1):
+        stop.requested = number == steps
+        yield batch
+
+
+def as_on_a_gpu(folder: RunFolder) -> Run:
+    """A run on the CPU that takes its batches as one on a GPU does: ahead of their step, from another thread."""
+    run = pick_up(folder, Silent())
+    run.recipe = run.recipe.replaced({"execution.device": "cuda"})
+    return run
+
+
+@pytest.mark.parametrize("steps", [1, 14, STEPS])
+def test_batches_read_ahead_change_nothing_wherever_it_is_stopped(
+    recipe: Recipe, reference: Path, tmp_path: Path, steps: int
+) -> None:
+    folder, stop = create_run(recipe, tmp_path / "run"), StopRequest()
+    run = as_on_a_gpu(folder)
+    with closing(run.batches()) as batches, contextlib.suppress(Terminated):
+        train_steps(run, asking_to_stop(batches, steps, stop), stop)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+    run = as_on_a_gpu(folder)
+    assert run.step == steps
+    with closing(run.batches()) as batches:
+        train_steps(run, batches, StopRequest())
+    run.recipe = folder.resolved()
+    finish(run)
+    assert outcome(folder.path) == outcome(reference)
+
+
+def test_a_batch_that_cannot_be_read_is_told_by_the_step_that_needed_it(recipe: Recipe, tmp_path: Path) -> None:
+    folder = create_run(recipe, tmp_path / "run")
+    run = as_on_a_gpu(folder)
+    backend, failing = run.backend, 9
+
+    def step(state: Any, batch: Any, place: int) -> Any:
+        assert place < failing
+        steps.append(place)
+        return type(backend).step(backend, state, batch, place)
+
+    def send(batch: Batch) -> Any:
+        assert threading.current_thread() is not threading.main_thread()
+        if batch.first_sequence == 8 * failing:
+            raise CorpusError("train-00000.bin could not be opened")
+        return type(backend).send(backend, batch)
+
+    steps: list[int] = []
+    backend.step, backend.send = step, send
+    with pytest.raises(CorpusError, match=r"train-00000.bin could"), closing(run.batches()) as batches:
+        train_steps(run, batches, StopRequest())
+    assert steps == list(range(failing))
+    assert folder.checkpoint_steps()[-1] == 8
+
+
+def test_on_a_cpu_no_thread_takes_its_time(recipe: Recipe, tmp_path: Path) -> None:
+    run = pick_up(create_run(recipe, tmp_path / "run"), Silent())
+    with closing(run.batches()) as batches:
+        next(batches)
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 def test_full_disk_is_told_and_nothing_is_lost(recipe: Recipe, reference: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """One optimizer step: the same mathematics whatever the micro-batch, and exact continuation."""
 
 from collections.abc import Iterable
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from scratchlab.corpus.loader import prefetch
 from scratchlab.corpus.windows import Batch, Windows
 from scratchlab.model.build import build_model
 from scratchlab.model.loss import Objective
@@ -232,6 +234,23 @@ def test_noise_is_a_function_of_its_seed() -> None:
     assert not torch.equal(one["token_embedding.weight"], other["token_embedding.weight"])
     without, _ = trained(tiny_recipe({"seeds.noise": 2}))
     assert same_bits(without, trained(tiny_recipe())[0]), "without dropout the noise seed has no say"
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"))],
+)
+def test_batches_sent_ahead_by_a_thread_give_the_same_bits(device: str) -> None:
+    recipe = tiny_recipe({"model.dropout": 0.3, "execution.micro_batch_size": 3, "execution.device": device})
+    straight, metrics = trained(recipe, range(6))
+    backend = TorchBackend(recipe, VOCAB)
+    state, again = backend.init(), []
+    with closing(prefetch(lambda step: backend.send(tiny_batch(recipe, step)), range(6))) as batches:
+        for step, batch in enumerate(batches):
+            state, values = backend.step(state, batch, step)
+            again.append({name: float(value) for name, value in values.items()})
+    assert same_bits(copied(backend, state), straight)
+    assert again == metrics
 
 
 def test_evaluating_between_steps_changes_nothing() -> None:

@@ -17,8 +17,12 @@ class Backend(Protocol):
         """The state before the first step, a function of the recipe."""
         ...
 
-    def step(self, state: Any, batch: Batch, step: int) -> tuple[Any, Mapping[str, Any]]:
-        """The update at place `step` of the schedule.
+    def send(self, batch: Batch) -> Any:
+        """The batch on the device, or on its way there: what `step` takes. Called ahead of it, by another thread."""
+        ...
+
+    def step(self, state: Any, batch: Any, step: int) -> tuple[Any, Mapping[str, Any]]:
+        """The update at place `step` of the schedule, with a batch that was sent.
 
         The metrics (`loss`, `gradient_norm`, `skipped`) may still be under way on the device.
         """

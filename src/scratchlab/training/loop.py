@@ -4,7 +4,10 @@ Read `train_steps` first: it is the loop. `start.py` makes a run or picks one up
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from scratchlab import hardware
 from scratchlab.errors import RunError, Terminated
@@ -45,11 +48,12 @@ def resume(out: str | Path, report: Reporter | None = None) -> Record:
             report.say(f"{folder.path} is finished.")
             return result
         run = pick_up(folder, report)  # a finished run whose last checkpoint is damaged trains those steps again
-        train_steps(run, stop)
+        with closing(run.batches()) as batches:
+            train_steps(run, batches, stop)
         return finish(run)
 
 
-def train_steps(run: Run, stop: StopRequest) -> None:
+def train_steps(run: Run, batches: Iterator[Any], stop: StopRequest) -> None:
     """Train from `run.step` to the end, with one extra turn so that the last save and evaluation need no copy."""
     training, evaluation = run.recipe.training, run.recipe.evaluation
     for step in range(run.step, run.steps + 1):
@@ -63,8 +67,7 @@ def train_steps(run: Run, stop: StopRequest) -> None:
             evaluate(run, step)
         if last:
             break
-        batch = run.batch(step)
-        run.state, metrics = run.backend.step(run.state, batch, run.place(step))
+        run.state, metrics = run.backend.step(run.state, next(batches), run.place(step))
         run.journal.add(step, learning_rate(training, run.place(step), run.place(run.steps)), metrics)
         if run.journal.due:
             write_metrics(run, keep_newest=True)

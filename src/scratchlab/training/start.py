@@ -3,14 +3,15 @@
 import math
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scratchlab import hardware
+from scratchlab.corpus.loader import Loader, prefetch
 from scratchlab.corpus.store import Corpus, open_corpus
-from scratchlab.corpus.windows import Batch, Windows
+from scratchlab.corpus.windows import Windows
 from scratchlab.errors import CorpusError, RecipeError, RunError
 from scratchlab.files import nearest_existing
 from scratchlab.model.count import parameter_count, training_flops_per_token
@@ -36,7 +37,7 @@ class Run:
     corpus: Corpus
     yardstick: Corpus
     """The corpus that scores: `corpus`, unless the recipe names another."""
-    windows: Windows
+    loader: Loader
     backend: Backend
     state: Any
     step: int
@@ -54,10 +55,20 @@ class Run:
         """Where a step stands in the schedule, which may go on from that of an earlier run."""
         return self.recipe.settled.steps_before + step
 
-    def batch(self, step: int) -> Batch:
-        """What is read at a step."""
-        size, seed = self.recipe.training.global_batch_size, self.recipe.seeds.data
-        return self.windows.batch(self.recipe.settled.sequences_before + step * size, size, seed)
+    def batches(self) -> Generator[Any]:
+        """What each step from here on takes, in order, on the device. To be closed.
+
+        A CUDA device gets it ahead of the step. On a CPU the thread that reads ahead takes its time from the cores that
+        compute: measured on two busy ones, steps took 2 to 6% longer with it.
+        """
+
+        def take(step: int) -> Any:
+            return self.backend.send(self.loader.batch(step))
+
+        steps = range(self.step, self.steps)
+        if self.recipe.settled.device.startswith("cuda"):
+            return prefetch(take, steps)
+        return (take(step) for step in steps)
 
 
 def create_run(recipe: Recipe, out: str | Path, say: Callable[[str], None] = lambda text: None) -> RunFolder:
@@ -124,7 +135,7 @@ def pick_up(folder: RunFolder, report: Reporter) -> Run:
         recipe=recipe,
         corpus=corpus,
         yardstick=yardstick,
-        windows=windows,
+        loader=Loader(windows, recipe.training.global_batch_size, recipe.seeds.data, recipe.settled.sequences_before),
         backend=backend,
         state=state,
         step=step,
