@@ -1,10 +1,10 @@
 """Building a corpus beside bare tiktoken and `tokenizers` on the same text, in turns; its memory; and kills.
 
-    python benchmarks/corpus_build.py DATA [--scratch DIR] [--rounds 5] [--megabytes 200] [--memory 1000 5000] [--kills 10]
+    python benchmarks/corpus_build.py DATA [--scratch DIR] [--rounds 5] [--memory 1000 5000] [--kills 10]
 
-DATA is the folder of real texts (English novels and GPT-2's vocabulary are taken from it). Texts of any size are made by
-repeating the novels, a page of about 3,000 characters at a time, each under a line that makes it unlike all others, as
-JSON Lines. Needs tens of gigabytes of scratch space for the largest. Writes benchmarks/results/corpus_build.json.
+DATA is the folder of real texts (English novels and GPT-2's vocabulary are taken from it). Texts of any size are made
+by repeating the novels, a page of about 3,000 characters at a time, each under a line that makes it unlike all others,
+as JSON Lines. Needs tens of gigabytes of scratch space for the largest. Writes benchmarks/results/corpus_build.json.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import contest
-
 from scratchlab.corpus.pretrained import open_tokenizer
 from scratchlab.corpus.store import open_corpus
 
@@ -135,7 +134,8 @@ class BareTiktoken:
         self._processes = []
         for half in range(PROCESSES):
             ours, theirs = self._context.Pipe()
-            process = self._context.Process(target=_encode_on_request, args=(vocabulary, texts[half::PROCESSES], theirs))
+            share = texts[half::PROCESSES]
+            process = self._context.Process(target=_encode_on_request, args=(vocabulary, share, theirs))
             process.start()
             self._ends.append(ours)
             self._processes.append(process)
@@ -247,7 +247,7 @@ def anonymous_memory(pid: int) -> int:
 
 
 def measure_kills(arguments: argparse.Namespace, vocabulary: Path) -> dict[str, Any]:
-    """Kill a build at random moments, each time going on, until it is through; its bytes must be those of a whole one."""
+    """Kill a build at random moments, each time going on, until it is through, to the bytes of a whole one."""
     path = make_text(arguments, 100)
     seconds, expected = build(path, arguments.scratch / "whole", vocabulary)
     files = {file.name: file.sha256 for file in open_corpus(arguments.scratch / "whole").verify()}
@@ -269,7 +269,8 @@ def measure_kills(arguments: argparse.Namespace, vocabulary: Path) -> dict[str, 
     if not out.exists():
         subprocess.run(command(path, out, vocabulary), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     found = {file.name: file.sha256 for file in open_corpus(out).verify()}
-    assert found == files and open_corpus(out).sha256 == expected
+    assert found == files
+    assert open_corpus(out).sha256 == expected
     shutil.rmtree(out)
     return {"kills": len(moments), "seconds": moments, "identical": found == files, "sha256": expected}
 
