@@ -92,7 +92,7 @@ def _is_file(text: str) -> bool:
 
 def _documents(text: str | None, corpus: str | None) -> Iterator[str]:
     """The text that is measured on, document by document."""
-    from scratchlab.corpus.sources.find import read_documents
+    from scratchlab.corpus.sources import read_documents
     from scratchlab.corpus.store import open_corpus
 
     if corpus is not None:
