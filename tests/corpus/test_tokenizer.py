@@ -188,6 +188,35 @@ def test_a_file_that_is_no_tokenizer_is_refused_and_named(content, tmp_path):
         Tokenizer.load(path)
 
 
+def stretch(data):
+    """What a file may say otherwise without a token changing."""
+    data["model"]["vocab"] = dict(reversed([*data["model"]["vocab"].items(), (END_OF_TEXT, 999)]))
+    data["model"]["merges"] = [" ".join(pair) for pair in data["model"]["merges"]]
+    data["post_processor"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+
+
+def test_files_that_differ_in_bytes_alone_mean_the_same():
+    data = json.loads(trained("bpe:1000").to_json())
+    stretch(data)
+    other = Tokenizer.from_json(json.dumps(data, indent=1))
+    assert other.sha256 != trained("bpe:1000").sha256
+    assert other.meaning == trained("bpe:1000").meaning
+
+
+def test_what_gives_other_ids_means_something_else():
+    char = json.loads(trained("char").to_json())
+    vocab = char["model"]["vocab"]
+    vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+    others = [
+        *(trained(spec, end_of_text=end) for spec in ("char", "byte") for end in (True, False)),
+        train_tokenizer("bpe:257", []),
+        trained("bpe:1000"),
+        train_tokenizer("bpe:1000", [text[:4000] for text in topics.values()][:40]),
+        Tokenizer.from_json(json.dumps(char)),
+    ]
+    assert len({tokenizer.meaning for tokenizer in others}) == len(others)
+
+
 def test_merges_as_older_files_write_them_are_understood():
     data = json.loads(trained("bpe:1000").to_json())
     data["model"]["merges"] = [" ".join(pair) for pair in data["model"]["merges"]]

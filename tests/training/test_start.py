@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 import scratchlab
+from scratchlab.cli.main import cli
 from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.store import open_corpus
-from scratchlab.errors import RecipeError, RunError
+from scratchlab.errors import CorpusError, RecipeError, RunError
 from scratchlab.evaluation.loss import evaluate_loss
 from scratchlab.evaluation.scorer import model_scorer
 from scratchlab.model.load import load_model
@@ -28,12 +30,16 @@ RNN: dict[str, Any] = {"architecture": "rnn", "n_layer": 1, "d_model": 16, "cont
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a corpus, and a run of 6 steps and one of 10 of each model."""
+    """A folder with corpora, and a run of 6 steps and one of 10 of each model."""
     folder = tmp_path_factory.mktemp("start")
     (folder / "text.txt").write_text("every effort moves you toward an ideal. " * 60, encoding="utf-8")
     (folder / "other.txt").write_text("some other words, of other letters! " * 60, encoding="utf-8")
     for name in ("text", "other"):
         build_corpus([str(folder / f"{name}.txt")], folder / name, tokenizer="char")
+    # The tokenizer of the first in other bytes: nothing that it does is changed.
+    rewritten = json.dumps(json.loads((folder / "text/tokenizer.json").read_text(encoding="utf-8")), indent=1)
+    (folder / "rewritten.json").write_text(rewritten, encoding="utf-8")
+    build_corpus([str(folder / "text.txt")], folder / "same", tokenizer=str(folder / "rewritten.json"))
     for name in ("gpt", "rnn"):
         for steps in (6, 10):
             train(folder, name, f"{name}-{steps}", {"training.steps": steps})
@@ -228,6 +234,34 @@ def test_sinusoids_keep_the_size_they_were_trained_with(place: Path) -> None:
     begun = sinusoidal | {"start.weights": str(place / "waves"), "model.initialization": "pytorch"}
     with pytest.raises(RecipeError, match=r"trained with model.initialization = 'gpt2'"):
         train(place, "gpt", "refused", begun)
+
+
+# Tokenizers that mean the same in other bytes.
+
+
+def test_a_corpus_of_a_tokenizer_that_means_the_same_goes_on_from_the_weights(place: Path) -> None:
+    tokenizers = [open_corpus(place / name).tokenizer for name in ("text", "same")]
+    assert tokenizers[0].sha256 != tokenizers[1].sha256
+    train(place, "gpt", "on-same", {"start.weights": str(place / "gpt-6"), "corpus": str(place / "same")})
+    assert np.isfinite(losses(place, "on-same")).all()
+
+
+def test_a_corpus_of_a_tokenizer_that_means_the_same_may_score(place: Path) -> None:
+    train(place, "gpt", "scored", {"evaluation.corpus": str(place / "same")})
+    with pytest.raises(CorpusError, match="have different tokenizers"):
+        train(place, "gpt", "refused", {"evaluation.corpus": str(place / "other")})
+
+
+def evaluate(place: Path, corpus: str) -> Result:
+    arguments = ["evaluate", str(place / "gpt-6"), "--corpus", str(place / corpus), "--json"]
+    return CliRunner().invoke(cli, arguments, catch_exceptions=False)
+
+
+def test_a_run_is_evaluated_on_a_corpus_of_a_tokenizer_that_means_the_same(place: Path) -> None:
+    scores = [json.loads(evaluate(place, corpus).stdout)["nats_per_token"] for corpus in ("text", "same")]
+    assert scores[0] == scores[1]
+    with pytest.raises(CorpusError, match="has another tokenizer"):
+        evaluate(place, "other")
 
 
 def test_weights_that_are_no_run_are_named(place: Path) -> None:

@@ -10,7 +10,7 @@ from scratchlab.cli.output import as_json, loss_text, show
 @click.command(epilog="Example: scratchlab evaluate runs/first --split validation --json")
 @click.argument("run")
 @click.option("--split", default="test", show_default=True, help="What to score: train, validation or test.")
-@click.option("--corpus", metavar="DIR", help="Another corpus with the same tokenizer.")
+@click.option("--corpus", metavar="DIR", help="Another corpus, whose tokens mean the same.")
 @click.option("--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Which weights.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or mps.")
 @as_json
@@ -25,6 +25,7 @@ def evaluate(
     from scratchlab.errors import CorpusError, UsageError
     from scratchlab.evaluation.loss import evaluate_loss
     from scratchlab.evaluation.scorer import model_scorer
+    from scratchlab.generation.text import speaks
     from scratchlab.model.load import load_model
     from scratchlab.runfolder import RunFolder
 
@@ -41,7 +42,7 @@ def evaluate(
             f"{text.path} is not the corpus that {run} was scored on: its hash is {text.sha256[:12]}, the run's "
             f"{recorded['sha256'][:12]}. Put the old corpus back, or name another with --corpus."
         )
-    if text.tokenizer.sha256 != folder.manifest()["tokenizer_sha256"]:
+    if not speaks(folder, text.tokenizer):
         raise CorpusError(f"{text.path} has another tokenizer than {run}; its tokens would mean other words.")
     model = load_model(folder, at, device)
     config = model.config

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchlab.errors import CorpusError, UsageError
+from scratchlab.files import sha256_of_json
 
 Kind = Literal["char", "byte", "bpe"]
 Dtype = Literal["uint16", "uint32"]
@@ -75,6 +76,15 @@ class Tokenizer:
     def sha256(self) -> str:
         """SHA-256 of tokenizer.json as hex."""
         return hashlib.sha256(self._stored.encode()).hexdigest()
+
+    @functools.cached_property
+    def meaning(self) -> str:
+        """SHA-256 of what each id stands for: equal where the same text gets the same ids, whatever the file says else.
+
+        GPT-2's file on the Hub and one that was made of its vocab.json and merges.txt differ in bytes alone.
+        """
+        symbols = [symbol.hex() for symbol in self._symbols]
+        return sha256_of_json({"kind": self.kind, "symbols": symbols, "end_of_text": self.end_of_text})
 
     def encode(self, text: str) -> TokenIds:
         """The ids of `text`, shape (tokens,), uint16 where the vocabulary allows it, else uint32.

@@ -18,6 +18,12 @@ def run_tokenizer(folder: RunFolder) -> Tokenizer:
     return tokenizer
 
 
+def speaks(folder: RunFolder, tokenizer: Tokenizer) -> bool:
+    """Whether the tokens of `tokenizer` mean to the model of a run what those of its own do."""
+    same_file = tokenizer.sha256 == folder.manifest()["tokenizer_sha256"]
+    return same_file or tokenizer.meaning == run_tokenizer(folder).meaning
+
+
 def write(model: Model, tokenizer: Tokenizer, prompt: str, settings: Settings) -> Iterator[str]:
     """Go on from `prompt` (from the start of a document if it is empty), in pieces as they come."""
     tokens = generate(model, prompt_tokens(tokenizer, prompt), settings, tokenizer.end_of_text)

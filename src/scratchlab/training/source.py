@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scratchlab.corpus.store import Corpus
 from scratchlab.errors import RecipeError, RunError
+from scratchlab.generation.text import speaks
 from scratchlab.model.build import empty_model
 from scratchlab.recipe import ModelSection, Recipe
 from scratchlab.runfolder import Record, RunFolder
@@ -42,7 +43,7 @@ def find_source(recipe: Recipe, corpus: Corpus) -> Source | None:
     folder = _open(start.weights)
     path, state = folder.snapshot("best") if start.at == "best" else _last_checkpoint(folder)
     earlier, manifest = folder.resolved(), folder.manifest()
-    _check(recipe, corpus, earlier, manifest, start.weights)
+    _check(recipe, corpus, earlier, folder, start.weights)
     if start.optimizer == "kept" and "imported" in manifest:
         raise RecipeError(f"start.optimizer = 'kept': {start.weights} was imported, and has weights alone.")
     if start.optimizer == "kept" and earlier.training.optimizer != recipe.training.optimizer:
@@ -87,8 +88,8 @@ def _last_checkpoint(folder: RunFolder) -> tuple[Path, Record]:
     return found
 
 
-def _check(recipe: Recipe, corpus: Corpus, earlier: Recipe, manifest: Record, name: str) -> None:
-    if manifest["tokenizer_sha256"] != corpus.tokenizer.sha256:
+def _check(recipe: Recipe, corpus: Corpus, earlier: Recipe, folder: RunFolder, name: str) -> None:
+    if not speaks(folder, corpus.tokenizer):
         raise RecipeError(f"start.weights: {name} has another tokenizer than {corpus.path}: its tokens mean others.")
     ours, theirs = (_shapes(config, corpus.vocab_size) for config in (recipe.model, earlier.model))
     different = sorted(tensor for tensor in ours | theirs if ours.get(tensor) != theirs.get(tensor))
@@ -103,7 +104,7 @@ def _check(recipe: Recipe, corpus: Corpus, earlier: Recipe, manifest: Record, na
         raise RecipeError(f"start.weights: {name} was trained with model.{listed}; with another they mean nothing.")
     if recipe.start.data == "continued":
         same = [
-            manifest["corpus"]["sha256"] == corpus.sha256,
+            folder.manifest()["corpus"]["sha256"] == corpus.sha256,
             earlier.model.context_length == recipe.model.context_length,
             earlier.training.order == recipe.training.order,
             earlier.seeds.data == recipe.seeds.data,

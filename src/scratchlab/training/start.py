@@ -170,7 +170,7 @@ def open_corpora(recipe: Recipe, folder: RunFolder | None = None) -> tuple[Corpu
     if recipe.evaluation.corpus is None:
         return corpus, corpus
     yardstick = _open(recipe.evaluation.corpus, recorded.get("evaluation_corpus"))
-    if yardstick.tokenizer.sha256 != corpus.tokenizer.sha256:
+    if yardstick.tokenizer.meaning != corpus.tokenizer.meaning:
         raise CorpusError(
             f"{yardstick.path} (evaluation.corpus) and {corpus.path} (corpus) have different tokenizers, so the one "
             "cannot score a model of the other. Build it with the other's tokenizer."
