@@ -173,7 +173,10 @@ def encoded(ranks: dict[bytes, int]) -> str:
 BYTES = {bytes([byte]): byte for byte in range(256)}
 WRONG: dict[str, tuple[str, str]] = {
     "neither.tiktoken": ("not ranks\n", r"neither.tiktoken, line 1: expected a symbol in base64 and its rank"),
-    "few.tiktoken": (encoded({b"a": 0, b"b": 1, b"ab": 2}), r"few.tiktoken: .*not all 256 bytes are symbols"),
+    "few.tiktoken": (
+        encoded({b"a": 0, b"b": 1, b"ab": 2}),
+        r"few.tiktoken: not all 256 bytes are symbols; 0x00",
+    ),
     "empty.tiktoken": ("", r"empty.tiktoken: .*not all 256 bytes"),
     "gaps.tiktoken": (encoded(BYTES | {b"ab": 257, b"cd": 259}), r"gaps.tiktoken: the ranks are not 0, 1, 2"),
     "twice.tiktoken": (encoded(BYTES | {b"ab": 256, b"cd": 256}), r"twice.tiktoken: the ranks are not 0, 1, 2"),
@@ -182,7 +185,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "cl100k.tiktoken": (encoded(BYTES | {b");": 256, b");\n": 257}), r"cuts text within '\);\\n', .* another tokeniz"),
     "alone/vocab.json": ("{}", r"vocab.json is one half of a tokenizer: vocab.json and merges.txt must lie side by"),
     "alone/vocab.bpe": ("{}", r"one half of a tokenizer: encoder.json and vocab.bpe"),
-    "other.json": ("{}", r"other.json: this is not a tokenizer.json of a kind known here"),
+    "other.json": ("{}", r"other.json: this is not a tokenizer.json that `tokenizers` understands"),
 }
 
 
@@ -213,6 +216,21 @@ def test_end_of_text_takes_the_rank_that_is_left_free() -> None:
     tokenizer = from_ranks(BYTES | {b"ab": 256, b"abc": 258}, "p50k")
     assert tokenizer.end_of_text == 257
     assert tokenizer.encode("abcab").tolist() == [258, 256]
+
+
+def test_merges_that_are_not_those_of_ranks_are_encoded_as_they_are_listed(
+    write: Callable[[str, str], str], files: Path
+) -> None:
+    vocabulary = json.loads((files / "hf/vocab.json").read_text(encoding="utf-8"))
+    first, second = [symbol for symbol, token in vocabulary.items() if token in (256, 257)]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    write("merges.txt", (files / "hf/merges.txt").read_text(encoding="utf-8"))
+    tokenizer = opened(write("vocab.json", json.dumps(vocabulary)))
+    assert tokenizer.kind == "other"
+    same = opened(files / "hf")
+    swapped = {256: 257, 257: 256}
+    expected = [swapped.get(token, token) for token in same.encode(ENGLISH[0]).tolist()]
+    assert tokenizer.encode(ENGLISH[0]).tolist() == expected
 
 
 def test_the_heads_of_contractions_are_symbols_of_gpt2s_pattern_too() -> None:

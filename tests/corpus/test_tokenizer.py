@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Reference
 
-from scratchlab.corpus.tokenizer import END_OF_TEXT, Tokenizer, train_tokenizer
+from scratchlab.corpus.tokenizer import END_OF_TEXT, Tokenizer, learns_from_all_splits, train_tokenizer
+from scratchlab.corpus.tokenizers import encoders
+from scratchlab.corpus.tokenizers.merges import CHARACTER_OF, follow_ranks, halves
+from scratchlab.corpus.tokenizers.patterns import CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN
 from scratchlab.errors import CorpusError, UsageError
 
 SAMPLES = [
@@ -92,6 +95,108 @@ def test_training_and_storing_give_the_same_bytes_every_time(spec, tmp_path):
     assert (loaded.sha256, loaded.kind, loaded.vocab_size) == (tokenizer.sha256, tokenizer.kind, tokenizer.vocab_size)
 
 
+# Special tokens.
+
+CHAT = ("<|user|>", "<|assistant|>")
+
+
+@pytest.mark.parametrize("spec", [*SPECS, "bins:3", "integers"])
+def test_special_tokens_come_last_and_no_text_has_one(spec):
+    texts = ["1 2 3"] if spec in ("bins:3", "integers") else [*topics.values()][:20]
+    plain, tokenizer = (train_tokenizer(spec, texts, specials=names) for names in ((), CHAT))
+    assert tokenizer.vocab_size == (1000 if spec == "bpe:1000" else plain.vocab_size + 2)
+    assert [*tokenizer.specials.items()] == [
+        (name, tokenizer.vocab_size - 3 + place) for place, name in enumerate((END_OF_TEXT, *CHAT))
+    ]
+    assert tokenizer.end_of_text == tokenizer.specials[END_OF_TEXT]
+    assert [tokenizer.token_bytes(token) for token in tokenizer.specials.values()] == [b""] * 3
+    added = plain.with_specials(CHAT)
+    if spec != "bpe:1000":  # which has two merges fewer
+        assert added.to_json() == tokenizer.to_json()
+    text = texts[0][:50]
+    assert added.encode(text).tolist() == plain.encode(text).tolist()
+    assert tokenizer.decode([*tokenizer.specials.values(), *tokenizer.encode(text)]) == plain.decode(plain.encode(text))
+    if spec in ("byte", "bpe:1000"):
+        text = "a<|user|>b<|assistant|>"
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_others_see_the_special_tokens():
+    stored = Reference.from_str(train_tokenizer("bpe:300", [*topics.values()][:9], specials=CHAT).to_json())
+    assert stored.encode("<|user|>", add_special_tokens=False).ids == [298]
+    assert all(token.special for token in stored.get_added_tokens_decoder().values())
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["<|a|>", "<|a|>"], r"<\|a\|>: each can be named once only"),
+        ([END_OF_TEXT], r"<\|endoftext\|>: each can be named once only"),
+        ([""], "'': expected a name that can be seen"),
+        ([" "], "' ': expected a name"),
+        (["a\n"], r"'a\\n': expected a name"),
+        (["\ud800"], "expected a name"),
+        (["e"], "'e' is an ordinary symbol of this tokenizer already"),
+    ],
+)
+def test_mistaken_names_of_special_tokens_are_refused(names, message):
+    for spec in SPECS:
+        with pytest.raises(UsageError, match=message):
+            train_tokenizer(spec, ["the letters", *topics.values()], specials=names)
+
+
+def test_words_of_bpe_are_no_names_of_special_tokens():
+    tokenizer = train_tokenizer("bpe:258", ["ΩΩ ΩΩ"])
+    for name in ("Ω", "Î©"):  # the symbol, and the symbol as the file writes it
+        with pytest.raises(UsageError, match="is an ordinary symbol"):
+            tokenizer.with_specials([name])
+    with pytest.raises(UsageError, match=r"'<.user.>' is a special token of this tokenizer already"):
+        tokenizer.with_specials(["<|user|>"]).with_specials(["<|user|>"])
+
+
+def test_special_tokens_count_as_symbols_of_bpe():
+    with pytest.raises(UsageError, match="3 special tokens and 256 bytes are more"):
+        train_tokenizer("bpe:258", ["text"], specials=CHAT)
+    with pytest.raises(CorpusError, match=r"gives 262 symbols. Use bpe:262"):
+        train_tokenizer("bpe:400", ["abcd abcd"], specials=CHAT)
+    assert train_tokenizer("bpe:262", ["abcd abcd"], specials=CHAT).vocab_size == 262
+
+
+# White space without end.
+
+
+@pytest.mark.parametrize("pattern", [GPT2_PATTERN, CL100K_PATTERN, O200K_PATTERN], ids=["gpt2", "cl100k", "o200k"])
+@given(st.lists(st.sampled_from([" " * 9, "\n" * 7, "\t\t", "\u3000" * 5, "\r\n", "\x1c", "a", "!", "/", "'ll", "1"])))
+@settings(max_examples=40)
+def test_long_runs_of_white_space_are_encoded_like_short_ones(pattern, parts):
+    symbols = [bytes([byte]) for byte in range(256)] + [b"  ", b"    ", b"\n\n", b"!\n", b"\n ", b" a", b"\t\t", b" !"]
+    text = "".join(parts)
+    with pytest.MonkeyPatch.context() as patch:
+        whole = encoders.bpe_encoder(symbols, pattern)(text)
+        patch.setattr(encoders, "LONG_RUN", 4)
+        assert encoders.bpe_encoder(symbols, pattern)(text).tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize("run", [" ", "\n \t"])
+def test_runs_of_a_million_are_encoded(run):
+    """Where tiktoken by itself panics."""
+    tokenizer, text = trained("bpe:1000"), "a" + run * (1_100_000 // len(run)) + " b"
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    short = tokenizer.encode("a" + run * 1024 + " b")
+    assert ids[:60].tolist() == short[:60].tolist()
+
+
+def test_long_runs_of_anything_else_take_no_longer():
+    tokenizer = trained("bpe:1000")
+    for letters in ("x", "!", "1", "é", "ab"):
+        text = letters * 100_000
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+# Characters, bytes, BPE.
+
+
 def test_characters_are_numbered_by_code_point_as_in_nanogpt():
     tokenizer = train_tokenizer("char", ["hello", " world\n"], end_of_text=False)
     assert tokenizer.vocab_size == 9
@@ -143,9 +248,12 @@ def test_ids_outside_the_vocabulary_are_refused(token):
         trained("bpe:1000").decode([5, token])
 
 
-@pytest.mark.parametrize("spec", ["word", "bpe", "bpe:", "bpe:256", "bpe:-5", "bpe:²", "char:5", "BYTE", ""])
+WRONG = ["word", "bpe", "bpe:", "bpe:256", "bpe:-5", "bpe:²", "char:5", "BYTE", "", "bpe:99999999999"]
+
+
+@pytest.mark.parametrize("spec", [*WRONG, "bins", "bins:", "bins:1", "integers:5", "integers:"])
 def test_mistaken_specs_are_refused(spec):
-    with pytest.raises(UsageError, match="expected char, byte, or bpe:N"):
+    with pytest.raises(UsageError, match=r"expected char, byte, bpe:N .* integers or bins:N"):
         train_tokenizer(spec, ["text"])
 
 
@@ -154,12 +262,8 @@ def test_no_text_has_no_characters():
         train_tokenizer("char", [], origin="empty.txt")
 
 
-def swap_merges(data):
-    data["model"]["merges"][:2] = data["model"]["merges"][1::-1]
-
-
 def other_pattern(data):
-    data["pre_tokenizer"] = {"type": "Whitespace"}
+    data["pre_tokenizer"] = {"type": "Blanks"}
 
 
 def other_special(data):
@@ -170,13 +274,13 @@ def missing_byte(data):
     data["model"]["vocab"]["zz"] = data["model"]["vocab"].pop("a")
 
 
-@pytest.mark.parametrize("spoil", [swap_merges, other_pattern, other_special, missing_byte])
-def test_a_tokenizer_that_our_encoders_would_misread_is_refused_and_named(spoil, tmp_path):
+@pytest.mark.parametrize("spoil", [other_pattern, other_special, missing_byte])
+def test_a_tokenizer_that_is_damaged_is_refused_and_named(spoil, tmp_path):
     data = json.loads(trained("bpe:1000").to_json())
     spoil(data)
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(data))
-    with pytest.raises(CorpusError, match=r"tokenizer.json: this is not a tokenizer.json of a kind known here"):
+    with pytest.raises(CorpusError, match=r"tokenizer.json: this is not a tokenizer.json that `tokenizers` und"):
         Tokenizer.load(path)
 
 
@@ -223,3 +327,44 @@ def test_merges_as_older_files_write_them_are_understood():
     del data["pre_tokenizer"]["use_regex"]
     old = Tokenizer.from_json(json.dumps(data))
     assert old.encode(SAMPLES[0]).tolist() == trained("bpe:1000").encode(SAMPLES[0]).tolist()
+
+
+def test_gpt2s_file_without_the_name_of_its_model_is_understood():
+    data = json.loads(trained("bpe:1000").to_json())
+    del data["model"]["type"]
+    assert Tokenizer.from_json(json.dumps(data)).meaning == trained("bpe:1000").meaning
+
+
+def test_what_could_not_be_encoded_without_is_learned_from_all_splits():
+    assert [kind for kind in ("char", "byte", "bpe", "integers", "bins") if learns_from_all_splits(kind)] == [
+        "char",
+        "integers",
+    ]
+
+
+# Merges that are listed, and those that ranks tell.
+
+
+@st.composite
+def vocabularies(draw):
+    """Merges of a few letters, many of them not those of BPE."""
+    symbols, merges = [*draw(st.sampled_from(["ab", "abc"]))], []
+    for left, right in draw(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), max_size=9)):
+        pair = symbols[left % len(symbols)], symbols[right % len(symbols)]
+        if "".join(pair) not in symbols:
+            merges.append(pair)
+            symbols.append("".join(pair))
+    return merges
+
+
+@given(vocabularies())
+@settings(max_examples=150)
+def test_merges_are_checked_as_if_they_were_found_anew(merges):
+    ranks = {character: byte for byte, character in CHARACTER_OF.items()}
+    ranks |= {left + right: 256 + place for place, (left, right) in enumerate(merges)}
+    by_bytes = {symbol.encode("latin-1"): rank for symbol, rank in ranks.items() if symbol.isascii()}
+    try:
+        found = [halves((left + right).encode(), by_bytes, "here") for left, right in merges]
+    except CorpusError:
+        found = None
+    assert follow_ranks(merges, ranks) == (found == [(left.encode(), right.encode()) for left, right in merges])

@@ -146,6 +146,53 @@ def test_compare_in_words_and_in_json(command: Command, corpus: Path, tmp_path: 
     assert read_json(command, "compare", corpus, "--corpus", corpus)["on"] == f"{corpus}, validation"
 
 
+def test_a_tokenizer_that_cannot_encode_the_text_does_not_stop_the_others(
+    command: Command, corpus: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "char.json"
+    path.write_text(CHAR.to_json(), encoding="utf-8")
+    (tmp_path / "text.txt").write_text("the cat ~ sat", encoding="utf-8")
+    report = read_json(command, "compare", path, corpus, "--text", tmp_path / "text.txt")
+    failed, measured = report["tokenizers"]
+    assert "character '~' (U+007E) at position 8 is not among" in failed["failed"]
+    assert "tokens" not in failed
+    assert (measured["failed"], measured["characters"]) == (None, 13)
+    code, text, errors = command("compare", path, corpus, "--text", tmp_path / "text.txt")
+    assert (code, errors) == (0, "")
+    assert "13 characters" in text.splitlines()[0]
+    assert "failed: character '~'" in text.splitlines()[2]
+
+
+def test_documents_that_are_read_in_parts_are_counted_once(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scratchlab.corpus.sources.documents.PART_BYTES", 100)
+    monkeypatch.setattr("scratchlab.corpus.sources.formats.PART_BYTES", 100)
+    path = tmp_path / "byte.json"
+    path.write_text(BYTE.to_json(), encoding="utf-8")
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    (found,) = read_json(command, "show", path, "--text", tmp_path / "text.txt")["measured"]
+    assert (found["documents"], found["characters"]) == (1, len(TEXT))
+
+
+def test_special_tokens_are_shown(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    path.write_text(BYTE.with_specials([f"<|{place}|>" for place in range(9)]).to_json(), encoding="utf-8")
+    assert read_json(command, "show", path)["specials"]["<|8|>"] == 265
+    _, text, _ = command("show", path)
+    assert "bytes, 266 symbols, <|endoftext|> is 256, <|0|> is 257" in text
+    assert "<|6|> is 263, 2 more special tokens, stored as uint16" in text
+
+
+def test_numbers_are_measured_as_they_are_written(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "bins.json"
+    path.write_text(train_tokenizer("bins:2", ["1e3, 2.5 7"]).to_json(), encoding="utf-8")
+    (tmp_path / "text.txt").write_text("1000, 2.50\n", encoding="utf-8")
+    (found,) = read_json(command, "show", path, "--text", tmp_path / "text.txt")["measured"]
+    assert (found["bytes"], found["tokens"], found["words"]) == (11, 2, 0)
+    assert "numbers in bins, 3 symbols" in command("show", path)[1]
+
+
 def test_a_file_is_measured_whole_and_its_beginning_shown(command: Command, corpus: Path, tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text(TEXT, encoding="utf-8")
@@ -161,6 +208,7 @@ def test_a_file_is_measured_whole_and_its_beginning_shown(command: Command, corp
         (["show", "char.json", "--text", "a~"], 1, "char.json on the text given: character '~' (U+007E) at position 1"),
         (["show", "char.json", "--text", ""], 1, "char.json on the text given: there is no text to measure on"),
         (["show", "char.json", "--corpus", "nowhere"], 1, "nowhere does not exist"),
+        (["compare", "char.json", "--corpus", "nowhere"], 1, "measured on nowhere, validation: nowhere does not exist"),
         (["compare", "char.json"], 2, "either --text FILE or --corpus DIR"),
         (["compare", "char.json", "--text", "a", "--corpus", "b"], 2, "either --text FILE or --corpus DIR"),
         (["compare", "char.json", "--text", "nowhere.txt"], 2, "nowhere.txt: there is no such file"),

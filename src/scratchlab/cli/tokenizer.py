@@ -11,12 +11,13 @@ from scratchlab.cli.output import as_json, count
 from scratchlab.cli.output import show as print_report
 
 if TYPE_CHECKING:
+    from scratchlab.corpus.sources.documents import Document
     from scratchlab.corpus.tokenizer import Tokenizer
-    from scratchlab.corpus.vocabulary import Yield
 
 SPLIT = "validation"
 BEGINNING = 300  # characters of a file that are shown split
 WIDEST = 60  # characters of a token that are shown
+MOST_SPECIALS = 8  # special tokens that are named
 
 
 @click.group(epilog="Example: scratchlab tokenizer show gpt2")
@@ -40,15 +41,16 @@ def show(tokenizer: str, text: str | None, corpus: str | None, as_json: bool) ->
         "kind": opened.kind,
         "vocab_size": opened.vocab_size,
         "end_of_text": opened.end_of_text,
+        "specials": dict(opened.specials),
         "dtype": opened.dtype_name,
         "longest": [asdict(token) for token in longest_tokens(opened)],
         "measured": [],
         "split": None,
     }
     if corpus is not None:
-        report["measured"].append(_measured(opened, tokenizer, None, corpus))
+        report["measured"].append(_measured_alone(opened, tokenizer, None, corpus))
     if text is not None:
-        report["measured"].append(_measured(opened, tokenizer, text, None))
+        report["measured"].append(_measured_alone(opened, tokenizer, text, None))
         beginning = next(_documents(text, None))[:BEGINNING] if _is_file(text) else text
         report["split"] = [asdict(token) for token in split_text(opened, beginning)]
     print_report(report, as_json, _show_text)
@@ -60,17 +62,33 @@ def show(tokenizer: str, text: str | None, corpus: str | None, as_json: bool) ->
 @click.option("--corpus", metavar="DIR", help="Measure on this corpus's validation split.")
 @as_json
 def compare(tokenizers: tuple[str, ...], text: str | None, corpus: str | None, as_json: bool) -> None:
-    """How far each TOKENIZER goes on the same text, side by side. For what a TOKENIZER may be, see tokenizer show."""
+    """How far each TOKENIZER goes on the same text, side by side. For what a TOKENIZER may be, see tokenizer show.
+
+    One that cannot encode the text is shown as failed, with the reason.
+    """
+    from scratchlab.errors import CorpusError
+
     if (text is None) == (corpus is None):
         raise click.UsageError("Say which text to measure on: either --text FILE or --corpus DIR.")
     if text is not None and not _is_file(text):
         raise click.UsageError(f"--text {text}: there is no such file.")
     opened = [(name, _open(name)) for name in tokenizers]  # all of them before the first is measured
-    rows = [
-        {"tokenizer": name, "kind": one.kind, "vocab_size": one.vocab_size} | _measured(one, name, text, corpus)
-        for name, one in opened
-    ]
-    print_report({"on": rows[0]["on"], "tokenizers": rows}, as_json, _compare_text)
+    rows = [_row(one, name, text, corpus) for name, one in opened]
+    if all(row["failed"] for row in rows):
+        reasons = "; ".join(sorted({row["failed"] for row in rows}))
+        raise CorpusError(f"None of these tokenizers could be measured on {_where(text, corpus)}: {reasons}")
+    print_report({"on": _where(text, corpus), "tokenizers": rows}, as_json, _compare_text)
+
+
+def _row(opened: "Tokenizer", name: str, text: str | None, corpus: str | None) -> dict[str, Any]:
+    """What was measured, or why it could not be."""
+    from scratchlab.errors import CorpusError
+
+    row = {"tokenizer": name, "kind": opened.kind, "vocab_size": opened.vocab_size}
+    try:
+        return row | {"failed": None} | _measured(opened, text, corpus)
+    except CorpusError as error:
+        return row | {"failed": str(error)}
 
 
 def _open(spec: str) -> "Tokenizer":
@@ -90,39 +108,69 @@ def _is_file(text: str) -> bool:
         return False
 
 
+def _where(text: str | None, corpus: str | None) -> str:
+    return f"{corpus}, {SPLIT}" if corpus is not None else text if text and _is_file(text) else "the text given"
+
+
 def _documents(text: str | None, corpus: str | None) -> Iterator[str]:
     """The text that is measured on, document by document."""
-    from scratchlab.corpus.sources import read_documents
+    from scratchlab.corpus.sources.find import read_documents
     from scratchlab.corpus.store import open_corpus
 
     if corpus is not None:
         yield from open_corpus(corpus).documents(SPLIT)
     elif text is not None and _is_file(text):
-        yield from (document.text for document in read_documents([text]))
+        yield from _whole(read_documents(text))
     else:
         yield text or ""
 
 
-def _measured(opened: "Tokenizer", name: str, text: str | None, corpus: str | None) -> dict[str, Any]:
-    from scratchlab.corpus.vocabulary import measure
+def _whole(documents: Iterator["Document"]) -> Iterator[str]:
+    """The texts of `documents`, of which long ones come in parts."""
+    parts: list[str] = []
+    for document in documents:
+        if parts and not document.continues:
+            yield "".join(parts)
+            parts.clear()
+        parts.append(document.text)
+    if parts:
+        yield "".join(parts)
+
+
+def _measured_alone(opened: "Tokenizer", name: str, text: str | None, corpus: str | None) -> dict[str, Any]:
     from scratchlab.errors import CorpusError
 
-    where = f"{corpus}, {SPLIT}" if corpus is not None else text if text and _is_file(text) else "the text given"
     try:
-        found: Yield = measure(opened, _documents(text, corpus))
+        return _measured(opened, text, corpus)
     except CorpusError as error:
-        raise CorpusError(f"{name} on {where}: {error}") from error
-    return {"on": where, **asdict(found)}
+        raise CorpusError(f"{name} on {_where(text, corpus)}: {error}") from error
+
+
+def _measured(opened: "Tokenizer", text: str | None, corpus: str | None) -> dict[str, Any]:
+    from scratchlab.corpus.vocabulary import measure
+
+    return {"on": _where(text, corpus), **asdict(measure(opened, _documents(text, corpus)))}
+
+
+KINDS = {
+    "char": "characters",
+    "byte": "bytes",
+    "bpe": "byte-level BPE",
+    "integers": "whole numbers",
+    "bins": "numbers in bins",
+    "other": "encoded by `tokenizers`",
+}
 
 
 def _show_text(report: dict[str, Any]) -> str:
     from scratchlab.corpus.tokenizer import END_OF_TEXT
 
-    kinds = {"char": "characters", "byte": "bytes", "bpe": "byte-level BPE"}
-    end = f"{END_OF_TEXT} is {report['end_of_text']}" if report["end_of_text"] is not None else f"no {END_OF_TEXT}"
+    specials = [f"{name} is {token}" for name, token in list(report["specials"].items())[:MOST_SPECIALS]]
+    left_out = len(report["specials"]) - len(specials)
+    special = ", ".join([*specials, *[f"{left_out:,} more special tokens"] * (left_out > 0)]) or f"no {END_OF_TEXT}"
     lines = [
         f"{report['tokenizer']}  (sha256 {report['sha256'][:12]})",
-        f"  {kinds[report['kind']]}, {count(report['vocab_size'], 'symbol')}, {end}, stored as {report['dtype']}",
+        f"  {KINDS[report['kind']]}, {count(report['vocab_size'], 'symbol')}, {special}, stored as {report['dtype']}",
         f"  the longest symbols ({_legend()})",
         *(f"  {token['bytes']:>6} bytes  {token['id']:>6}  {_short(token['shown'])}" for token in report["longest"]),
     ]
@@ -173,9 +221,14 @@ def _compare_text(report: dict[str, Any]) -> str:
     rows = report["tokenizers"]
     width = max(len("tokenizer"), *(len(row["tokenizer"]) for row in rows))
     head = f"{'symbols':>9}{'tokens':>13}{'bytes/token':>13}{'characters/token':>18}{'words in one token':>20}"
-    lines = [f"on {_text_size(rows[0])}", f"  {'tokenizer':<{width}}{head}"]
-    for row in rows:
-        share = "-" if row["whole_word_share"] is None else f"{row['whole_word_share']:.1%}"
-        numbers = f"{row['vocab_size']:>9,}{row['tokens']:>13,}{row['bytes_per_token']:>13.3f}"
-        lines.append(f"  {row['tokenizer']:<{width}}{numbers}{row['characters_per_token']:>18.3f}{share:>20}")
-    return "\n".join(lines)
+    size = next((_text_size(row) for row in rows if not row["failed"]), report["on"])
+    return "\n".join([f"on {size}", f"  {'tokenizer':<{width}}{head}", *(_row_text(row, width) for row in rows)])
+
+
+def _row_text(row: dict[str, Any], width: int) -> str:
+    start = f"  {row['tokenizer']:<{width}}{row['vocab_size']:>9,}"
+    if row["failed"]:
+        return f"{start}  failed: {row['failed']}"
+    share = "-" if row["whole_word_share"] is None else f"{row['whole_word_share']:.1%}"
+    per_token = f"{row['bytes_per_token']:>13.3f}{row['characters_per_token']:>18.3f}"
+    return f"{start}{row['tokens']:>13,}{per_token}{share:>20}"

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scratchlab.corpus.manifest import TOKENIZER
-from scratchlab.corpus.tokenizer import CHARACTER_OF, END_OF_TEXT, Tokenizer
+from scratchlab.corpus.tokenizer import END_OF_TEXT, Tokenizer
+from scratchlab.corpus.tokenizers.merges import CHARACTER_OF, halves
 from scratchlab.errors import CorpusError
 from scratchlab.files import Find, inside
 
@@ -16,6 +17,7 @@ GPT2 = "gpt2"
 RANKS = ".tiktoken"
 # GPT-2's older files: the vocabulary and the merges, as Hugging Face and as OpenAI call them.
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+BYTES = frozenset(bytes([byte]) for byte in range(256))
 KNOWN_TOKENIZERS = (
     f"a {TOKENIZER} or a folder with one (a corpus, a run), GPT-2's vocab.json beside merges.txt or encoder.json "
     f"beside vocab.bpe, a {RANKS} file, or the name {GPT2}"
@@ -111,8 +113,7 @@ def _from_merges(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]
         raise CorpusError(f"{origin}: {error}") from error
 
 
-# Ranks. tiktoken knows of a symbol its bytes and its rank, which is its id, and merges any two neighbors that make a
-# symbol, the lowest rank first. `tokenizers` merges pairs that are listed.
+# Ranks, of which one can tell the merges (see `tokenizers.merges`).
 
 
 def from_ranks(ranks: Mapping[bytes, int], origin: str) -> Tokenizer:
@@ -125,26 +126,11 @@ def from_ranks(ranks: Mapping[bytes, int], origin: str) -> Tokenizer:
     if [ranks[symbol] for symbol in order[free:]] != list(range(free + 1, len(order) + 1)):
         raise CorpusError(f"{origin}: the ranks are not 0, 1, 2 and so on, each once, with at most one left out.")
     _check_pattern(order, origin)
-    halves = [_halves(symbol, ranks, origin) for symbol in order if len(symbol) > 1]
+    if len(missing := BYTES - ranks.keys()):
+        raise CorpusError(f"{origin}: not all 256 bytes are symbols; 0x{min(missing).hex()} is not.")
+    merged = [halves(symbol, ranks, origin) for symbol in order if len(symbol) > 1]
     vocabulary = {_characters(symbol): rank for symbol, rank in ranks.items()} | {END_OF_TEXT: free}
-    return _from_merges(vocabulary, [(_characters(left), _characters(right)) for left, right in halves], origin)
-
-
-def _halves(symbol: bytes, ranks: Mapping[bytes, int], origin: str) -> tuple[bytes, bytes]:
-    """The two symbols that were merged to `symbol`: what its bytes have come to when it is its turn.
-
-    Two is also all that is needed for tiktoken and a list of these merges to agree on every text. Where no merge has
-    crossed either end of a stretch of bytes, it has come to what it comes to alone. So if the next merge is that of
-    `symbol`, the pair that is there is this pair, and no other pair of neighbors ever makes the same symbol.
-    """
-    parts = [symbol[i : i + 1] for i in range(len(symbol))]
-    own = ranks[symbol]
-    while len(parts) > 2:
-        rank, i = min((ranks.get(parts[i] + parts[i + 1], own), i) for i in range(len(parts) - 1))
-        if rank >= own:
-            raise CorpusError(f"{origin}: {symbol!r} is not two symbols of lower ranks merged: this is not BPE.")
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    return parts[0], parts[1]
+    return _from_merges(vocabulary, [(_characters(left), _characters(right)) for left, right in merged], origin)
 
 
 def _characters(symbol: bytes) -> str:

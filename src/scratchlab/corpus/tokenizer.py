@@ -1,53 +1,65 @@
-"""Tokenizers: characters, bytes and byte-level BPE, all stored as tokenizer.json (Hugging Face `tokenizers`).
+"""Tokenizers: text to token ids and back, all stored as tokenizer.json (Hugging Face `tokenizers`).
 
 One stored format, so that a tokenizer and the weights trained with it cannot drift apart on the way to the Hub. It is
-also the trainer. Encoding is our own, because it is several times faster: a table for characters, the bytes themselves,
-and `tiktoken` for BPE. Tests hold all three equal to `tokenizers`' own encoding of the same file.
+also the trainer. Encoding is our own where that is several times faster: a table for characters, the bytes themselves,
+`tiktoken` for byte-level BPE. Tests hold all of them equal to `tokenizers`' own encoding of the same file. Numbers are
+parsed here too. Whatever else there is, `tokenizers` encodes.
 """
 
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from scratchlab.corpus import numbers
+from scratchlab.corpus.tokenizers import training
+from scratchlab.corpus.tokenizers.foreign import Foreign
+from scratchlab.corpus.tokenizers.merges import CHARACTER_OF as CHARACTER_OF
+from scratchlab.corpus.tokenizers.patterns import GPT2_PATTERN as GPT2_PATTERN
+from scratchlab.corpus.tokenizers.stored import understand
+from scratchlab.corpus.tokenizers.table import Table, TableKind
 from scratchlab.errors import CorpusError, UsageError
-from scratchlab.files import sha256_of_json
 
-Kind = Literal["char", "byte", "bpe"]
+Kind = TableKind | Literal["other"]
 Dtype = Literal["uint16", "uint32"]
 TokenIds = npt.NDArray[np.uint16 | np.uint32]
 
 END_OF_TEXT = "<|endoftext|>"
-GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-ANY_CHARACTER = r"[\s\S]"
-SMALLEST_BPE = 257  # 256 bytes and <|endoftext|>
+ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "<|im_end|>", "[SEP]")
+"""Names of the special token that ends a text, as others have it too; the first that is there is taken."""
 
 
 class Tokenizer:
     """Text to token ids and back. Made by `load`, `from_json` or `train_tokenizer`.
 
-    `end_of_text` is the id of `<|endoftext|>`, or None where there is none. That symbol separates documents in a token
-    stream: it has no bytes, `encode` never yields it (the same letters in a text are ordinary text), `decode` drops it.
+    `specials` are the ids of special tokens by name. They have no bytes, `encode` never yields one (the same letters in
+    a text are ordinary text), `decode` drops them. `end_of_text` is the id of the one that separates documents in a
+    token stream, mostly `<|endoftext|>`, or None where there is none.
+
+    `decode` gives back the very text that `encode` was given for characters, bytes and BPE (kind bpe). Numbers come
+    back with a space after each, in bins as the centers; for what is encoded by `tokenizers` itself (kind other), see
+    `Foreign`. Their ids may have holes: `vocab_size` is the highest and one.
     """
 
-    def __init__(self, stored: str, kind: Kind, symbols: Sequence[bytes], end_of_text: int | None) -> None:
-        """Not to be called directly: `symbols` are the bytes of each id and must agree with the `stored` JSON."""
-        self.kind: Kind = kind
-        self.end_of_text = end_of_text
-        self.vocab_size = len(symbols)
+    def __init__(self, stored: str, coder: Table | Foreign) -> None:
+        """Not to be called directly: the `coder` must do what the `stored` JSON says."""
+        self.kind: Kind = coder.kind
+        self.specials: Mapping[str, int] = dict(coder.specials)
+        self.end_of_text = next((self.specials[name] for name in ENDS if name in self.specials), None)
+        self.vocab_size = coder.vocab_size
         self.dtype_name: Dtype = "uint16" if self.vocab_size <= 2**16 else "uint32"
         self.dtype = np.dtype(self.dtype_name)
         self._stored = stored
-        self._symbols = symbols
+        self._coder = coder
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """Read a tokenizer.json; CorpusError names the file if it is missing, damaged or of a kind unknown here."""
+        """Read a tokenizer.json; CorpusError names the file if it is missing, damaged or none."""
         try:
             stored = path.read_bytes().decode()
         except (OSError, UnicodeDecodeError) as error:
@@ -59,40 +71,65 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, stored: str) -> "Tokenizer":
-        """Understand the text of a tokenizer.json that scratchlab wrote, or of one built like GPT-2's."""
+        """Understand the text of a tokenizer.json, whoever wrote it. CorpusError if it is none."""
         try:
-            return cls(stored, *_understand(json.loads(stored)))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            return cls(stored, understand(json.loads(stored)) or Foreign(stored))
+        except ValueError as error:
             raise CorpusError(
-                "this is not a tokenizer.json of a kind known here (characters, bytes, or byte-level BPE with GPT-2's "
-                f"pattern): {type(error).__name__}: {error}. Train one with: scratchlab corpus build."
+                f"this is not a tokenizer.json that `tokenizers` understands: {error}. Train one with: scratchlab "
+                "corpus build."
             ) from error
 
     def to_json(self) -> str:
         """The text of tokenizer.json, exactly as it was read or trained."""
         return self._stored
 
+    def with_specials(self, names: Sequence[str]) -> "Tokenizer":
+        """This tokenizer with more special tokens, at the ids after its last, in this order.
+
+        UsageError for a name that is blank, there already, or an ordinary symbol, and where ids have holes: there
+        `tokenizers` would give them ids that others have.
+        """
+        from tokenizers import AddedToken
+        from tokenizers import Tokenizer as Stored
+
+        _check_names(names)
+        stored = Stored.from_str(self._stored)
+        if names and stored.get_vocab_size() != self.vocab_size:
+            raise UsageError("this tokenizer can have no more special tokens: its ids have holes.")
+        for name in names:
+            if stored.token_to_id(name) is not None or (self.kind != "other" and name.encode() in self._coder.symbols):
+                what = "a special token" if name in self.specials else "an ordinary symbol"
+                raise UsageError(f"special token {name!r} is {what} of this tokenizer already. Choose another name.")
+        stored.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+        return Tokenizer.from_json(stored.to_str()) if names else self
+
+    @property
+    def numeric(self) -> bool:
+        """Whether its texts are numbers, and may be cut between any two."""
+        return self.kind in ("integers", "bins")
+
     @functools.cached_property
     def sha256(self) -> str:
         """SHA-256 of tokenizer.json as hex."""
         return hashlib.sha256(self._stored.encode()).hexdigest()
 
-    @functools.cached_property
+    @property
     def meaning(self) -> str:
-        """SHA-256 of what each id stands for: equal where the same text gets the same ids, whatever the file says else.
+        """SHA-256 of what decides the ids of a text: equal where they are, whatever else the file says.
 
         GPT-2's file on the Hub and one that was made of its vocab.json and merges.txt differ in bytes alone.
         """
-        symbols = [symbol.hex() for symbol in self._symbols]
-        return sha256_of_json({"kind": self.kind, "symbols": symbols, "end_of_text": self.end_of_text})
+        return self._coder.meaning
 
     def encode(self, text: str) -> TokenIds:
         """The ids of `text`, shape (tokens,), uint16 where the vocabulary allows it, else uint32.
 
-        Raises CorpusError for a character that a character tokenizer lacks, and for text that no UTF-8 can hold.
+        Raises CorpusError for what the tokenizer has no symbol for (a character, a number, what is no number), and for
+        text that no UTF-8 can hold.
         """
         try:
-            return self._encode(text)
+            return self._coder.encode(text).astype(self.dtype, copy=False)
         except UnicodeEncodeError as error:
             raise CorpusError(
                 f"the text cannot be encoded: there is half a surrogate pair (U+{ord(text[error.start]):04X}) at "
@@ -101,182 +138,95 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD. Raises CorpusError for an id out of range."""
-        return b"".join(map(self.token_bytes, np.asarray(ids).tolist())).decode(errors="replace")
+        tokens = np.asarray(ids, np.int64)
+        if len(outside := tokens[(tokens < 0) | (tokens >= self.vocab_size)]):
+            raise self._outside(int(outside[0]))
+        return self._coder.decode(tokens.tolist())
+
+    def spans(self, text: str) -> npt.NDArray[np.int64]:
+        """Where each token of `text` begins and ends in its UTF-8, in bytes; shape (tokens, 2)."""
+        return self._coder.spans(text)
 
     def token_bytes(self, token: int) -> bytes:
-        """The UTF-8 bytes that `token` stands for (none for `<|endoftext|>`); they may be a part of a character."""
+        """The UTF-8 bytes that `token` stands for (none for a special token); they may be a part of a character.
+
+        What one after another stands for, joined, is what `decode` gives; of kind other it may differ from it in the
+        white space at the start.
+        """
         if not 0 <= token < self.vocab_size:
-            raise CorpusError(f"token id {token} is outside this tokenizer's vocabulary of {self.vocab_size} symbols.")
-        return self._symbols[token]
+            raise self._outside(token)
+        return self._coder.symbols[token]
 
-    @functools.cached_property
-    def _encode(self) -> Callable[[str], TokenIds]:
-        match self.kind:
-            case "char":
-                return _character_encoder(self._symbols, self.dtype)
-            case "byte":
-                return lambda text: np.frombuffer(text.encode(), np.uint8).astype(self.dtype)
-            case "bpe":
-                return _bpe_encoder(self._symbols, self.dtype)
+    def _outside(self, token: int) -> CorpusError:
+        return CorpusError(f"token id {token} is outside this tokenizer's vocabulary of {self.vocab_size} symbols.")
 
 
-def _character_encoder(symbols: Sequence[bytes], dtype: np.dtype[Any]) -> Callable[[str], TokenIds]:
-    token_of = {ord(symbol.decode()): token for token, symbol in enumerate(symbols) if symbol}
-    table = np.full(max(token_of) + 2, -1, np.int32)  # the last place stands for all code points beyond
-    table[list(token_of)] = list(token_of.values())
+def parse_tokenizer(spec: str) -> tuple[TableKind, int]:
+    """(kind, size) of `char`, `byte`, `bpe:4096`, `integers` or `bins:256`; size is 0 where the text decides it.
 
-    def encode(text: str) -> TokenIds:
-        points = np.frombuffer(text.encode("utf-32-le"), "<u4")
-        ids = table[np.minimum(points, len(table) - 1)]
-        if (unknown := ids < 0).any():
-            position = int(unknown.argmax())
-            raise CorpusError(
-                f"character {text[position]!r} (U+{ord(text[position]):04X}) at position {position} is not among the "
-                f"{len(token_of)} characters of this tokenizer. Take it out, or use byte or bpe, which know all text."
+    Raises UsageError.
+    """
+    kind, colon, size = spec.partition(":")
+    number = int(size) if size.isascii() and size.isdigit() and len(size) < 10 else 0
+    match kind, colon:
+        case (("char" | "byte" | "integers"), ""):
+            return kind, 0
+        case "bpe", ":" if number > training.SMALLEST_BPE:
+            return "bpe", number
+        case "bins", ":" if number >= numbers.FEWEST_BINS:
+            return "bins", number
+        case _:
+            raise UsageError(
+                f"tokenizer {spec!r}: expected char, byte, bpe:N with N from {training.SMALLEST_BPE + 1} (256 bytes "
+                f"and {END_OF_TEXT}), as in bpe:4096, for numbers integers or bins:N, as in bins:256, or gpt2, or the "
+                "path of a tokenizer.json or of a folder with one."
             )
-        return ids.astype(dtype)
-
-    return encode
 
 
-def _bpe_encoder(symbols: Sequence[bytes], dtype: np.dtype[Any]) -> Callable[[str], TokenIds]:
-    import tiktoken
+def learns_from_all_splits(kind: Kind) -> bool:
+    """Whether a new tokenizer takes its symbols from every split: those without which text could not be encoded at all.
 
-    ranks = {symbol: token for token, symbol in enumerate(symbols) if symbol}  # <|endoftext|> is not among them
-    encoding = tiktoken.Encoding("scratchlab", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={})
-
-    def encode(text: str) -> TokenIds:
-        text.encode()  # tiktoken would quietly replace what is not Unicode
-        # Measured: building the list and converting it is faster than tiktoken's encode_to_numpy.
-        return np.array(encoding.encode_ordinary(text), dtype)
-
-    return encode
-
-
-def _understand(data: Any) -> tuple[Kind, list[bytes], int | None]:
-    """(kind, bytes of each id, id of `<|endoftext|>`) of a parsed tokenizer.json; an error if it is foreign."""
-    model, before = data["model"], data["pre_tokenizer"]
-    vocab: dict[str, int] = dict(model["vocab"])
-    specials = {added["content"]: added["id"] for added in data["added_tokens"]}
-    if set(specials) - {END_OF_TEXT} or data["normalizer"] is not None:
-        raise ValueError(f"added tokens {sorted(specials)} or a normalizer")
-    end_of_text = specials.get(END_OF_TEXT)
-    if end_of_text is not None:
-        vocab.pop(END_OF_TEXT, None)  # GPT-2's own file lists it in both places
-    match model["type"], before["type"], before.get("add_prefix_space"), before.get("use_regex", True):
-        case "WordLevel", "Split", _, _ if before["pattern"] == {"Regex": ANY_CHARACTER} and max(map(len, vocab)) == 1:
-            kind, symbols = "char", {token: symbol.encode() for symbol, token in vocab.items()}
-        case "BPE", "ByteLevel", False, True | False as pattern:
-            kind = "bpe" if pattern else "byte"
-            symbols = {token: bytes(map(_BYTE_OF.__getitem__, symbol)) for symbol, token in vocab.items()}
-            _check_ranks(kind, symbols, [_merged(merge) for merge in model["merges"]], vocab)
-        case other:
-            raise ValueError(f"model and pre-tokenizer {other}")
-    if end_of_text is not None:
-        symbols[end_of_text] = b""
-    return kind, [symbols[token] for token in range(len(symbols))], end_of_text
-
-
-def _check_ranks(kind: Kind, symbols: dict[int, bytes], merges: list[str], vocab: dict[str, int]) -> None:
-    """Our encoders take ids for bytes or for the order of merges: refuse a vocabulary where they are not."""
-    merged = [vocab[merge] for merge in merges]
-    if {bytes([byte]) for byte in range(256)} - set(symbols.values()):
-        raise ValueError("not all 256 bytes are symbols")
-    if kind == "byte" and [symbols[byte] for byte in range(256)] != [bytes([byte]) for byte in range(256)]:
-        raise ValueError("ids of bytes are not their values")
-    if merged != sorted(set(merged)) or len(merged) != len(symbols) - 256:
-        raise ValueError("ids do not follow the order of the merges")
-
-
-def _merged(merge: str | list[str]) -> str:
-    """What a merge makes; files write it as a pair, older ones as two words."""
-    return merge.replace(" ", "") if isinstance(merge, str) else "".join(merge)
-
-
-def _byte_characters() -> dict[int, str]:
-    """GPT-2's character for every byte: printable ones stand for themselves, the others from U+0100 on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
-
-
-CHARACTER_OF = _byte_characters()
-_BYTE_OF = {character: byte for byte, character in CHARACTER_OF.items()}
-
-
-def parse_tokenizer(spec: str) -> tuple[Kind, int]:
-    """(kind, size) of `char`, `byte` or `bpe:4096`; size is 0 where the text decides it. Raises UsageError."""
-    kind, _, size = spec.partition(":")
-    if spec in ("char", "byte"):
-        return spec, 0
-    if kind == "bpe" and size.isascii() and size.isdigit() and SMALLEST_BPE <= int(size) <= 2**31:
-        return "bpe", int(size)
-    raise UsageError(
-        f"tokenizer {spec!r}: expected char, byte, or bpe:N with N from {SMALLEST_BPE} (256 bytes and {END_OF_TEXT}), "
-        "as in bpe:4096, gpt2, or the path of a tokenizer.json or of a folder with one."
-    )
+    What BPE and bins learn, they must not learn from the text that a model will be judged on.
+    """
+    return kind in ("char", "integers")
 
 
 def train_tokenizer(
-    spec: str, texts: Iterable[str], *, end_of_text: bool = True, origin: str = "the text"
+    spec: str,
+    texts: Iterable[str],
+    *,
+    end_of_text: bool = True,
+    specials: Sequence[str] = (),
+    origin: str = "the text",
 ) -> Tokenizer:
-    """A tokenizer for `texts`, read once: their characters by code point, 256 bytes, or BPE of exactly N symbols.
+    """A tokenizer for `texts`, read once: their characters by code point, 256 bytes, BPE of exactly N symbols, the
+    whole numbers in them by size, or N bins for the numbers in them.
 
-    Without `end_of_text`, characters (then with nanoGPT's ids) and bytes get no `<|endoftext|>`; BPE always has it.
-    Raises UsageError for a mistaken `spec` and CorpusError for a text too small for N symbols, called `origin`.
+    Without `end_of_text` there is no `<|endoftext|>` (characters then have nanoGPT's ids); BPE always has it. Special
+    tokens come last, `<|endoftext|>` before `specials`, and count as symbols of BPE. Raises UsageError for a mistaken
+    `spec` or name and CorpusError for a text that does not have so many symbols, called `origin`.
     """
-    from tokenizers import AddedToken
-
     kind, size = parse_tokenizer(spec)
-    stored = _new_characters(texts, origin) if kind == "char" else _new_bytes(kind)
-    if kind == "bpe":
-        _learn_merges(stored, texts, size, origin)
-    if end_of_text or kind == "bpe":
-        stored.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
-    return Tokenizer.from_json(stored.to_str())
+    names = [END_OF_TEXT] * (end_of_text or kind == "bpe") + [*specials]
+    _check_names(names)
+    if kind == "bpe" and size < training.SMALLEST_BPE + len(names):
+        raise UsageError(f"tokenizer {spec!r}: {len(names)} special tokens and 256 bytes are more. Use a larger N.")
+    match kind:
+        case "char":
+            stored = training.new_characters(texts, origin)
+        case "byte":
+            stored = training.new_bytes()
+        case "bpe":
+            stored = training.new_bpe(texts, size, len(names), origin)
+        case "integers":
+            stored = training.new_integers(texts, origin)
+        case "bins":
+            stored = training.new_bins(texts, size, origin)
+    return Tokenizer.from_json(stored.to_str()).with_specials(names)
 
 
-def _new_characters(texts: Iterable[str], origin: str) -> Any:
-    from tokenizers import Regex, decoders, models, pre_tokenizers
-    from tokenizers import Tokenizer as Stored
-
-    characters = set[str]()
-    for text in texts:
-        characters.update(text)
-    if not characters:
-        raise CorpusError(f"{origin} is empty: there are no characters to take.")
-    vocabulary = {character: token for token, character in enumerate(sorted(characters))}
-    # WordLevel refuses what it does not know; BPE without an unknown symbol would drop it without a word.
-    stored = Stored(models.WordLevel(vocabulary, unk_token=""))
-    stored.pre_tokenizer = pre_tokenizers.Split(Regex(ANY_CHARACTER), "isolated")
-    stored.decoder = decoders.Fuse()
-    return stored
-
-
-def _new_bytes(kind: Kind) -> Any:
-    """Byte-level BPE without merges: with its 256 symbols already, or still to be trained."""
-    from tokenizers import Tokenizer as Stored
-    from tokenizers import decoders, models, pre_tokenizers
-
-    vocabulary = {CHARACTER_OF[byte]: byte for byte in range(256)}
-    stored = Stored(models.BPE(vocabulary, []) if kind == "byte" else models.BPE())
-    stored.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "bpe")
-    stored.decoder = decoders.ByteLevel()
-    return stored
-
-
-def _learn_merges(stored: Any, texts: Iterable[str], size: int, origin: str) -> None:
-    from tokenizers.trainers import BpeTrainer
-
-    trainer = BpeTrainer(
-        vocab_size=size - 1,
-        min_frequency=2,  # a pair seen once teaches nothing: it would be a symbol for one place in the text
-        show_progress=False,
-        initial_alphabet=sorted(_BYTE_OF),
-    )
-    stored.train_from_iterator(texts, trainer)
-    if (reached := stored.get_vocab_size() + 1) < size:
-        raise CorpusError(
-            f"{origin} is too small for bpe:{size}: merging every pair of symbols that occurs twice gives "
-            f"{reached} symbols. Use bpe:{reached} or fewer, byte, or more text."
-        )
+def _check_names(names: Sequence[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"special tokens {', '.join(twice)}: each can be named once only, {END_OF_TEXT} included.")
+    if blank := [name for name in names if not name.strip() or not name.isprintable()]:
+        raise UsageError(f"special token {blank[0]!r}: expected a name that can be seen, as in <|user|>.")

@@ -1,23 +1,23 @@
 """What a tokenizer's symbols are, how far they go on a text, and how a text falls apart into them."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from scratchlab.corpus.tokenizer import Tokenizer
+from scratchlab.corpus.tokenizers.texts import Int64s, byte_positions, pieces
 from scratchlab.errors import CorpusError
 
 SPACE, NEWLINE, TAB = "·", "↵", "→"
 LONGEST = 10
-PIECE = 2**22
-"""Characters that are encoded at once: a longer document is cut, so that memory does not grow with it."""
+PIECE = 2**20
+"""Characters that are encoded at once: a longer document is cut, so that memory does not grow with it. Of tokenizers of
+kind other a token or two may change at each cut."""
 
 WORD = re.compile(r"[^\W\d_]+")
-# Whatever comes before it is no white space, so no token of GPT-2's pattern reaches across: cutting changes no token.
-CUT = re.compile(r"(?<=\S)[ \n]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +76,14 @@ def _token(tokenizer: Tokenizer, token: int) -> Token:
 def measure(tokenizer: Tokenizer, documents: Iterable[str]) -> Yield:
     """How far `tokenizer` goes on `documents`, each encoded by itself. CorpusError if they hold no text."""
     count = dict.fromkeys(("documents", "bytes", "characters", "tokens", "words", "whole_words"), 0)
-    sizes = np.array([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)])
     for document in documents:
         count["documents"] += 1
-        for text in _pieces(document):
-            ends = np.cumsum(sizes[tokenizer.encode(text)])
-            whole = _whole_words(text, ends)
-            count["bytes"] += int(ends[-1]) if len(ends) else 0
+        for text in pieces(document, PIECE):
+            spans = tokenizer.spans(text)
+            whole = _whole_words(text, spans)
+            count["bytes"] += len(text.encode())
             count["characters"] += len(text)
-            count["tokens"] += len(ends)
+            count["tokens"] += len(spans)
             count["words"] += len(whole)
             count["whole_words"] += int(whole.sum())
     if not count["tokens"]:
@@ -97,23 +96,10 @@ def measure(tokenizer: Tokenizer, documents: Iterable[str]) -> Yield:
     )
 
 
-def _pieces(text: str) -> Iterator[str]:
-    start = 0
-    while cut := CUT.search(text, start + PIECE):
-        yield text[start : cut.start()]
-        start = cut.start()
-    yield text[start:]
-
-
-def _whole_words(text: str, ends: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """For every word of `text`, whether no token ends within it. `ends` are the tokens' ends in bytes."""
+def _whole_words(text: str, spans: Int64s) -> npt.NDArray[np.bool_]:
+    """For every word of `text`, whether a single token has a part in it. `spans` are the tokens' in bytes."""
     words = np.array([word.span() for word in WORD.finditer(text)], np.int64).reshape(-1, 2)
-    starts, stops = _byte_positions(text)[words].T
-    return np.searchsorted(ends, starts, "right") == np.searchsorted(ends, stops, "left")
-
-
-def _byte_positions(text: str) -> npt.NDArray[np.int64]:
-    """Where each character begins in the UTF-8 of `text`, and where the last one ends."""
-    points = np.frombuffer(text.encode("utf-32-le"), "<u4")
-    widths = 1 + sum((points >= least).astype(np.int64) for least in (0x80, 0x800, 0x10000))
-    return np.concatenate([[0], np.cumsum(widths)])
+    starts, stops = byte_positions(text)[words].T
+    begun_by_the_end = np.searchsorted(spans[:, 0], stops, "left")
+    over_by_the_start = np.searchsorted(spans[:, 1], starts, "right")
+    return begun_by_the_end - over_by_the_start == 1

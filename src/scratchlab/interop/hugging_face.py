@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scratchlab.corpus.tokenizer import END_OF_TEXT, Tokenizer
+from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import RunError
 from scratchlab.files import Find, folder_in_one_piece, pretty_json, write_atomically
 from scratchlab.interop.files import read_json, read_pickle, read_safetensors, tensors_of, whole_numbers
@@ -188,5 +188,6 @@ def _settings(config: GPTSection, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _tokenizer_settings(config: GPTSection, tokenizer: Tokenizer) -> dict[str, Any]:
-    special = {} if tokenizer.end_of_text is None else dict.fromkeys(("bos_token", "eos_token"), END_OF_TEXT)
+    ends = [name for name, token in tokenizer.specials.items() if token == tokenizer.end_of_text]
+    special = dict.fromkeys(("bos_token", "eos_token"), ends[0]) if ends else {}
     return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.context_length, **special}
