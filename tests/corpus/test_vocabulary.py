@@ -167,7 +167,6 @@ def test_documents_that_are_read_in_parts_are_counted_once(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scratchlab.corpus.sources.documents.PART_BYTES", 100)
-    monkeypatch.setattr("scratchlab.corpus.sources.formats.PART_BYTES", 100)
     path = tmp_path / "byte.json"
     path.write_text(BYTE.to_json(), encoding="utf-8")
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")

@@ -12,7 +12,7 @@ from letters import story
 
 from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.building import work
-from scratchlab.corpus.sources import documents, formats
+from scratchlab.corpus.sources import documents
 from scratchlab.corpus.splits import SPLITS
 from scratchlab.corpus.store import Corpus
 from scratchlab.errors import CorpusError
@@ -26,7 +26,6 @@ def small_pieces() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(work, "SMALLEST_PIECE", 300)
         patch.setattr(documents, "PART_BYTES", 20)
-        patch.setattr(formats, "PART_BYTES", 20, raising=False)
         yield
 
 
@@ -87,7 +86,6 @@ def test_a_text_in_parts_is_one_document_of_the_same_tokens(tmp_path, tokenizer,
     (tmp_path / "whole").mkdir()
     parts = built(tmp_path / "parts", texts, "contiguous:.8,.1,.1", tokenizer)
     monkeypatch.setattr(documents, "PART_BYTES", 2**20)
-    monkeypatch.setattr(formats, "PART_BYTES", 2**20, raising=False)
     whole = built(tmp_path / "whole", texts, "contiguous:.8,.1,.1", str(parts.path))
     for split in SPLITS:
         one, other = parts.split(split), whole.split(split)
@@ -107,3 +105,12 @@ def test_copies_of_a_text_in_parts_are_found_whatever_file_they_are_in(tmp_path)
 def test_too_few_documents_for_a_hash_are_said_to_be(tmp_path):
     with pytest.raises(CorpusError, match=r"2 documents are too few for the splits train, validation, test by hash"):
         built(tmp_path, [story(0), story(1)], "hash")
+
+
+def test_a_series_is_cut_between_its_numbers(tmp_path):
+    numbers = [f"{number / 7:.3f}" for number in range(400)]
+    (tmp_path / "series.txt").write_text("\n".join(numbers) + "\n")
+    corpus = build_corpus([str(tmp_path / "series.txt")], tmp_path / "out", "bins:16", "contiguous:.6,.2,.2")
+    counts = [len(corpus.split(split)) for split in SPLITS]
+    assert sum(counts) == len(numbers)
+    assert counts == pytest.approx([240, 80, 80], abs=5)

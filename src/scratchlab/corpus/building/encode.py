@@ -1,6 +1,8 @@
 """The second reading of a piece: its documents become tokens, split by split."""
 
 import contextlib
+import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import IO, Any
@@ -17,6 +19,7 @@ from scratchlab.corpus.building.plan import (
     NEAR_DUPLICATE,
     WHERE,
     Cuts,
+    Regions,
 )
 from scratchlab.corpus.building.plan import STAGE as PLAN
 from scratchlab.corpus.building.survey import read_again, text_size
@@ -28,6 +31,7 @@ from scratchlab.corpus.tokenizer import TokenIds, Tokenizer
 from scratchlab.errors import CorpusError
 
 STAGE = "encode"
+BETWEEN_NUMBERS = re.compile(r"[\s,]")
 TOKENS, ROWS = "tokens", "rows"
 
 
@@ -68,10 +72,25 @@ def fragments(task: Task, tally: Tally) -> Iterator[Fragment]:
         elif where != CUT:
             yield Fragment(where, document, continues, goes_on)
         else:
-            yield from _cut(document, task.cuts[place], continues, goes_on)
+            regions = task.cuts[place]
+            if task.piece.spans[0].reading.series and document.tokens is None:
+                regions = between_numbers(document.text, regions)
+            yield from _cut(document, regions, continues, goes_on)
 
 
-def _cut(document: Document, regions: list[tuple[int, int, int]], continues: bool, goes_on: bool) -> Iterator[Fragment]:
+def between_numbers(text: str, regions: Regions) -> Regions:
+    """The regions of a text of numbers, each cut moved on to where a number ends."""
+    edges = [0, *(_end_of_number(text, stop) for _, _, stop in regions)]
+    splits = [split for split, _, _ in regions]
+    return [(split, *edge) for split, edge in zip(splits, itertools.pairwise(edges), strict=True)]
+
+
+def _end_of_number(text: str, place: int) -> int:
+    found = BETWEEN_NUMBERS.search(text, place)
+    return found.start() if found else len(text)
+
+
+def _cut(document: Document, regions: Regions, continues: bool, goes_on: bool) -> Iterator[Fragment]:
     """The stretches of a document that lie in different splits: each but the last ends there."""
     for number, (split, start, stop) in enumerate(regions):
         part = replace(document, text=document.text[start:stop])

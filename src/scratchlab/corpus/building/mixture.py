@@ -101,7 +101,7 @@ def in_mixed_order(drawn: Sequence[tuple[Supply, Ints]], split: str, seed: int) 
     sources = np.repeat(np.arange(len(drawn)), [len(documents) for _, documents in drawn])
     documents = np.concatenate([documents for _, documents in drawn])
     order = permute(np.arange(len(documents)), len(documents), seed, "mixture", split, "order")
-    for place in order.tolist():
-        supply, document = drawn[sources[place]][0], documents[place]
+    for source, document in zip(sources[order].tolist(), documents[order].tolist(), strict=True):
+        supply = drawn[source][0]
         start, row = int(supply.starts[document]), supply.rows[document : document + 1]
         yield Stretch(Run(int(supply.pieces[document]), start, start + int(row["tokens"][0])), row)

@@ -13,7 +13,7 @@ from scratchlab.corpus.shards import SHARD_TOKENS
 from scratchlab.corpus.sources.documents import Reading, printable
 from scratchlab.corpus.sources.find import Listing, Source, list_source
 from scratchlab.corpus.splits import parse_split
-from scratchlab.corpus.tokenizer import NUMERIC, Tokenizer, parse_tokenizer
+from scratchlab.corpus.tokenizer import Tokenizer, parse_tokenizer
 from scratchlab.errors import UsageError
 from scratchlab.files import sha256_of_json
 
@@ -118,6 +118,6 @@ def _reading(source: Source, settings: Settings, given: Tokenizer | None) -> Rea
     """How a source is read, which depends on the tokenizer too."""
     return replace(
         source.reading,
-        series=settings.tokenizer.split(":")[0] in NUMERIC or (given is not None and given.numeric),
+        series=given.numeric if given else settings.tokenizer.partition(":")[0] in ("integers", "bins"),
         separator=given.end_of_text if given else None,
     )

@@ -37,7 +37,9 @@ GOES_ON = 0b1000_0000
 """The record after it goes on from it."""
 
 Fates = npt.NDArray[np.uint8]
-Cuts = dict[int, list[tuple[int, int, int]]]
+Regions = list[tuple[int, int, int]]
+"""(split, start, stop) in characters, one beginning where another ends."""
+Cuts = dict[int, Regions]
 
 
 @dataclass(frozen=True, slots=True)
