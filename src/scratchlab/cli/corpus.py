@@ -239,3 +239,68 @@ def _transfer_text(report: dict[str, Any]) -> str:
         f"{report['destination']}{at} has the corpus {report['source']} (sha256 {report['sha256'][:12]}): "
         f"{moved} moved ({_size(report['moved_bytes'])}), {kept} there already; every hash fits"
     )
+
+
+@corpus.command(epilog="Example: scratchlab corpus overlap corpora/mine hellaswag_val.jsonl")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b")
+@click.option("--split", metavar="NAME", help="Of the corpus B, the split to look for.  [default: test]")
+@click.option("--column", metavar="NAME", help="Of the records of B, the field to look for. All strings otherwise.")
+@as_json
+def overlap(a: Path, b: str, split: str | None, column: str | None, as_json: bool) -> None:
+    """How much of B the training split of the corpus A contains: whole documents, and 13 words in a row.
+
+    B is a corpus, a file of JSON Lines such as an evaluation set, or a text file or folder.
+    """
+    from scratchlab.corpus.build import Progress
+    from scratchlab.corpus.manifest import MANIFEST
+    from scratchlab.corpus.overlap import overlap as find_overlap
+    from scratchlab.corpus.store import open_corpus
+    from scratchlab.corpus.texts import Texts, read_texts
+    from scratchlab.errors import CorpusError, UsageError
+
+    trained = open_corpus(a)
+    train = (trained.split("train"), trained.tokenizer)
+    with build_progress() as report:
+
+        def progress(stage: str, done: int, total: int | None) -> None:
+            report(Progress(stage, done, total or 0, 0, 0))
+
+        if (Path(b) / MANIFEST).exists():
+            if column is not None:
+                raise UsageError(f"--column {column}: {b} is a corpus, which has splits and no columns.")
+            other = open_corpus(b)
+            found = find_overlap(*train, other.split(split or "test"), other.tokenizer, progress=progress)
+            b = f"{b}, {split or 'test'}"
+        else:
+            if split is not None:
+                raise UsageError(f"--split {split}: {b} is no corpus, only a corpus has splits.")
+            texts = Texts(lambda: read_texts(b, column))
+            if not len(texts.document_bytes):
+                raise CorpusError(f"{b} holds no text.")
+            found = find_overlap(*train, texts, texts, name=texts.name, progress=progress)
+    show({"train": str(a), "test": b, "share": found.share, **found.model_dump(mode="json")}, as_json, _overlap_text)
+
+
+def _overlap_text(report: dict[str, Any]) -> str:
+    def looked_for(what: str, of: str) -> str:
+        sample = f", a sample of {report[what]:,} looked for" if report[what] < report[of] else ""
+        return f"{report[of]:,}{sample}"
+
+    def found(what: str, of: str) -> str:
+        return f"{report[what]:,} ({report[what] / report[of]:.2%})" if report[what] else "none"
+
+    n = report["n"]
+    documents, ngrams = looked_for("documents_compared", "documents"), looked_for("ngrams_compared", "ngrams")
+    lines = [
+        f"{report['test']}: what of it is in the training split of {report['train']}",
+        f"  documents  {documents}: {found('documents_copied', 'documents_compared')} there as a whole; "
+        f"{report['documents_too_short']:,} shorter than {n} words",
+        f"  {n}-grams   {ngrams}: {found('ngrams_found', 'ngrams_compared')} there",
+    ]
+    if report["ngrams_found"]:
+        some, half = (found(f"documents_with_{what}", "documents_with_ngrams") for what in ("any", "half"))
+        lines.append(f"             in {some} of the documents; of {half} of them, at least half of all {n}-grams")
+    for shown in report["examples"]:
+        lines.append(f'  most in    {shown["document"]}: {shown["found"]:,} of {shown["ngrams"]:,}, "{shown["text"]}"')
+    return "\n".join(lines)

@@ -28,6 +28,7 @@ from scratchlab.corpus.manifest import (
     CleaningRecord,
     FileRecord,
     MoveRecord,
+    OverlapRecord,
     RemovedRecord,
     SourceRecord,
     SplitRecord,
@@ -35,6 +36,8 @@ from scratchlab.corpus.manifest import (
     TokenizerRecord,
     write_manifest,
 )
+from scratchlab.corpus.overlap import overlap
+from scratchlab.corpus.shards import Split
 from scratchlab.corpus.sources.documents import printable
 from scratchlab.corpus.sources.find import Source
 from scratchlab.corpus.splits import SPLITS, SplitRule, parse_split
@@ -93,11 +96,16 @@ def build_corpus(
     if os.path.lexists(out):
         raise exists_already(str(out))
     order, given = prepare(sources, Settings(tokenizer=tokenizer, split=split, **settings))
-    processes = workers_at_once or len(os.sched_getaffinity(0))
+    processes = workers_at_once or available_cores()
     worth = sum(piece.size for piece in order.pieces) > WORTH_PROCESSES
     with unfinished_folder(out, "the corpus", order.key, WORK) as folder, workers(processes if worth else 1) as over:
         _build(Job(folder, Work(folder / WORK), order, over, report or (lambda progress: None)), given)
     return open_corpus(out)
+
+
+def available_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def exists_already(out: str) -> CorpusError:
@@ -232,7 +240,23 @@ def conclude(job: Job, plan: Plan, tokenizer: Tokenizer, splits: Mapping[str, Sp
         tokenizer=_tokenizer_record(job, _spec(job, plan), tokenizer),
         splits=splits,
         cleaning=CleaningRecord(filters=settings.filters, near_duplicates=settings.near_duplicates),
+        overlap=_test_in_training(job, tokenizer, splits),
     )
+
+
+def _test_in_training(job: Job, tokenizer: Tokenizer, splits: Mapping[str, SplitRecord]) -> OverlapRecord | None:
+    """What of the test split is in the training split; numbers repeat themselves, and would say nothing."""
+    if "test" not in splits or tokenizer.numeric:
+        return None
+    train, test = (
+        Split(job.folder, split, splits[split], tokenizer.dtype_name, tokenizer.vocab_size)
+        for split in ("train", "test")
+    )
+
+    def report(stage: str, done: int, total: int | None) -> None:
+        job.report(Progress(stage, done, total or 0, splits["train"].documents, splits["train"].tokens))
+
+    return overlap(train, tokenizer, test, tokenizer, threads=available_cores(), progress=report)
 
 
 def _source_record(job: Job, plan: Plan, place: int) -> SourceRecord:

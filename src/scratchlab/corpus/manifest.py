@@ -127,6 +127,47 @@ class SplitRecord(Record):
         return (*self.shards, self.document_table)
 
 
+class OverlapExampleRecord(Record):
+    """A test document of which much was found in the training text."""
+
+    document: str
+    ngrams: int
+    """Those that were looked for."""
+    found: int
+    text: str
+    """Of the first that was found."""
+
+
+class OverlapRecord(Record):
+    """What of a test text occurs in training text (`corpus.overlap`). Of a long text, a sample is looked for."""
+
+    n: int
+    """Words of an n-gram."""
+    documents: int
+    documents_compared: int
+    """Those that were looked for as a whole."""
+    documents_copied: int
+    """Those of them whose exact text is a training document's."""
+    documents_too_short: int
+    """Those that have no n-gram."""
+    ngrams: int
+    ngrams_compared: int
+    """Those that were looked for."""
+    ngrams_found: int
+    documents_with_ngrams: int
+    """Those of which n-grams were looked for; of them, those with at least one that was found, ..."""
+    documents_with_any: int
+    documents_with_half: int
+    """... and those with at least half of theirs."""
+    examples: tuple[OverlapExampleRecord, ...]
+    """The documents with the most that were found."""
+
+    @property
+    def share(self) -> float | None:
+        """Of the n-grams, those that were found; None where there are none."""
+        return self.ngrams_found / self.ngrams_compared if self.ngrams_compared else None
+
+
 class Manifest(Record):
     """Everything about a corpus. `sha256` identifies its content; `manifest_sha256` guards the manifest itself."""
 
@@ -137,6 +178,8 @@ class Manifest(Record):
     tokenizer: TokenizerRecord
     splits: Mapping[str, SplitRecord]
     cleaning: CleaningRecord = CleaningRecord()
+    overlap: OverlapRecord | None = None
+    """Of the test split with the training split; not there in a corpus without a test split, and in older ones."""
     manifest_sha256: str
 
     @property
@@ -152,6 +195,7 @@ def write_manifest(
     tokenizer: TokenizerRecord,
     splits: Mapping[str, SplitRecord],
     cleaning: CleaningRecord = CleaningRecord(),  # noqa: B008  frozen
+    overlap: OverlapRecord | None = None,
 ) -> None:
     """Write manifest.json, which makes `folder` a corpus: the last step of a build."""
     identity = {name: [file.sha256 for file in record.files] for name, record in splits.items()}
@@ -164,6 +208,8 @@ def write_manifest(
         "tokenizer": tokenizer.model_dump(mode="json"),
         "splits": {name: record.model_dump(mode="json") for name, record in splits.items()},
     }
+    if overlap is not None:
+        content["overlap"] = overlap.model_dump(mode="json")
     content["manifest_sha256"] = sha256_of_json(content)
     (folder / MANIFEST).write_text(pretty_json(content), encoding="utf-8")
 

@@ -1,0 +1,109 @@
+"""Texts that are in no corpus, an evaluation set perhaps, as a stream of documents in which each token is a byte."""
+
+import itertools
+import json
+import tempfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from scratchlab.corpus.sources.documents import Document, Span, printable, sound
+from scratchlab.corpus.sources.find import read_documents
+from scratchlab.corpus.sources.formats import format_of
+from scratchlab.corpus.sources.opened import opened
+from scratchlab.corpus.words import Ints
+from scratchlab.errors import CorpusError, UsageError
+
+
+class Texts:
+    """The documents that `read` gives, in a temporary file: a token stream and the tokenizer of its tokens in one."""
+
+    vocab_size = 256
+
+    def __init__(self, read: Callable[[], Iterable[Document]]) -> None:
+        """Reads them once, and once more for each name that is asked for."""
+        self._read = read
+        sizes = array("q")
+        with tempfile.TemporaryFile() as file:
+            for document in read():
+                if not document.continues or not sizes:
+                    sizes.append(0)
+                sizes[-1] += file.write(sound(document).text.encode())
+            file.write(b"\0")  # nothing cannot be mapped
+            file.flush()
+            self._bytes = np.asarray(np.memmap(file, np.uint8, mode="r"))  # stays when the file is closed
+        self._sizes = np.array(sizes, np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        return self._bytes[start:stop]
+
+    @property
+    def document_starts(self) -> Ints:
+        return self._starts
+
+    @property
+    def document_bytes(self) -> Ints:
+        return self._sizes
+
+    def token_bytes(self, token: int) -> bytes:
+        return bytes([token])
+
+    def name(self, document: int) -> str:
+        """Where a document came from."""
+        firsts = (found for found in self._read() if not found.continues)
+        return next(itertools.islice(firsts, document, None)).name
+
+
+def read_texts(location: str, column: str | None = None) -> Iterator[Document]:
+    """The records of a JSON Lines file, each as all its strings or as those in the field `column`; else the documents
+    of a text file or folder.
+
+    Raises UsageError for a column of what has none, CorpusError for what cannot be read.
+    """
+    if Path(location).is_file() and format_of(location) == "jsonl":
+        yield from _read_records(location, column)
+        return
+    if column is not None:
+        raise UsageError(f"--column {column}: {printable(location)} has no columns. It is for JSON Lines.")
+    yield from read_documents(location)
+
+
+def _read_records(path: str, column: str | None) -> Iterator[Document]:
+    span = Span(path, "jsonl")
+    with opened(span) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                name = f"{span.name}, line {number}"
+                record = _parse(line, name)
+                yield Document("\n".join(_strings(record if column is None else _field(record, column, name))), name)
+
+
+def _parse(line: bytes, name: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise CorpusError(f"{name} is no JSON: {error}. Expected JSON Lines: one record a line.") from None
+
+
+def _field(record: Any, column: str, name: str) -> Any:
+    if not isinstance(record, dict) or column not in record:
+        there = ", ".join(map(str, record)) if isinstance(record, dict) else f"a {type(record).__name__}"
+        raise CorpusError(f"{name} has no field {column!r}: {there}. Leave --column out to take all strings.")
+    return record[column]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings in a value of JSON, in their order; keys are none."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings(inner)
