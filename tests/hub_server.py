@@ -77,6 +77,8 @@ class Hub:
     writers: set[str] = field(default_factory=lambda: {"writer"})
     """The tokens that may see what is private, and write. Others may neither."""
     cuts: list[Cut] = field(default_factory=list)
+    ranges: bool = True
+    """Whether it takes notice of ranges."""
     asked: list[str] = field(default_factory=list)
     """Every request as `METHOD /path`, with ` bytes=...` for a range."""
 
@@ -282,7 +284,7 @@ class _Answers(BaseHTTPRequestHandler):
 
     def _send_range(self, content: bytes, **headers: str) -> None:
         reach = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if not reach:
+        if not reach or not self.hub.ranges:
             return self._send(200, content, **headers)
         start, stop = int(reach[1]), min(int(reach[2] or len(content)) + 1, len(content))
         if start >= len(content):

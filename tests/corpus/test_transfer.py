@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import filelock
+import huggingface_hub
 import pytest
 from click.testing import CliRunner
 from huggingface_hub import constants
@@ -296,6 +298,25 @@ def test_a_download_that_breaks_goes_on_where_it_stopped(corpus, hub, tmp_path, 
     pull_corpus("hf:me/mine", tmp_path / "often")
     assert len(hub.answered("GET", "/objects/")) == len(set(LARGE) - arrived)
     assert contents(tmp_path / "often") == contents(corpus)
+
+
+def test_a_disk_that_fills_while_the_hub_sends_is_said(corpus, hub, tmp_path, monkeypatch):
+    push_corpus(corpus, "hf:me/mine")
+    download, full = huggingface_hub.hf_hub_download, {TRAIN}
+
+    def fill(repository: str, name: str, **place: Any) -> str:
+        if name in full:
+            raise OSError(errno.ENOSPC, "no space")
+        return download(repository, name, **place)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fill)
+    expected = "The corpus hf:me/mine could not be written to .*copy: No space left on device"
+    assert re.match(expected, message_of(pull_corpus, "hf:me/mine", tmp_path / "copy"))
+    full.add("manifest.json")
+    assert "manifest.json could not be written" in message_of(pull_corpus, "hf:me/mine", tmp_path / "copy")
+    full.clear()
+    pull_corpus("hf:me/mine", tmp_path / "copy")
+    assert contents(tmp_path / "copy") == contents(corpus)
 
 
 def test_a_file_that_was_changed_on_the_hub_is_named(corpus, hub, tmp_path):

@@ -104,11 +104,11 @@ def _explain(error: BaseException, where: str) -> str:
         case HfHubHTTPError():
             return _refused(error.response.status_code, error.server_message or _words(error), where)
         case RuntimeError() | ValueError():
-            return f"{where} failed: {_words(error)}. Run the same command again: it goes on from what was moved."
+            return f"{where} failed: {_words(error)}. Run the same command again: it goes on where it stopped."
         case _:
             return (
                 f"{where} could not be reached: {_words(error)}. Check the network, and HF_ENDPOINT if you set it "
-                f"(it is {constants.ENDPOINT}), and run the same command again: it goes on from what was moved."
+                f"(it is {constants.ENDPOINT}), and run the same command again: it goes on where it stopped."
             )
 
 
@@ -126,7 +126,7 @@ def _refused(status: int, message: str, where: str) -> str:
         case 412:
             return f"{where} was changed by somebody else in the meantime {answer}. Run the same command again."
         case _:
-            return f"{where} failed with HTTP status {status} {answer}. Try again later: what was moved is kept."
+            return f"{where} failed with HTTP status {status} {answer}. Try again later: it goes on where it stopped."
 
 
 def _words(error: BaseException) -> str:

@@ -229,7 +229,8 @@ def _pull_from_hub(location: Location, out: Path) -> Transfer:
 def _remote_manifest(location: Location, commit: str) -> Generator[Path]:
     """A folder with the manifest that lies on the Hub; CorpusError if it is none."""
     with tempfile.TemporaryDirectory() as name:
-        _download(location, commit, MANIFEST, Path(name))
+        with disk_errors(Path(name), MANIFEST):
+            _download(location, commit, MANIFEST, Path(name))
         try:
             read_manifest(Path(name))
         except CorpusError as error:

@@ -6,6 +6,7 @@ import mmap
 import os
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -96,6 +97,17 @@ class Span:
     def name(self) -> str:
         """For people."""
         return printable(self.path) + (f", {printable(self.member)}" if self.member else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What there is to read of a source."""
+
+    spans: list[Span]
+    passed_over: Counter[str] = field(default_factory=Counter[str])
+    """By extension, files of a folder that are not read."""
+    revision: str | None = None
+    """Of a dataset on the Hub: its commit."""
 
 
 def printable(path: Path | str) -> str:

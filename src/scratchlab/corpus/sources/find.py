@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from scratchlab.corpus.sources.documents import Document, Reading, Span, printable
+from scratchlab.corpus.hub import SCHEME
+from scratchlab.corpus.sources.documents import Document, Listing, Reading, Span, printable
 from scratchlab.corpus.sources.formats import FORMATS, format_of, read_span
+from scratchlab.corpus.sources.hub_datasets import list_dataset
 from scratchlab.corpus.sources.opened import COMPRESSED
 from scratchlab.errors import CorpusError
 
 PYTHON_DOCS = "python-docs"
-HUB = "hf:"
 ARCHIVE = ".zip"
 PACKED = (".tar", ".tgz", ".tbz2", ".txz", ".bz2", ".xz", ".7z", ".rar")
 """What is not unpacked here."""
@@ -53,17 +54,6 @@ class Source:
     """How often a document may be used, at most, to reach that share."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What there is to read of a source."""
-
-    spans: list[Span]
-    passed_over: Counter[str] = field(default_factory=Counter[str])
-    """By extension, files of a folder that are not read."""
-    revision: str | None = None
-    """Of a dataset on the Hub: its commit."""
-
-
 def list_source(source: Source) -> Listing:
     """Everything to read of `source`, in order: files sorted by POSIX path, long ones cut into spans.
 
@@ -74,9 +64,7 @@ def list_source(source: Source) -> Listing:
     location = source.location
     if source.blog:
         return _list_blog(source)
-    if location.startswith(HUB):
-        from scratchlab.corpus.sources.hub_datasets import list_dataset
-
+    if location.startswith(SCHEME):
         return list_dataset(location, source.reading)
     if os.path.isdir(location):
         return _list_folder(Path(location), source.reading)
@@ -239,5 +227,5 @@ def _no_such_source(location: str) -> str:
     hint = f" Did you mean {' or '.join(printable(name) for name in near)}?" if near else ""
     return (
         f"{printable(path)} does not exist.{hint} "
-        f"Give text files, folders, globs, {HUB}USER/DATASET, or {PYTHON_DOCS} (what comes with Python)."
+        f"Give text files, folders, globs, {SCHEME}USER/DATASET, or {PYTHON_DOCS} (what comes with Python)."
     )

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from scratchlab.corpus.sources import documents
 from scratchlab.corpus.sources.documents import Document, Span, decode, in_parts, next_cut, sound
+from scratchlab.corpus.sources.hub_datasets import HUB_FORMAT, read_dataset
 from scratchlab.corpus.sources.opened import COMPRESSED, is_plain, opened, require
 from scratchlab.corpus.sources.tables import (
     check_csv,
@@ -132,4 +133,5 @@ FORMATS = {
     "tokens": Format((".bin", ".npy", ".safetensors"), cut_tokens, read_tokens),
     "post": Format((), _whole, _read_post),
     "python-docs": Format((), _whole, _read_python_docs),
+    HUB_FORMAT: Format((), _whole, read_dataset),
 }

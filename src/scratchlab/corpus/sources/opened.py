@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from scratchlab.corpus.sources.documents import Span
+from scratchlab.corpus.sources.remote import is_remote, open_remote
 from scratchlab.errors import CorpusError, MissingExtraError
 
 COMPRESSED = (".gz", ".zst")
@@ -65,6 +66,8 @@ def _open(span: Span) -> io.BufferedReader:
     if span.member is not None:
         return _buffered(_open_member(span, span.member))
     suffix = Path(span.path).suffix.lower()
+    if is_remote(span.path):
+        return _unpacked(open_remote(span.path), suffix)
     if suffix in COMPRESSED and os.path.getsize(span.path) == 0:
         raise EOFError("it is empty")  # which the readers take for a text of no bytes
     match suffix:
@@ -74,6 +77,16 @@ def _open(span: Span) -> io.BufferedReader:
             return _buffered(open_zstandard(span.path))
         case _:
             return _buffered(io.FileIO(span.path))
+
+
+def _unpacked(stream: io.BufferedReader, suffix: str) -> io.BufferedReader:
+    match suffix:
+        case ".gz":
+            return _buffered(gzip.GzipFile(fileobj=stream))
+        case ".zst":
+            return _buffered(open_zstandard(stream))
+        case _:
+            return stream
 
 
 def _buffered(stream: Any) -> io.BufferedReader:
@@ -98,9 +111,9 @@ def _archive(path: str, modified: int, process: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def open_zstandard(path: str) -> Any:
-    """A .zst file as bytes; unlike some readers, pyarrow's notices one that was cut off."""
+def open_zstandard(source: str | io.BufferedReader) -> Any:
+    """A .zst file, by its path or opened, as bytes; unlike some readers, pyarrow's notices one that was cut off."""
     require("Reading .zst", "data", "pyarrow")
     import pyarrow
 
-    return pyarrow.input_stream(path, compression="zstd")
+    return pyarrow.input_stream(source, compression="zstd")

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import io
 import itertools
 import json
@@ -15,10 +16,14 @@ import orjson
 
 from scratchlab.corpus.sources.documents import Document, Span, without_mark
 from scratchlab.corpus.sources.opened import gone, is_plain, opened, require, require_plain
+from scratchlab.corpus.sources.remote import RemoteFile, is_remote
 from scratchlab.errors import CorpusError
 
 RANGE_BYTES = 2**22
 """Of a file that can be read in ranges: about how much of it, or of its column, is one span."""
+
+REMOTE_BYTES = 2**24
+"""Of a Parquet column on the Hub: the most that is fetched at once."""
 
 BATCH_BYTES, BATCH_ROWS = 2**20, 2**10
 """Of a Parquet column: about how much is decoded at once, and how many rows at most (equal ones are stored once)."""
@@ -243,7 +248,8 @@ def _parquet(span: Span) -> Generator[Any]:
     from pyarrow.parquet import ParquetFile
 
     try:
-        with ParquetFile(span.path, memory_map=True, pre_buffer=False, page_checksum_verification=True) as file:
+        place = _remote(span.path) if is_remote(span.path) else _local(span.path)
+        with ParquetFile(**place, pre_buffer=False, page_checksum_verification=True) as file:
             yield file
     except FileNotFoundError as error:
         raise gone(span) from error
@@ -251,6 +257,23 @@ def _parquet(span: Span) -> Generator[Any]:
         raise CorpusError(
             f"{span.name} is damaged, or no Parquet file: {error}. Fetch it again, or leave it out."
         ) from error
+
+
+def _local(path: str) -> dict[str, Any]:
+    return {"source": path, "memory_map": True}
+
+
+def _remote(path: str) -> dict[str, Any]:
+    """How a file on the Hub is opened: then each request is for a column of a row group, or REMOTE_BYTES of it."""
+    return {"source": RemoteFile(path), "metadata": _remote_footer(path), "buffer_size": REMOTE_BYTES}
+
+
+@functools.lru_cache(maxsize=8)
+def _remote_footer(path: str) -> Any:
+    """What a Parquet file on the Hub says of its row groups: up to megabytes, and wanted for each span of it."""
+    from pyarrow.parquet import read_metadata
+
+    return read_metadata(RemoteFile(path))
 
 
 # Of all three.
