@@ -5,7 +5,7 @@ same bytes. It is read in place, by HTTP ranges: of Parquet the row groups of th
 code of a dataset is run.
 
 The library `datasets` would do this too. It is not used because its parts cannot be had apart: importing it takes a
-second and 100 MB, listing tells another server which dataset is meant and writes a cache, and what streams from it is
+second and 60 MB, listing tells another server which dataset is meant and writes a cache, and what streams from it is
 resumed by counting examples, where a span here is found at once.
 """
 
