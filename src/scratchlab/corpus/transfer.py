@@ -25,7 +25,8 @@ from scratchlab.errors import CorpusError, UsageError
 from scratchlab.files import disk_errors, sha256_of_file, sync_file, sync_folder, write_atomically
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd, RepoFile
+    from huggingface_hub import CommitOperationAdd
+    from huggingface_hub.hf_api import RepoFile
 
 STAGING = ".transfer"
 CARD = "README.md"
@@ -307,7 +308,8 @@ def _check_repository(location: Location, commit: str, there: Iterable[str], man
 
 
 def _files_at(location: Location, commit: str) -> "dict[str, RepoFile]":
-    from huggingface_hub import HfApi, RepoFile
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
 
     entries = HfApi().list_repo_tree(location.repository, recursive=True, revision=commit, repo_type="dataset")
     return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}

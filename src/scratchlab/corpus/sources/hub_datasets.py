@@ -87,7 +87,8 @@ def _cut(span: Span) -> list[Span]:
 
 def _repository(place: Location, revision: str | None) -> tuple[str, dict[str, int]]:
     """The commit, and the size of each of its files by path."""
-    from huggingface_hub import HfApi, RepoFile
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
 
     commit = HfApi().dataset_info(place.repository, revision=revision).sha
     assert commit
