@@ -5,6 +5,7 @@ import tracemalloc
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,15 +109,24 @@ def test_the_first_document_of_each_key_is_found(tmp_path: Path) -> None:
     assert first_of == {number: texts.index(text) for number, text in enumerate(texts)}
 
 
-def test_many_records_are_distributed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["small", "high alike", "in pairs"])
+def test_groups_begin_where_both_halves_of_the_key_say_so(kind: str) -> None:
+    records = np.sort(sample(kind, 500), order=["high", "low"])
+    keys = records[["high", "low"]].tolist()
+    assert first_of_each(records).tolist() == [keys.index(key) for key in keys]
+
+
+@pytest.mark.parametrize("kind", ["spread", "equal"])
+def test_records_are_distributed_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buckets are chosen with room, so that none has to be split again, and what has one key cannot be."""
     calls: list[int] = []
     distribute = external_sort._distribute
 
-    def counting(*arguments: object) -> Iterator[Records]:
+    def counting(*arguments: Any) -> Iterator[Records]:
         calls.append(1)
-        return distribute(*arguments)  # pyright: ignore
+        return distribute(*arguments)
 
     monkeypatch.setattr(external_sort, "_distribute", counting)
-    records = sample("spread", 100_000)
-    assert sum(map(len, grouped([records], 100_000, tmp_path / "sort", 24 * 1_000))) == 100_000
-    assert len(calls) == 1  # buckets are chosen with room: none has to be split again
+    records = sample(kind, 127_000)
+    assert sum(map(len, grouped([records], 127_000, tmp_path / "sort", 24 * 1_000))) == 127_000
+    assert len(calls) == 1

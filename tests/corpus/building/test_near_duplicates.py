@@ -159,6 +159,11 @@ def test_the_first_source_wins_and_only_what_resembles_a_kept_one_goes(tmp_path:
     assert find([c, a, b], tmp_path) == [(2, 0)]
 
 
+def test_a_document_is_no_duplicate_of_itself(tmp_path: Path) -> None:
+    signatures = [np.full(PERMUTATIONS, value, np.uint32) for value in (7, 8, 7)]  # all bands have the same numbers
+    assert find(signatures, tmp_path) == [(2, 0)]
+
+
 def test_exactly_the_threshold_is_enough(tmp_path: Path) -> None:
     a = random_signature()
     assert find([a, resembling(a, 96)], tmp_path, threshold=0.75) == [(1, 0)]

@@ -44,7 +44,8 @@ def _repeats_pieces(text: str, separator: str) -> bool:
     counts = Counter(pieces)
     if len(pieces) - len(counts) > OF_PIECES * len(pieces):
         return True
-    return sum(len(piece) * (count - 1) for piece, count in counts.items()) > OF_CHARACTERS * len(text)
+    repeated = sum(len(piece) * (count - 1) for piece, count in counts.items())
+    return repeated > OF_CHARACTERS * sum(map(len, pieces))
 
 
 def _exceeds(words: Hashes, measure: Callable[[Hashes, int], int], limits: Mapping[int, float]) -> bool:
@@ -63,9 +64,8 @@ def _exceeds(words: Hashes, measure: Callable[[Hashes, int], int], limits: Mappi
 
 
 def most_frequent(words: Hashes, size: int) -> int:
-    """How many words the most frequent row of `size` words makes, if it occurs more than once."""
-    most = int(np.unique(shingle_hashes(words, size), return_counts=True)[1].max())
-    return most * size if most > 1 else 0
+    """How many words the most frequent row of `size` words makes."""
+    return size * int(np.unique(shingle_hashes(words, size), return_counts=True)[1].max())
 
 
 def found_before(words: Hashes, size: int) -> int:

@@ -53,7 +53,7 @@ def _blocks(data: bytes) -> Iterator[bytes]:
 
 
 def _hash_words(block: bytes) -> Hashes:
-    """The sum of byte * factor**place modulo 2**64, with places counted from the word's beginning.
+    """The sum of byte * factor**place modulo 2**64, with places counted from 0 at the word's beginning.
 
     Each word is summed with places counted from the block's beginning, which numpy does for all of them at once, and
     moved by the inverse of factor**start.
@@ -67,11 +67,7 @@ def _hash_words(block: bytes) -> Hashes:
 
 @functools.cache
 def _powers() -> tuple[Hashes, Hashes]:
-    """factor**place and factor**-place for every place in a block."""
-    return _powers_of(_FACTOR), _powers_of(pow(_FACTOR, -1, 2**64))
-
-
-def _powers_of(factor: int) -> Hashes:
-    factors = np.full(BLOCK, factor, np.uint64)
-    factors[0] = 1
-    return np.cumprod(factors, dtype=np.uint64)
+    """factor**n and factor**-n for n from 1 to BLOCK."""
+    factors = np.array([_FACTOR, pow(_FACTOR, -1, 2**64)], np.uint64)
+    powers, inverses = np.cumprod(np.broadcast_to(factors[:, np.newaxis], (2, BLOCK)), axis=1, dtype=np.uint64)
+    return powers, inverses

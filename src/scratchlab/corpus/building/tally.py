@@ -116,7 +116,7 @@ def first_change(old: str, new: str) -> tuple[str, str]:
     # Only the texts' next characters are aligned: what is longer than an excerpt is cut in any case.
     window = slice(start, start + EXCERPT)
     aligned = difflib.SequenceMatcher(None, old[window], new[window], autojunk=False)
-    _, _, old_stop, _, new_stop = next(code for code in aligned.get_opcodes() if code[0] != "equal")
+    _, _, old_stop, _, new_stop = aligned.get_opcodes()[0]  # never "equal": the first characters differ
     before = max(0, start - AROUND)
     return (
         excerpt(old[before : start + old_stop + AROUND]),
