@@ -23,6 +23,7 @@ from scratchlab.corpus.manifest import (
     FileRecord,
     OverlapRecord,
     SourceRecord,
+    SplitRecord,
     SplitRuleRecord,
     TokenizerRecord,
     read_manifest,
@@ -30,11 +31,11 @@ from scratchlab.corpus.manifest import (
 )
 from scratchlab.corpus.ngrams import Filter
 from scratchlab.corpus.overlap import overlap
-from scratchlab.corpus.shards import SplitWriter
 from scratchlab.corpus.sources.documents import Document
 from scratchlab.corpus.texts import Texts
 from scratchlab.corpus.tokenizer import Tokenizer, train_tokenizer
 from scratchlab.corpus.words import LONGEST, WordReader, read_words
+from scratchlab.files import sha256_of_file
 from tiny import Stream
 
 WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]+")
@@ -332,15 +333,27 @@ def test_texts_are_documents_of_bytes_that_can_be_named():
     assert len(found) == starts[-1]
 
 
+def write_file(path: Path, data: bytes) -> FileRecord:
+    path.write_bytes(data)
+    return FileRecord(name=path.name, size=len(data), sha256=sha256_of_file(path))
+
+
 def write_corpus(folder: Path, splits: dict[str, Sequence[str]], kind: str = "bpe:320") -> Path:
     """A corpus of these documents."""
     tokenizer, records = TOKENIZERS[kind], {}
     folder.mkdir()
     for name, documents in splits.items():
-        with SplitWriter(folder, name, tokenizer.dtype_name) as writer:
-            for text in documents:
-                writer.add(text, np.append(tokenizer.encode(text), np.array([tokenizer.end_of_text], tokenizer.dtype)))
-            records[name] = writer.finish()
+        encoded = [np.append(tokenizer.encode(text), np.uint16(tokenizer.end_of_text or 0)) for text in documents]
+        sizes = [len(text.encode()) for text in documents]
+        table = np.concatenate([[0], np.cumsum([len(tokens) for tokens in encoded]), sizes]).astype("<i8")
+        records[name] = SplitRecord(
+            documents=len(documents),
+            characters=sum(map(len, documents)),
+            bytes=sum(sizes),
+            tokens=int(table[len(documents)]),
+            shards=(write_file(folder / f"{name}-00000.bin", np.concatenate(encoded).astype("<u2").tobytes()),),
+            document_table=write_file(folder / f"{name}.documents.bin", table.tobytes()),
+        )
     stored = tokenizer.to_json().encode()
     (folder / TOKENIZER).write_bytes(stored)
     described = TokenizerRecord(
@@ -351,7 +364,7 @@ def write_corpus(folder: Path, splits: dict[str, Sequence[str]], kind: str = "bp
         dtype=tokenizer.dtype_name,
         file=FileRecord(name=TOKENIZER, size=len(stored), sha256=tokenizer.sha256),
     )
-    source = SourceRecord(source="memory", documents=1, bytes=1, duplicates=0, blank=0)
+    source = SourceRecord(source="memory", documents=1, bytes=1)
     write_manifest(folder, [source], SplitRuleRecord(rule="hash:.9,.05,.05", moved=()), described, records)
     return folder
 
@@ -411,6 +424,6 @@ def test_a_manifest_keeps_the_record_and_does_without(tmp_path):
     without = read_manifest(folder)
     assert without.overlap is None
     record = overlap_of(SENTENCES, SENTENCES[:1])
-    write_manifest(folder, without.sources, without.split, without.tokenizer, without.splits, record)
+    write_manifest(folder, without.sources, without.split, without.tokenizer, without.splits, overlap=record)
     assert read_manifest(folder).overlap == record
     assert read_manifest(folder).sha256 == without.sha256

@@ -141,7 +141,9 @@ def verify(path: Path, as_json: bool) -> None:
 
 
 def _report(opened: "Corpus") -> dict[str, Any]:
-    return {"path": str(opened.path), **opened.manifest.model_dump(mode="json")}
+    overlap = opened.manifest.overlap
+    shared = None if overlap is None else {"share": overlap.share, **overlap.model_dump(mode="json")}
+    return {"path": str(opened.path), **opened.manifest.model_dump(mode="json"), "overlap": shared}
 
 
 def _text(report: dict[str, Any]) -> str:
@@ -158,6 +160,9 @@ def _text(report: dict[str, Any]) -> str:
         ratio = split["bytes"] / split["tokens"]
         counts = f"{split['documents']:>12,}{split['tokens']:>16,}{_size(split['bytes']):>12}"
         lines.append(f"  {name:<11}{counts}{ratio:>14.2f}")
+    if found := report["overlap"]:
+        share = f"{found['share']:.2%} of {found['ngrams_compared']:,}" if found["ngrams_compared"] else "none"
+        lines.append(f"  overlap    of the test split's {found['n']}-grams of words, {share} are in the training split")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The token stream of a split on disk: written once, in order, then memory-mapped.
+"""The token stream of a split on disk, memory-mapped. building/join.py writes it.
 
 train-00000.bin         token ids, little-endian uint16 or uint32, at most SHARD_TOKENS a file
 train.documents.bin     little-endian int64: n + 1 token starts, then n counts of UTF-8 bytes, for n documents
@@ -6,13 +6,11 @@ train.documents.bin     little-endian int64: n + 1 token starts, then n counts o
 
 import bisect
 import functools
-import hashlib
 import itertools
 import mmap
-from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -112,79 +110,3 @@ def _memory_map(folder: Path, record: FileRecord, dtype: np.dtype[Any]) -> _Mapp
         return _Mapped(pages, np.frombuffer(pages, dtype, record.size // dtype.itemsize))
     except (OSError, ValueError) as error:
         raise CorpusError(f"{folder / record.name} could not be opened: {error}. {REBUILD}") from error
-
-
-class SplitWriter:
-    """Writes the shards and the document table of one split into a folder, hashing on the way. A context manager."""
-
-    def __init__(self, folder: Path, name: str, dtype: Dtype) -> None:
-        self._folder = folder
-        self._name = name
-        self._dtype = np.dtype(dtype).newbyteorder("<")
-        self._starts = array("q", [0])
-        self._bytes = array("q")
-        self._characters = 0
-        self._shards: list[FileRecord] = []
-        self._open: _HashedFile | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close_shard()
-
-    def add(self, text: str, tokens: TokenIds) -> None:
-        """Append one document: its text, which is counted, and its tokens with what separates it from the next."""
-        self._characters += len(text)
-        self._bytes.append(len(text.encode()))
-        self._starts.append(self._starts[-1] + len(tokens))
-        place = self._starts[-2]
-        while len(tokens):
-            if place % SHARD_TOKENS == 0:
-                self._next_shard()
-            part, tokens = np.split(tokens, [SHARD_TOKENS - place % SHARD_TOKENS])
-            place += len(part)
-            assert self._open
-            self._open.write(part.astype(self._dtype).tobytes())
-
-    def finish(self) -> SplitRecord:
-        """Write the document table and return the counts and hashes of all that was written."""
-        self._close_shard()
-        table = _HashedFile(self._folder / f"{self._name}.documents.bin")
-        for column in (self._starts, self._bytes):
-            table.write(np.asarray(column, "<i8").tobytes())
-        return SplitRecord(
-            documents=len(self._bytes),
-            characters=self._characters,
-            bytes=sum(self._bytes),
-            tokens=self._starts[-1],
-            shards=tuple(self._shards),
-            document_table=table.close(),
-        )
-
-    def _next_shard(self) -> None:
-        self._close_shard()
-        self._open = _HashedFile(self._folder / f"{self._name}-{len(self._shards):05d}.bin")
-
-    def _close_shard(self) -> None:
-        if self._open:
-            self._shards.append(self._open.close())
-            self._open = None
-
-
-class _HashedFile:
-    """A new file whose size and hash are known when it is closed."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("xb")
-        self._hash = hashlib.sha256()
-
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._hash.update(data)
-
-    def close(self) -> FileRecord:
-        with self._file:
-            size = self._file.tell()
-        return FileRecord(name=self._path.name, size=size, sha256=self._hash.hexdigest())
