@@ -194,7 +194,7 @@ def in_parts(document: Document) -> Iterator[Document]:
         yield Document(data[start:stop].decode(), document.name, continues=True)
 
 
-def next_cut(data: bytes | mmap.mmap, start: int) -> int:
+def next_cut(data: bytes | bytearray | mmap.mmap, start: int) -> int:
     """Where the part of UTF-8 text that begins at `start` ends: at the first safe place after PART_BYTES.
 
     Digits of pi have no such place: after twice as many bytes, a text is cut between any two characters.
@@ -205,7 +205,7 @@ def next_cut(data: bytes | mmap.mmap, start: int) -> int:
     return len(data) if len(data) <= far else _between_characters(data, far)
 
 
-def _between_characters(data: bytes | mmap.mmap, stop: int) -> int:
+def _between_characters(data: bytes | bytearray | mmap.mmap, stop: int) -> int:
     """The last place up to `stop` that is within no character, and not within `\\r\\n`."""
     back = next((back for back in range(4) if data[stop - back] & 0xC0 != 0x80), 0)  # 4: more is no UTF-8
     stop -= back

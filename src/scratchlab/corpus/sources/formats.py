@@ -22,6 +22,9 @@ from scratchlab.corpus.sources.tables import (
 from scratchlab.corpus.sources.token_sets import cut_tokens, read_tokens
 from scratchlab.errors import CorpusError
 
+BLOCK_BYTES = 2**20
+"""Of a compressed text: what is unpacked at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -37,8 +40,12 @@ def read_span(span: Span) -> Iterator[Document]:
 
     Raises CorpusError, naming the file, for what is missing, unreadable, damaged or no text.
     """
-    for document in FORMATS[span.format].read(span):
-        yield from in_parts(sound(document))
+    found = FORMATS[span.format].read(span)
+    if span.format == "text":  # comes sound and in parts
+        yield from found
+    else:
+        for document in found:
+            yield from in_parts(sound(document))
 
 
 def format_of(path: str) -> str | None:
@@ -83,13 +90,13 @@ def _read_text(span: Span) -> Iterator[Document]:
 
 def _parts_of_stream(file: BinaryIO) -> Iterator[bytes]:
     """The parts that `_cut_text` would cut, of bytes that come one after another."""
-    held = b""
-    while block := file.read(documents.PART_BYTES):
+    held = bytearray()
+    while block := file.read(BLOCK_BYTES):
         held += block
         while (stop := next_cut(held, 0)) < len(held):
-            yield held[:stop]
-            held = held[stop:]
-    yield held
+            yield bytes(held[:stop])
+            del held[:stop]
+    yield bytes(held)
 
 
 def _read_html(span: Span) -> Iterator[Document]:
