@@ -1,6 +1,7 @@
 """Work on many pieces at the same time, in processes."""
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -12,6 +13,8 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from scratchlab.errors import UnfinishedError
+
+M_MMAP_THRESHOLD = -3  # of mallopt(3)
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -34,7 +37,7 @@ def workers(count: int) -> Generator[Map]:
         return
     # Spawned: a fork would copy the threads' locks of this process, and its memory page by page.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, context, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(count, context, initializer=_begin)
 
     def run(function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
         waiting = iter(tasks)
@@ -63,6 +66,18 @@ def _result(future: "Future[Any]") -> Any:
             'because the call does not stand under `if __name__ == "__main__":`). What was done is kept: run the same '
             "command again and it goes on; with fewer processes at a time, if you like, by --workers."
         ) from error
+
+
+def _begin() -> None:
+    """Before a worker's first task."""
+    _give_memory_back()
+    _end_with_parent()
+
+
+def _give_memory_back() -> None:
+    """The C library keeps what was freed of long texts, more and more of it, unless large blocks are mapped alone."""
+    with contextlib.suppress(OSError, AttributeError):  # where it is not glibc
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
 def _end_with_parent() -> None:
