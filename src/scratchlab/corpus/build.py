@@ -10,6 +10,7 @@ import bisect
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from scratchlab.corpus.manifest import (
     TokenizerRecord,
     write_manifest,
 )
-from scratchlab.corpus.overlap import overlap
+from scratchlab.corpus.overlap import overlap as find_overlap
 from scratchlab.corpus.shards import Split
 from scratchlab.corpus.sources.documents import printable
 from scratchlab.corpus.sources.find import Source
@@ -44,7 +45,7 @@ from scratchlab.corpus.splits import SPLITS, SplitRule, parse_split
 from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.corpus.tokenizer import END_OF_TEXT, Tokenizer
 from scratchlab.errors import CorpusError
-from scratchlab.files import unfinished_folder, write_atomically
+from scratchlab.files import sync_file, unfinished_folder, write_atomically
 
 # From so many characters on, each subword is met often enough to be learned; characters below them all.
 SUBWORDS = {5_000_000: "bpe:4096", 1_000_000: "bpe:2048", 200_000: "bpe:1024"}
@@ -233,6 +234,12 @@ def conclude(job: Job, plan: Plan, tokenizer: Tokenizer, splits: Mapping[str, Sp
     """Write the manifest, which makes the folder a corpus. CorpusError if there is too little to train on."""
     settings = job.order.settings
     _check_sizes(plan.rule, splits, job.order.name)
+    with ThreadPoolExecutor(1) as disk:  # which is slower than comparing the splits: both at the same time
+        written = [file.name for record in splits.values() for file in record.files]
+        syncing = [disk.submit(sync_file, job.folder / name) for name in written]
+        overlap = _test_in_training(job, tokenizer, splits)
+        for sync in syncing:
+            sync.result()
     write_manifest(
         job.folder,
         sources=tuple(_source_record(job, plan, place) for place in range(len(job.order.sources))),
@@ -240,7 +247,7 @@ def conclude(job: Job, plan: Plan, tokenizer: Tokenizer, splits: Mapping[str, Sp
         tokenizer=_tokenizer_record(job, _spec(job, plan), tokenizer),
         splits=splits,
         cleaning=CleaningRecord(filters=settings.filters, near_duplicates=settings.near_duplicates),
-        overlap=_test_in_training(job, tokenizer, splits),
+        overlap=overlap,
     )
 
 
@@ -256,7 +263,7 @@ def _test_in_training(job: Job, tokenizer: Tokenizer, splits: Mapping[str, Split
     def report(stage: str, done: int, total: int | None) -> None:
         job.report(Progress(stage, done, total or 0, splits["train"].documents, splits["train"].tokens))
 
-    return overlap(train, tokenizer, test, tokenizer, threads=available_cores(), progress=report)
+    return find_overlap(train, tokenizer, test, tokenizer, threads=available_cores(), progress=report)
 
 
 def _source_record(job: Job, plan: Plan, place: int) -> SourceRecord:

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -70,6 +71,7 @@ def _result(future: "Future[Any]") -> Any:
 
 def _begin() -> None:
     """Before a worker's first task."""
+    gc.freeze()  # what was imported need not be looked through again and again
     _give_memory_back()
     _end_with_parent()
 
