@@ -16,6 +16,7 @@ from scratchlab.corpus.sources.documents import Document, Listing, Reading, Span
 from scratchlab.corpus.sources.formats import FORMATS, format_of, read_span
 from scratchlab.corpus.sources.hub_datasets import list_dataset
 from scratchlab.corpus.sources.opened import COMPRESSED
+from scratchlab.corpus.sources.urls import files_at, is_url
 from scratchlab.errors import CorpusError
 
 PYTHON_DOCS = "python-docs"
@@ -66,6 +67,8 @@ def list_source(source: Source) -> Listing:
         return _list_blog(source)
     if location.startswith(SCHEME):
         return list_dataset(location, source.reading)
+    if is_url(location):
+        return _list_url(location, source.reading)
     if os.path.isdir(location):
         return _list_folder(Path(location), source.reading)
     if os.path.isfile(location):
@@ -176,6 +179,22 @@ def _list_folder(folder: Path, reading: Reading) -> Listing:
 def _wanted(reading: Reading) -> tuple[str, ...]:
     """The formats that a folder or an archive is searched for."""
     return (*IN_FOLDERS, "csv") if reading.column else IN_FOLDERS
+
+
+def _list_url(url: str, reading: Reading) -> Listing:
+    """Of a folder at a URL is read what would be read of one here."""
+    spans, passed_over = list[Span](), Counter[str]()
+    for file in files_at(url):
+        name, form = file.url.rsplit("/", 1)[-1], format_of(file.url)
+        if file.below is not None and (form not in _wanted(reading) or "/." in f"/{file.below}"):
+            passed_over[_extension(name)] += 1
+        elif form == "tokens" or name.lower().endswith(ARCHIVE):
+            raise CorpusError(f"{file.url} is of a format that is read in place. Fetch it, and give its path here.")
+        else:
+            spans += _cut(Span(file.url, "text", reading, size=file.size, modified=file.modified))
+    if not spans:
+        raise CorpusError(f"{url} holds no text files; found there: {_found(passed_over)}.")
+    return Listing(spans, passed_over)
 
 
 def _list_blog(source: Source) -> Listing:

@@ -20,6 +20,7 @@ from scratchlab.corpus.sources.tables import (
     read_parquet,
 )
 from scratchlab.corpus.sources.token_sets import cut_tokens, read_tokens
+from scratchlab.corpus.sources.urls import is_url
 from scratchlab.errors import CorpusError
 
 BLOCK_BYTES = 2**20
@@ -62,8 +63,8 @@ def _whole(span: Span) -> list[Span]:
 
 
 def _cut_text(span: Span) -> list[Span]:
-    """A plain file that is long becomes a span for each part."""
-    if not is_plain(span) or span.size <= documents.PART_BYTES:
+    """A plain file that is long becomes a span for each part; but one at a URL would have to be read for that."""
+    if not is_plain(span) or is_url(span.path) or span.size <= documents.PART_BYTES:
         return [span]
     edges = [0]
     with opened(span) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -77,7 +78,7 @@ def _cut_text(span: Span) -> list[Span]:
 
 def _read_text(span: Span) -> Iterator[Document]:
     with opened(span) as file:
-        if is_plain(span):
+        if is_plain(span) and (span.stop is not None or span.size <= documents.PART_BYTES):
             file.seek(span.start)
             parts = iter([file.read(-1 if span.stop is None else span.stop - span.start)])
         else:

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from scratchlab.corpus.sources.documents import Span
 from scratchlab.corpus.sources.remote import is_remote, open_remote
+from scratchlab.corpus.sources.urls import is_url, open_url
 from scratchlab.errors import CorpusError, MissingExtraError
 
 COMPRESSED = (".gz", ".zst")
@@ -68,6 +69,8 @@ def _open(span: Span) -> io.BufferedReader:
     suffix = Path(span.path).suffix.lower()
     if is_remote(span.path):
         return _unpacked(open_remote(span.path), suffix)
+    if is_url(span.path):
+        return _unpacked(_buffered(open_url(span.path)), suffix)
     if suffix in COMPRESSED and os.path.getsize(span.path) == 0:
         raise EOFError("it is empty")  # which the readers take for a text of no bytes
     match suffix:

@@ -17,6 +17,7 @@ import orjson
 from scratchlab.corpus.sources.documents import Document, Span, without_mark
 from scratchlab.corpus.sources.opened import gone, is_plain, opened, require, require_plain
 from scratchlab.corpus.sources.remote import RemoteFile, is_remote
+from scratchlab.corpus.sources.urls import is_url, open_url
 from scratchlab.errors import CorpusError
 
 RANGE_BYTES = 2**22
@@ -248,7 +249,7 @@ def _parquet(span: Span) -> Generator[Any]:
     from pyarrow.parquet import ParquetFile
 
     try:
-        place = _remote(span.path) if is_remote(span.path) else _local(span.path)
+        place = _remote(span.path) if is_url(span.path) else _local(span.path)
         with ParquetFile(**place, pre_buffer=False, page_checksum_verification=True) as file:
             yield file
     except FileNotFoundError as error:
@@ -264,7 +265,9 @@ def _local(path: str) -> dict[str, Any]:
 
 
 def _remote(path: str) -> dict[str, Any]:
-    """How a file on the Hub is opened: then each request is for a column of a row group, or REMOTE_BYTES of it."""
+    """How a file elsewhere is opened: then each request is for a column of a row group, or REMOTE_BYTES of it."""
+    if not is_remote(path):
+        return {"source": open_url(path), "buffer_size": REMOTE_BYTES}
     return {"source": RemoteFile(path), "metadata": _remote_footer(path), "buffer_size": REMOTE_BYTES}
 
 
