@@ -100,6 +100,8 @@ def in_mixed_order(drawn: Sequence[tuple[Supply, Ints]], split: str, seed: int) 
     """The documents that were drawn, all sources mixed by a permutation of the seed."""
     sources = np.repeat(np.arange(len(drawn)), [len(documents) for _, documents in drawn])
     documents = np.concatenate([documents for _, documents in drawn])
+    if not len(documents):  # a split that is not wanted
+        return
     order = permute(np.arange(len(documents)), len(documents), seed, "mixture", split, "order")
     for source, document in zip(sources[order].tolist(), documents[order].tolist(), strict=True):
         supply = drawn[source][0]
