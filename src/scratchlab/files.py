@@ -104,8 +104,7 @@ def folder_in_one_piece(path: Path, what: str, replace: bool = False) -> Generat
         try:
             os.chmod(partial, 0o755)
             yield partial
-            for file in partial.rglob("*"):
-                sync_file(file)
+            sync_files(partial)
             aside = path.parent / f".{path.name}.old-{partial.name[-8:]}"
             if replace and path.exists():
                 os.replace(path, aside)  # a rename is over in no time; removing what is there would take longer
@@ -115,6 +114,12 @@ def folder_in_one_piece(path: Path, what: str, replace: bool = False) -> Generat
             shutil.rmtree(partial, ignore_errors=True)
             raise
         sync_folder(path.parent)
+
+
+def sync_files(folder: Path) -> None:
+    """Make the contents of all files below `folder` survive a power cut."""
+    for file in folder.rglob("*"):
+        sync_file(file)
 
 
 def write_zeros(path: Path, size: int) -> None:
