@@ -96,7 +96,7 @@ def arrange_shards(at: Here, job: Job, rank: int, ranks: int) -> Counts:
             at.put([at.work.path(ARRANGE, counts[split], what)])
             counts[split] += 1
     dtype = Tokenizer.load(at.path / TOKENIZER).dtype_name
-    at.work.finish(ARRANGE, 0, {"dtype": dtype, "shards": counts})
+    at.work.finish(ARRANGE, 0, {"dtype": dtype, "shards": counts}, files=[])
     at.put_last(at.work.path(ARRANGE, 0, "json"))
     yield {"shards": sum(counts.values())}
 
@@ -148,6 +148,7 @@ def _conclude(at: Here, job: Job) -> None:
         ]
         if described := describe_split(at.corpus, split, build.stretches_of(job, split), written, dtype):
             splits[split] = described
+    at.fetch(at.corpus / file.name for record in splits.values() for file in record.shards)  # to compare them
     build.conclude(job, decided, Tokenizer.load(at.corpus / TOKENIZER), splits)
     at.put(at.corpus.iterdir())
 
