@@ -1,9 +1,9 @@
 """N-grams of words as hashes: of a stretch of text, and of every so many words; and a filter to look them up in.
 
-To find the n-grams of a short text in a long one, every word of the long one would have to be hashed with the 12 after
-it and looked up, though hardly any is found. But of 13 words in a row, 7 begin at a multiple of 7. So it is enough to
-look up every seventh 7-gram, here called a block, among all 7-grams of the short text, and 13-grams only around those
-that are found.
+To find the 13-grams of a short text in a long one, each word of the long one would have to be hashed with the 12 after
+it and looked up, though hardly any is found. But any 13 words in a row hold 7 in a row that begin at a multiple of 7.
+So it is enough to look up every seventh 7-gram, here called a block, among all 7-grams of the short text, and 13-grams
+only around those that are found.
 """
 
 from collections.abc import Iterator
@@ -30,6 +30,8 @@ class Stretch(NamedTuple):
     ended: range
     fingerprints: Uint64s
     """Of these documents: equal for equal texts, and hardly ever for others."""
+    tokens: int
+    """How many it adds to those before."""
 
 
 def stretches(stream: Documents, reader: WordReader, documents: range) -> Iterator[Stretch]:
@@ -37,14 +39,14 @@ def stretches(stream: Documents, reader: WordReader, documents: range) -> Iterat
     starts = stream.document_starts
     begun, sum_so_far = documents.start, np.zeros(1, np.uint64)  # of the document that the last stretch ended in
     before = Words(np.empty(0, np.uint64), np.empty(0, np.int64))
-    for last, words in read_words(stream, reader, int(starts[documents.start]), int(starts[documents.stop])):
-        ended = min(int(np.searchsorted(starts, last, "right")) - 1, documents.stop)
+    for chunk, words in read_words(stream, reader, int(starts[documents.start]), int(starts[documents.stop])):
+        ended = min(int(np.searchsorted(starts, chunk.stop, "right")) - 1, documents.stop)
         sums = _sums(words.numbers, np.searchsorted(words.places, starts[begun + 1 : ended + 1]))
         sums[:1] += sum_so_far
         lengths = stream.document_bytes[begun:ended].astype(np.uint64)
         numbers = np.concatenate([before.numbers, words.numbers])
         words = Words(numbers, np.concatenate([before.places, words.places]))
-        yield Stretch(words, range(begun, ended), stir(sums[:-1] + lengths * _LENGTH_FACTOR))
+        yield Stretch(words, range(begun, ended), stir(sums[:-1] + lengths * _LENGTH_FACTOR), len(chunk))
         begun, sum_so_far = ended, sums[-1:]
         before = Words(words.numbers[1 - N :], words.places[1 - N :])
 

@@ -5,6 +5,7 @@ They are held as hashes: of a long text, those of a sample. Then the training te
 
 import hashlib
 import threading
+from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -106,20 +107,21 @@ class Wanted:
         self._test = test
         count = len(test.documents)
         self._filter = Filter(2 * min(_most_ngrams(test), MOST_NGRAMS) + min(count, MOST_DOCUMENTS))
-        ngrams, fingerprints, documents = list[Uint64s](), list[Uint64s](), list[Ints]()
+        ngrams, fingerprints, documents = array("Q"), array("Q"), array("q")  # they grow in place
         for stretch, (_, _, kept) in ngrams_of(test, test.documents):
             ended = np.arange(stretch.ended.start, stretch.ended.stop)
             sample = _sampled(ended, MOST_DOCUMENTS / max(count, 1))
-            documents.append(ended[sample])
-            fingerprints.append(stretch.fingerprints[sample])
-            ngrams.append(hashes_at(stretch.words.numbers, np.flatnonzero(kept)))
-            touching = hashes_at(stretch.words.numbers, touched(kept), BLOCK)
-            for numbers in (ngrams[-1], touching, fingerprints[-1]):
+            documents.frombytes(ended[sample].tobytes())
+            prints = stretch.fingerprints[sample]
+            fingerprints.frombytes(prints.tobytes())
+            own = hashes_at(stretch.words.numbers, np.flatnonzero(kept))
+            ngrams.frombytes(own.tobytes())
+            for numbers in (prints, own, hashes_at(stretch.words.numbers, touched(kept), BLOCK)):
                 self._filter.add(numbers)
-        self._ngrams, unordered = np.concatenate(ngrams), np.concatenate(fingerprints)
+        self._ngrams = np.asarray(ngrams)
         self._ngrams.sort()
-        order = np.argsort(unordered)
-        self._fingerprints, self._documents = unordered[order], np.concatenate(documents)[order]
+        order = np.argsort(fingerprints)
+        self._fingerprints, self._documents = np.asarray(fingerprints)[order], np.asarray(documents)[order]
         self._found = np.zeros(len(self._ngrams), np.bool_)
         self._copied = np.zeros(len(self._documents), np.bool_)
         self._comparing = threading.Lock()
@@ -187,18 +189,22 @@ def _look_up(numbers: Uint64s, table: Uint64s) -> tuple[Ints, Bools]:
 
 def search(train: Text, wanted: Wanted, threads: int = 1, progress: Progress | None = None) -> None:
     """Read the training text once and find what is wanted in it; threads share it by documents."""
-    sizes = train.stream.document_bytes
-    done, total, counting = 0, int(sizes.sum()), threading.Lock()
+    tokens, total = len(train.stream), int(train.stream.document_bytes.sum())
+    done, counting = 0, threading.Lock()
 
     def look_through(documents: range) -> None:
         nonlocal done
         for stretch in stretches(train.stream, train.reader, documents):
             wanted.look_through(train, stretch)
             with counting:
-                done += int(sizes[stretch.ended.start : stretch.ended.stop].sum())
+                done += stretch.tokens
                 if progress:
-                    progress("comparing with the test text", done, total)
+                    progress("comparing with the test text", total * done // max(tokens, 1), total)
 
+    if threads == 1:
+        for documents in _ranges(train.stream):
+            look_through(documents)
+        return
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(look_through, _ranges(train.stream)):
             pass

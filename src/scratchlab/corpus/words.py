@@ -88,8 +88,8 @@ _HIGH_SHIFT = np.uint64(64) - _SHIFT
 _HIGH_FACTOR = _FACTORS[_BYTE // _LANE + 1]
 
 
-def read_words(stream: Documents, reader: "WordReader", start: int, stop: int) -> Iterator[tuple[int, Words]]:
-    """The words of tokens `start` to `stop`, both where a document starts, by chunks; first where each chunk ends."""
+def read_words(stream: Documents, reader: "WordReader", start: int, stop: int) -> Iterator[tuple[range, Words]]:
+    """The words of tokens `start` to `stop`, both where a document starts, by chunks of tokens."""
     starts = stream.document_starts
     for first in range(start, max(stop, start + 1), CHUNK):  # once even if there is nothing
         last = min(first + CHUNK, stop)
@@ -101,7 +101,7 @@ def read_words(stream: Documents, reader: "WordReader", start: int, stop: int) -
         own = slice(*np.searchsorted(words.places, [first - origin, last - origin]))
         places = words.places[own]
         places += origin
-        yield last, Words(words.numbers[own], places)
+        yield range(first, last), Words(words.numbers[own], places)
 
 
 class _Part(NamedTuple):
@@ -191,27 +191,28 @@ class WordReader:
         while len(words):
             at = at + 1
             token = ids.take(at)
-            sums += self._shares(token, sizes)
-            sizes += self._sizes.take(token)
+            added = self._sizes.take(token)
+            sums += self._shares(token, added, sizes)
+            sizes += added
             complete[words] = sums
             going = np.flatnonzero(continues.take(at + 1) & (sizes < LONGEST))
             words, at, sums, sizes = words.take(going), at.take(going), sums.take(going), sizes.take(going)
         return complete
 
-    def _shares(self, tokens: Ints, before: Ints) -> Uint64s:
-        """What tokens add to the sums of their words, in which so many bytes come before them."""
+    def _shares(self, tokens: Ints, sizes: Ints, before: Ints) -> Uint64s:
+        """What tokens of these sizes add to the sums of their words, in which so many bytes come before them."""
         shares = _share(self._lanes[0].take(tokens), before)
-        longer = np.flatnonzero(self._sizes.take(tokens) > _LANE)
-        for lane in range(1, _LANES if len(longer) else 0):
+        lane, longer = 1, np.flatnonzero(sizes > _LANE)
+        while len(longer):
             shares[longer] += _share(self._lanes[lane].take(tokens[longer]), before[longer] + lane * _LANE)
+            lane += 1
+            longer = longer[sizes[longer] > lane * _LANE]
         return shares
 
     def _words_of_letters(self, letters: npt.NDArray[np.uint8], tokens: Tokens) -> Words:
         """For symbols of a single character: eight letters are loaded at once."""
-        filled = np.append(letters != 0, False)
-        begins = filled[:-1].copy()
-        begins[1:] &= ~filled[:-2]
-        starts = np.flatnonzero(begins)
+        filled = np.concatenate([[False], letters != 0, [False]])
+        starts = np.flatnonzero(filled[1:] > filled[:-1])
         padded = np.append(letters, np.zeros(LONGEST + _LANE, np.uint8))
         lane_at = np.ndarray(len(letters) + LONGEST, "<u8", padded, strides=(1,))
         lanes, going = _before_zero(lane_at.take(starts))
@@ -224,8 +225,7 @@ class WordReader:
         numbers = stir(sums)
         if len(wide := np.flatnonzero(letters == _WIDE)):  # a character of several bytes: these words once more
             words = np.unique(np.searchsorted(starts, wide, "right")) - 1
-            filled[:-1] &= ~begins
-            numbers[words] = self._numbers_of(tokens.astype(np.intp), starts.take(words), filled)
+            numbers[words] = self._numbers_of(tokens.astype(np.intp), starts.take(words), filled[1:] & filled[:-1])
         return Words(numbers, starts)
 
 
