@@ -191,7 +191,8 @@ def test_the_overview_says_what_the_commands_say() -> None:
 
 def test_what_reports_has_json() -> None:
     reporting = ["corpus build", "corpus show", "train", "evaluate", "sample", "show", "runs", "runs list", "runs diff"]
-    reporting += ["tokenizer show", "tokenizer compare", "recipe check", "corpus verify", "import", "export"]
+    reporting += ["tokenizer show", "tokenizer compare", "recipe check", "corpus verify", "corpus overlap"]
+    reporting += ["corpus push", "corpus pull", "import", "export"]
     for name in reporting:
         options = {option for p in ALL_COMMANDS[f"scratchlab {name}"].params for option in p.opts}
         assert "--json" in options, name
