@@ -32,6 +32,10 @@ class UnfinishedError(ScratchlabError):
     """Work that something outside put a stop to, such as a full disk: it goes on when the command is run again."""
 
 
+class UnreachableError(CorpusError, UnfinishedError):
+    """A service or the way to it failed for now: what was done is kept, and goes on when the command is run again."""
+
+
 class DeviceError(ScratchlabError):
     """Something this machine or device cannot do, named."""
 

@@ -140,8 +140,8 @@ def unfinished_folder(path: Path, what: str, key: str, scratch: str) -> Generato
 
     Unlike that of `folder_in_one_piece` it outlives a kill, an interrupt and a full disk: the next one with the same
     `key`, which stands for everything that decides its content, finds what was done. Those with other keys are removed.
-    A mistake of the user's removes it. What lies in the folder `scratch` within it is removed at the end. Raises
-    UnfinishedError while another process fills it.
+    A mistake of the user's removes it, and nothing else does. What lies in the folder `scratch` within it is removed at
+    the end. Raises UnfinishedError while another process fills it.
     """
     partial = path.parent / f".{path.name}.partial-{key[:16]}"
     with disk_errors(path, what):
@@ -154,9 +154,9 @@ def unfinished_folder(path: Path, what: str, key: str, scratch: str) -> Generato
             try:
                 with disk_errors(path, what):
                     yield partial
-            except (UnfinishedError, KeyboardInterrupt):
+            except UnfinishedError:
                 raise
-            except BaseException:
+            except ScratchlabError:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
             for file in partial.iterdir():

@@ -97,6 +97,10 @@ def build(
         )
     mixed = None
     if mixture is not None:
+        if column is not None or no_code:
+            raise click.UsageError(
+                "A mixture says of each source which column it reads, and whether code stays: there."
+            )
         chosen, mixed = read_mixture(mixture)
     with build_progress() as report:
         built = build_corpus(
@@ -161,7 +165,8 @@ def _text(report: dict[str, Any]) -> str:
         counts = f"{split['documents']:>12,}{split['tokens']:>16,}{_size(split['bytes']):>12}"
         lines.append(f"  {name:<11}{counts}{ratio:>14.2f}")
     if found := report["overlap"]:
-        share = f"{found['share']:.2%} of {found['ngrams_compared']:,}" if found["ngrams_compared"] else "none"
+        sample = "a sample of " * (found["ngrams_compared"] < found["ngrams"])
+        share = f"{found['share']:.2%} of {sample}{found['ngrams_compared']:,}" if found["ngrams_compared"] else "none"
         lines.append(f"  overlap    of the test split's {found['n']}-grams of words, {share} are in the training split")
     return "\n".join(lines)
 
@@ -257,7 +262,7 @@ def overlap(a: Path, b: str, split: str | None, column: str | None, as_json: boo
 
     B is a corpus, a file of JSON Lines such as an evaluation set, or a text file or folder.
     """
-    from scratchlab.corpus.build import Progress
+    from scratchlab.corpus.build import Progress, available_cores
     from scratchlab.corpus.manifest import MANIFEST
     from scratchlab.corpus.overlap import overlap as find_overlap
     from scratchlab.corpus.store import open_corpus
@@ -271,11 +276,12 @@ def overlap(a: Path, b: str, split: str | None, column: str | None, as_json: boo
         def progress(stage: str, done: int, total: int | None) -> None:
             report(Progress(stage, done, total or 0, 0, 0))
 
+        how: dict[str, Any] = {"threads": available_cores(), "progress": progress}
         if (Path(b) / MANIFEST).exists():
             if column is not None:
                 raise UsageError(f"--column {column}: {b} is a corpus, which has splits and no columns.")
             other = open_corpus(b)
-            found = find_overlap(*train, other.split(split or "test"), other.tokenizer, progress=progress)
+            found = find_overlap(*train, other.split(split or "test"), other.tokenizer, **how)
             b = f"{b}, {split or 'test'}"
         else:
             if split is not None:
@@ -283,7 +289,7 @@ def overlap(a: Path, b: str, split: str | None, column: str | None, as_json: boo
             texts = Texts(lambda: read_texts(b, column))
             if not len(texts.document_bytes):
                 raise CorpusError(f"{b} holds no text.")
-            found = find_overlap(*train, texts, texts, name=texts.name, progress=progress)
+            found = find_overlap(*train, texts, texts, name=texts.name, **how)
     show({"train": str(a), "test": b, "share": found.share, **found.model_dump(mode="json")}, as_json, _overlap_text)
 
 

@@ -202,11 +202,15 @@ def store_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
 def _over_pieces(job: Job, name: str, stage: str, function: Callable[[Any], Any], tasks: Sequence[Any]) -> None:
     """Do a stage of every piece that it is not done of yet."""
     total = sum(piece.size for piece in job.order.pieces)
-    finished = [task.piece.number for task in tasks if job.work.is_done(stage, task.piece.number)]
-    ahead = [task for task in tasks if task.piece.number not in set(finished)]
-    before = (job.work.record(stage, number) for number in finished)
-    done, documents, tokens = 0, 0, 0
-    for record in itertools.chain(before, job.over(function, ahead)):
+    finished = {task.piece.number for task in tasks if job.work.is_done(stage, task.piece.number)}
+    ahead = [task for task in tasks if task.piece.number not in finished]
+    before = [job.work.record(stage, number) for number in finished]
+    done, documents, tokens = (
+        sum(record.get(what, 0) for record in before) for what in ("size", "documents", "tokens")
+    )
+    if before:
+        job.report(Progress(name, done, total, documents, tokens))
+    for record in job.over(function, ahead):
         done += record["size"]
         documents += record["documents"]
         tokens += record.get("tokens", 0)

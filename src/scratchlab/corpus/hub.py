@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 from urllib.parse import unquote
 
-from scratchlab.errors import CorpusError, UsageError
+from scratchlab.errors import CorpusError, UnreachableError, UsageError
 
 SCHEME = "hf:"
 
@@ -65,7 +65,17 @@ def hub_errors(where: str) -> Generator[None]:
         cause = _root(error)
         if isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, ConnectionError):
             raise
-        raise CorpusError(_explain(cause, where)) from error
+        kind = UnreachableError if _may_pass(cause) else CorpusError
+        raise kind(_explain(cause, where)) from error
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether what failed may work the next time, without anybody's doing."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in (408, 429) or error.response.status_code >= 500
+    return not isinstance(error, OfflineModeIsEnabled)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -27,7 +27,7 @@ from scratchlab.corpus.ngrams import (
 )
 from scratchlab.corpus.words import CHUNK, Bools, Documents, Ints, Symbols, Uint64s, WordReader, constants, stir
 
-MOST_NGRAMS = 2**18
+MOST_NGRAMS = 2**22
 MOST_DOCUMENTS = 2**20
 """About how many n-grams and documents are held at most. Of more, a sample is."""
 

@@ -167,3 +167,21 @@ def test_two_sources_of_the_same_name_are_refused(folders, tmp_path):
         build_corpus(sources, tmp_path / "out")
     with pytest.raises(UsageError, match=r"Two sources are called .*web\. Give each once"):
         build_corpus([str(folders / "web"), str(folders / "web")], tmp_path / "out")
+
+
+@pytest.mark.parametrize("rule", ["hash:.8,.1,.1", "hash"])
+def test_a_source_of_one_document_is_trained_on_alone(folders, tmp_path, rule):
+    (tmp_path / "mine.txt").write_text("".join(story(number) for number in range(100, 110)))
+    sources = [
+        Source(str(folders / "web"), "web", weight=0.9),
+        Source(str(tmp_path / "mine.txt"), "mine", weight=0.1, repeat=4),
+    ]
+    corpus = build_corpus(sources, tmp_path / "out", "byte", rule, mixture=Mixture())
+    assert counted(corpus, "validation").keys().isdisjoint(counted(corpus, "train"))
+    assert corpus.manifest.splits["test"].tokens > 0
+
+
+def test_a_source_that_gives_nothing_to_train_on_is_named(folders, tmp_path):
+    sources = [Source(str(folders / "web"), "web", weight=0.5), Source(str(folders / "own"), "own", weight=0.5)]
+    with pytest.raises(CorpusError, match=r"own gives nothing to the training split\. Split by hash"):
+        build_corpus(sources, tmp_path / "out", "byte", "contiguous:.5,.25,.25", mixture=Mixture())

@@ -65,8 +65,15 @@ def draw(found: Sequence[Supply], split: str, mixture: Mixture) -> list[tuple[Su
     """The documents of each source in the mixture, repeated ones several times. CorpusError if there are too few.
 
     A source's share of the tokens is met to within half a document. In training, whole rounds of a source come before
-    a part of one, so that no document is used twice more often than another; validation and test repeat nothing.
+    a part of one, so that no document is used twice more often than another; validation and test repeat nothing, and
+    do without the sources that have nothing there.
     """
+    if split != "train":
+        found = [
+            supply for supply in found if supply.tokens
+        ]  # a source of few documents may give nothing to be judged on
+        if not found:
+            return []
     total = sum(Fraction(str(supply.source.weight)) for supply in found)
     shares = [Fraction(str(supply.source.weight)) / total for supply in found]
     most = [supply.tokens * (supply.source.repeat if split == "train" else 1) for supply in found]
@@ -74,6 +81,11 @@ def draw(found: Sequence[Supply], split: str, mixture: Mixture) -> list[tuple[Su
     wanted = mixture.tokens if split == "train" and mixture.tokens is not None else possible
     drawn: list[tuple[Supply, Ints]] = []
     for supply, share, available in zip(found, shares, most, strict=True):
+        if not supply.tokens:
+            raise CorpusError(
+                f"{supply.source.name} gives nothing to the training split. Split by hash (--split hash), or give it "
+                "more text."
+            )
         if (needed := int(share * wanted)) > available:
             raise CorpusError(
                 f"{supply.source.name} has {supply.tokens:,} tokens to train on and may be used {supply.source.repeat} "
@@ -99,7 +111,7 @@ def _documents(supply: Supply, needed: int, split: str, seed: int) -> Ints:
 def in_mixed_order(drawn: Sequence[tuple[Supply, Ints]], split: str, seed: int) -> Iterator[Stretch]:
     """The documents that were drawn, all sources mixed by a permutation of the seed."""
     sources = np.repeat(np.arange(len(drawn)), [len(documents) for _, documents in drawn])
-    documents = np.concatenate([documents for _, documents in drawn])
+    documents = np.concatenate([np.empty(0, np.int64), *(documents for _, documents in drawn)])
     if not len(documents):  # a split that is not wanted
         return
     order = permute(np.arange(len(documents)), len(documents), seed, "mixture", split, "order")

@@ -32,7 +32,7 @@ class _Table(BaseModel):
 class _Source(_Table):
     location: Annotated[str, Field(alias="from", min_length=1)]
     name: str = ""
-    weight: Annotated[float | int, Field(gt=0, allow_inf_nan=False)]
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     repeat: Annotated[int, Field(ge=1)] = 1
     column: str | None = None
     jekyll: bool = False

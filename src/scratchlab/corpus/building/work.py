@@ -3,7 +3,6 @@
 Work is divided into pieces. What a stage makes of a piece is a few arrays and a JSON record; the record is written last
 and says that the piece is done.
 
-    work/plan.json                 what there is to read, and how: a build goes on only if it would be the same
     work/survey/00012.json         a piece of the sources has been read; and so on for each stage
 """
 

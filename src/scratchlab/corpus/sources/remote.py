@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scratchlab.corpus.hub import hub_errors
-from scratchlab.errors import CorpusError
+from scratchlab.errors import CorpusError, UnreachableError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -98,7 +98,9 @@ def _size(path: str) -> int:
 def _fetch(path: str, url: str, start: int, stop: int) -> bytes:
     data, _ = _request(path, url, start, stop)
     if len(data) != stop - start:
-        raise CorpusError(f"{path}: bytes {start} to {stop} were asked for, and {len(data)} came. Try again later.")
+        raise UnreachableError(
+            f"{path}: bytes {start} to {stop} were asked for, and {len(data)} came. Try again later."
+        )
     return data
 
 
