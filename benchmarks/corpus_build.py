@@ -3,8 +3,9 @@
     python benchmarks/corpus_build.py DATA [--scratch DIR] [--rounds 5] [--memory 1000 5000] [--kills 10]
 
 DATA is the folder of real texts (English novels and GPT-2's vocabulary are taken from it). Texts of any size are made
-by repeating the novels, a page of about 3,000 characters at a time, each under a line that makes it unlike all others,
-as JSON Lines. Needs tens of gigabytes of scratch space for the largest. Writes benchmarks/results/corpus_build.json.
+by repeating the novels, a page of about 3,000 characters at a time, as JSON Lines; every seventh word gets the page's
+number, so that pages are as unlike each other as those of real text are. Needs tens of gigabytes of scratch space for
+the largest. Writes benchmarks/results/corpus_build.json.
 """
 
 import argparse
@@ -65,7 +66,9 @@ def pages(data: Path, megabytes: int) -> Iterator[str]:
     while True:
         for novel in novels:
             for start in range(0, len(novel), PAGE):
-                page = f"Page {number}\n\n{novel[start : start + PAGE]}"
+                words = novel[start : start + PAGE].split(" ")
+                words[::7] = [f"{word}{number}" for word in words[::7]]
+                page = " ".join(words)
                 number += 1
                 left -= len(page.encode())
                 yield page
