@@ -198,12 +198,14 @@ def test_progress_is_told_in_bytes_documents_and_tokens(letters, tmp_path):
     built = build_corpus([letters], tmp_path / "out", "bpe:300", report=told.append)
     total = sum(path.stat().st_size for path in Path(letters).iterdir())
     tokens = sum(split.tokens for split in built.manifest.splits.values())
-    assert told[:3] == [
+    assert told[:5] == [
         Progress("reading", total, total, 30, 0),
+        Progress("looking for duplicates", 0, 0, 0, 0),
         Progress("training the tokenizer", 0, 0, 30, 0),
         Progress("encoding", total, total, 30, tokens),
+        Progress("joining", 0, 0, 30, 0),
     ]
-    assert {progress.stage for progress in told[3:]} == {"comparing with the test text"}
+    assert {progress.stage for progress in told[5:]} == {"comparing with the test text"}
     assert told[-1].done == told[-1].total
 
 

@@ -175,7 +175,9 @@ def _source_line(source: dict[str, Any]) -> str:
     removed = source["removed"]
     left_out = ", ".join(f"{removed[kind]['documents']:,} {kind}" for kind in removed if removed[kind]["documents"])
     changed = sum(entry["pieces"] for entry in removed.values())
-    notes = [f"left out: {left_out}"] * bool(left_out) + [f"{count(changed, 'piece')} cleaned away"] * bool(changed)
+    others = ", ".join(f"{number:,} {kind}" for kind, number in source["passed_over"].items())
+    notes = [f"passed over: {others}"] * bool(others)
+    notes += [f"left out: {left_out}"] * bool(left_out) + [f"{count(changed, 'piece')} cleaned away"] * bool(changed)
     share = [f"weight {source['weight']}, at most {count(source['repeat'], 'time')}"] if source["weight"] else []
     numbers = f"{count(source['documents'], 'document')}, {_size(source['bytes'])}"
     return f"  source     {source['source']}: {'; '.join([numbers, *share, *notes])}"

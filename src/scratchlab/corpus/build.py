@@ -53,7 +53,8 @@ SMALLEST_TRAINING = 64  # tokens; less is a mistaken path rather than a text
 WORTH_PROCESSES = 2**24  # bytes of sources; starting processes takes longer than reading less
 
 WORK = "work"  # a folder in that of the corpus, while it is built
-READING, LEARNING, ENCODING, JOINING = "reading", "training the tokenizer", "encoding", "joining"
+READING, PLANNING, LEARNING = "reading", "looking for duplicates", "training the tokenizer"
+ENCODING, JOINING = "encoding", "joining"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +133,12 @@ def _build(job: Job, given: Tokenizer | None) -> None:
         store_tokenizer(job.folder, given)
     surveys = [survey_task(job, piece) for piece in pieces]
     _over_pieces(job, READING, survey.STAGE, survey.survey_piece, surveys)
+    job.report(Progress(PLANNING, 0, 0, 0, 0))
     plan = decide(job)
     tokenizer = settle_tokenizer(job, plan)
     encodings = [encode_task(job, plan, piece) for piece in pieces]
     _over_pieces(job, ENCODING, encode.STAGE, encode.encode_piece, encodings)
+    job.report(Progress(JOINING, 0, 0, plan.documents, 0))
     splits = {split: record for split in SPLITS if (record := _join(job, split, tokenizer))}
     conclude(job, plan, tokenizer, splits)
 
