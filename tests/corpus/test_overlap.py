@@ -1,5 +1,6 @@
 """Overlap of texts: held equal to words, tuples and sets of plain Python, whatever the tokenizers."""
 
+import csv
 import itertools
 import json
 import re
@@ -32,7 +33,7 @@ from scratchlab.corpus.manifest import (
 from scratchlab.corpus.ngrams import Filter
 from scratchlab.corpus.overlap import overlap
 from scratchlab.corpus.sources.documents import Document
-from scratchlab.corpus.texts import Texts
+from scratchlab.corpus.texts import Texts, read_texts
 from scratchlab.corpus.tokenizer import Tokenizer, train_tokenizer
 from scratchlab.corpus.words import LONGEST, WordReader, read_words
 from scratchlab.files import sha256_of_file
@@ -438,3 +439,21 @@ def test_a_manifest_keeps_the_record_and_does_without(tmp_path):
     write_manifest(folder, without.sources, without.split, without.tokenizer, without.splits, overlap=record)
     assert read_manifest(folder).overlap == record
     assert read_manifest(folder).sha256 == without.sha256
+
+
+def test_evaluation_sets_may_be_tables_and_folders(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    (tmp_path / "sets").mkdir()
+    rows = [{"question": text, "answer": "no"} for text in SENTENCES]
+    (tmp_path / "sets" / "one.jsonl").write_text("\n".join(map(json.dumps, rows[:2])))
+    (tmp_path / "sets" / "two.jsonl").write_text("\n".join(map(json.dumps, rows[2:])))
+    parquet.write_table(pyarrow.table({"question": SENTENCES}), tmp_path / "set.parquet")
+    with (tmp_path / "set.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["question"], *([text] for text in SENTENCES)])
+    folder = [document.text for document in read_texts(str(tmp_path / "sets"))]
+    assert [text.split("\n")[0] for text in folder] == list(SENTENCES)
+    for name in ("sets", "set.parquet", "set.csv"):
+        found = [document.text for document in read_texts(str(tmp_path / name), "question")]
+        assert found == list(SENTENCES)

@@ -5,18 +5,19 @@ import json
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from scratchlab.corpus.sources.documents import Document, Span, printable, sound
-from scratchlab.corpus.sources.find import read_documents
-from scratchlab.corpus.sources.formats import format_of
-from scratchlab.corpus.sources.opened import opened
+from scratchlab.corpus.sources.documents import Document, Reading, Span, printable, sound
+from scratchlab.corpus.sources.find import Source, list_source
+from scratchlab.corpus.sources.formats import read_span
+from scratchlab.corpus.sources.opened import is_plain, opened
 from scratchlab.corpus.words import Ints
 from scratchlab.errors import CorpusError, UsageError
+
+WITH_COLUMNS = ("jsonl", "csv", "parquet", "hub")
 
 
 class Texts:
@@ -63,17 +64,19 @@ class Texts:
 
 
 def read_texts(location: str, column: str | None = None) -> Iterator[Document]:
-    """The records of a JSON Lines file, each as all its strings or as those in the field `column`; else the documents
-    of a text file or folder.
+    """The documents of a source; of JSON Lines each record, as all its strings or as those in the field `column`.
 
     Raises UsageError for a column of what has none, CorpusError for what cannot be read.
     """
-    if Path(location).is_file() and format_of(location) == "jsonl":
-        yield from _read_records(location, column)
-        return
-    if column is not None:
-        raise UsageError(f"--column {column}: {printable(location)} has no columns. It is for JSON Lines.")
-    yield from read_documents(location)
+    spans = list_source(Source(location, reading=Reading(column=column))).spans
+    if column is not None and not any(span.format in WITH_COLUMNS for span in spans):
+        raise UsageError(f"--column {column}: {printable(location)} has no columns. It is for JSON Lines and tables.")
+    for (path, _), group in itertools.groupby(spans, key=lambda span: (span.path, span.member)):
+        parts = list(group)
+        if parts[0].format == "jsonl" and is_plain(parts[0]):
+            yield from _read_records(path, column)
+        else:
+            yield from itertools.chain.from_iterable(map(read_span, parts))
 
 
 def _read_records(path: str, column: str | None) -> Iterator[Document]:
