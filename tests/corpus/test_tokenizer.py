@@ -2,10 +2,12 @@
 
 import functools
 import json
+import unicodedata
 from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
+import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Reference
@@ -175,6 +177,48 @@ def test_long_runs_of_white_space_are_encoded_like_short_ones(pattern, parts):
         whole = encoders.bpe_encoder(symbols, pattern)(text)
         patch.setattr(encoders, "LONG_RUN", 4)
         assert encoders.bpe_encoder(symbols, pattern)(text).tolist() == whole.tolist()
+
+
+BLANKS = [
+    chr(point) for point in range(0x110000) if chr(point).isspace() or unicodedata.category(chr(point))[0] in "ZC"
+]
+BLANKS = [character for character in BLANKS if unicodedata.category(character) not in ("Cs", "Co", "Cn")]
+
+
+@pytest.mark.parametrize("character", [*BLANKS, "\u200b", "\ufeff", "é", "\u1681", "\u2010", "\u3001"], ids=ascii)
+def test_white_space_is_what_the_pattern_takes_for_it(character):
+    quick, careful = _both_ways()
+    for around in ("", "b", " ", "\n"):
+        for text in (f"a{around}{character * times}{end}" for times in (1, 2, 3) for end in ("", around, "b")):
+            assert quick(text).tolist() == careful(text).tolist()
+
+
+@given(st.lists(st.sampled_from([*" \n\t\r\u3000\xa0\u2003\x1c", "  ", "word", "it's", "!", "é", "12", "。"])))
+@settings(max_examples=200)
+def test_text_is_cut_without_looking_ahead_as_with_it(parts):
+    quick, careful = _both_ways()
+    text = "".join(parts)
+    assert quick(text).tolist() == careful(text).tolist()
+
+
+@functools.cache
+def _both_ways():
+    """GPT-2's pattern cut at runs of white space however close they are, and tiktoken alone."""
+    symbols = [bytes([byte]) for byte in range(256)] + [b" w", b" \n", b"or", b" 1", b" !"]
+    for character in BLANKS:  # two of it are a symbol, so that a cut between them shows
+        data = character.encode()
+        symbols += [data[:size] for size in range(2, len(data) + 1)] + [2 * data]
+    symbols = list(dict.fromkeys(symbols))
+    quick = encoders.bpe_encoder(symbols, GPT2_PATTERN)
+    ranks = {symbol: token for token, symbol in enumerate(symbols)}
+    alone = tiktoken.Encoding("alone", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={})
+
+    def at_every_run(text):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(encoders, "BYTES_PER_RUN", 0)
+            return quick(text)
+
+    return at_every_run, lambda text: np.array(alone.encode_ordinary(text))
 
 
 @pytest.mark.parametrize("run", [" ", "\n \t"])

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchlab.corpus.tokenizers import patterns
+from scratchlab.corpus.tokenizers.blanks import blank, count_runs, cut_at_runs
 from scratchlab.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ Encode = Callable[[str], Ids]
 SPECIAL = "<|endoftext|>"
 LONG_RUN = 2**16
 """Characters of white space in a row. tiktoken's search for its end fails at a million (a stack of its own is full)."""
+ANYTHING = r"[\s\S]+"
+BYTES_PER_RUN = 256
+"""Where runs of white space are closer, as in code, cutting text at them takes longer than looking ahead does."""
 
 
 def character_encoder(symbols: Sequence[bytes]) -> Encode:
@@ -50,21 +54,36 @@ def byte_encoder(text: str) -> Ids:
 def bpe_encoder(symbols: Sequence[bytes], pattern: str) -> Encode:
     """tiktoken with the ids of `symbols` as ranks."""
     ranks = {symbol: token for token, symbol in enumerate(symbols) if symbol}
-    by_pattern = _tiktoken(ranks, pattern)
-    long_run = re.compile(_long_run(pattern))
 
-    @functools.cache
-    def whole() -> "tiktoken.Encoding":
-        return _tiktoken(ranks, r"[\s\S]+")
+    @functools.cache  # each is built when a text first needs it
+    def cut_by(pattern: str) -> "tiktoken.Encoding":
+        return _tiktoken(ranks, pattern)
+
+    def merge(run: str) -> Ids:
+        return _ids(cut_by(ANYTHING), run)
+
+    long_run = re.compile(_long_run(pattern))
 
     def encode(text: str) -> Ids:
         text.encode()  # tiktoken would quietly replace what is not Unicode
         if not _may_have_long_run(text):
-            return _ids(by_pattern, text)
+            return _ids(cut_by(pattern), text)
         parts = _around_runs(long_run, text)
-        return np.concatenate([_ids(whole() if run else by_pattern, part) for part, run in parts])
+        return np.concatenate([merge(part) if run else _ids(cut_by(pattern), part) for part, run in parts])
 
-    return encode
+    def encode_quickly(text: str) -> Ids:
+        data = text.encode()
+        blanked = blank(data)
+        if not (runs := count_runs(blanked)):
+            return _ids(cut_by(patterns.GPT2_WITHOUT_LOOKAHEAD), text)
+        if runs * BYTES_PER_RUN > len(data):
+            return encode(text)
+        parts = cut_at_runs(data, blanked)
+        return np.concatenate(
+            [merge(part) if run else _ids(cut_by(patterns.GPT2_WITHOUT_LOOKAHEAD), part) for part, run in parts]
+        )
+
+    return encode_quickly if pattern == patterns.GPT2_PATTERN else encode
 
 
 def _ids(encoding: "tiktoken.Encoding", text: str) -> Ids:
