@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from scratchlab.evaluation import loss as module
 from scratchlab.evaluation.loss import evaluate_loss, ratio_error
-from scratchlab.evaluation.scorer import Scorer, model_scorer
+from scratchlab.evaluation.scorer import ModelScorer, ScoreWindows
 from scratchlab.model.gpt import GPT
 from tiny import VOCAB, Ints, Stream, modest, random_stream, tiny_gpt
 
@@ -30,7 +30,7 @@ def naive_nats(model: GPT, tokens: Ints) -> list[float]:
     return nats
 
 
-def fixed_scorer(nats: npt.NDArray[np.float64]) -> Scorer:
+def fixed_scorer(nats: npt.NDArray[np.float64]) -> ScoreWindows:
     """The loss of token value t is nats[t]; with a counting stream, that of the token at place t."""
     return lambda tokens, targets: nats[targets].astype(np.float32)
 
@@ -45,7 +45,7 @@ def test_equals_token_by_token(monkeypatch: pytest.MonkeyPatch, n: int, at_once:
     monkeypatch.setattr(module, "TOKENS_AT_ONCE", at_once)
     model, text = tiny_gpt(spread=8.0), random_stream(n)
     nats = naive_nats(model, text.tokens)
-    result = evaluate_loss(model_scorer(model), text, CONTEXT)
+    result = evaluate_loss(ModelScorer(model).windows, text, CONTEXT)
     assert result.n_tokens == n - 1
     assert result.nats_per_token == pytest.approx(np.mean(nats), rel=1e-5)
     assert result.bits_per_byte == pytest.approx(sum(nats) / math.log(2) / n, rel=1e-5)
@@ -130,7 +130,7 @@ def test_a_single_unit_has_no_error() -> None:
 def test_scoring_disturbs_no_random_stream() -> None:
     model = tiny_gpt(dropout=0.5)
     before, numpy_before = torch.get_rng_state(), str(np.random.get_state())
-    evaluate_loss(model_scorer(model), random_stream(50), CONTEXT)
+    evaluate_loss(ModelScorer(model).windows, random_stream(50), CONTEXT)
     assert torch.equal(torch.get_rng_state(), before)
     assert str(np.random.get_state()) == numpy_before
 
@@ -138,8 +138,8 @@ def test_scoring_disturbs_no_random_stream() -> None:
 def test_scoring_leaves_no_gradient_and_reads_strided_arrays() -> None:
     model = tiny_gpt()
     rows = np.arange(14).reshape(2, 7)
-    strided = model_scorer(model)(rows[:, :-1], rows[:, 1:])
-    assert (strided == model_scorer(model)(rows[:, :-1].copy(), rows[:, 1:].copy())).all()
+    strided = ModelScorer(model).windows(rows[:, :-1], rows[:, 1:])
+    assert (strided == ModelScorer(model).windows(rows[:, :-1].copy(), rows[:, 1:].copy())).all()
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scratchlab.evaluation.scorer import model_scorer
+from scratchlab.evaluation.scorer import ModelScorer
 from scratchlab.model import loss as module
 from scratchlab.model.loss import Objective, Readout, token_losses, weighted_cross_entropy
 from tiny import VOCAB, distance, modest, random_tokens, tiny_gpt
@@ -140,7 +140,7 @@ def test_the_objective_sums_what_the_scorer_gives_one_by_one() -> None:
     tokens, targets = random_tokens(3, 6), random_tokens(3, 6, seed=1)
     weights = torch.tensor([[1.0, 0, 1, 1, 1, 0]]).expand(3, 6)
     loss_sum, weight_sum, state = Objective(model)(tokens, targets, weights)
-    losses = model_scorer(model)(tokens.numpy(), targets.numpy())
+    losses = ModelScorer(model).windows(tokens.numpy(), targets.numpy())
     assert losses.shape == (3, 6)
     assert float(loss_sum.detach()) == pytest.approx(float((losses * weights.numpy()).sum()), rel=1e-6)
     assert float(weight_sum) == 12

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scratchlab.corpus.windows import Windows
 from scratchlab.evaluation.loss import evaluate_loss
-from scratchlab.evaluation.scorer import Scorer, model_scorer
+from scratchlab.evaluation.scorer import ModelScorer, ScoreWindows
 from scratchlab.generation.engine import Settings, generate
 from scratchlab.model.build import build_model
 from scratchlab.model.count import forward_flops_per_token, parameter_count
@@ -227,7 +227,7 @@ def test_char_rnns_schedule() -> None:
 def test_evaluation_remembers_within_its_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scratchlab.evaluation.loss.STREAMS", 1)
     model, text = rnn(torch.float32), random_stream(50)
-    result = evaluate_loss(model_scorer(model), text, T, remembers=True)
+    result = evaluate_loss(ModelScorer(model).windows, text, T, remembers=True)
     read = torch.from_numpy(text.tokens)
     with torch.no_grad():
         logits, _ = model(read[None, :-1])
@@ -257,12 +257,14 @@ def test_what_is_remembered_is_used() -> None:
     for step in range(400):
         state, _ = backend.step(state, windows.batch(step * 4, 4, 1), step)
     remembered, cold = (
-        evaluate_loss(backend.scorer(state) if remembers else fresh(backend, state), stream, 4, remembers=remembers)
+        evaluate_loss(
+            backend.scorer(state).windows if remembers else fresh(backend, state), stream, 4, remembers=remembers
+        )
         for remembers in (True, False)
     )
     assert remembered.nats_per_token < 0.8 * cold.nats_per_token
 
 
-def fresh(backend: TorchBackend, state: Any) -> Scorer:
+def fresh(backend: TorchBackend, state: Any) -> ScoreWindows:
     """Scores each batch with nothing remembered."""
-    return lambda tokens, targets: backend.scorer(state)(tokens, targets)
+    return lambda tokens, targets: backend.scorer(state).windows(tokens, targets)

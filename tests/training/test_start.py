@@ -17,7 +17,7 @@ from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.store import open_corpus
 from scratchlab.errors import CorpusError, RecipeError, RunError
 from scratchlab.evaluation.loss import evaluate_loss
-from scratchlab.evaluation.scorer import model_scorer
+from scratchlab.evaluation.scorer import ModelScorer
 from scratchlab.model.load import load_model
 from scratchlab.recipe import recipe_from
 from scratchlab.runfolder import RunFolder
@@ -146,7 +146,7 @@ def test_the_loss_of_a_network_that_remembers_is_taken_from_memory(
     monkeypatch.setattr("scratchlab.evaluation.loss.STREAMS", 1)  # so short a text has no room for several
     result = train(place, "rnn", "remembers", {"training.learning_rate": 0.1})
     model, text = load_model(RunFolder.open(place / "remembers"), device="cpu"), open_corpus(place / "text")
-    warm, cold = (evaluate_loss(model_scorer(model), text.split("test"), 8, remembers=r) for r in (True, False))
+    warm, cold = (evaluate_loss(ModelScorer(model).windows, text.split("test"), 8, remembers=r) for r in (True, False))
     assert result["test"]["nats_per_token"] == pytest.approx(warm.nats_per_token, rel=1e-6)
     assert result["test"]["nats_per_token"] != pytest.approx(cold.nats_per_token, rel=1e-3)
 

@@ -259,8 +259,8 @@ def test_evaluating_between_steps_changes_nothing() -> None:
     state = backend.init()
     for step in range(3):
         tokens = np.zeros((2, 6), np.int64)
-        scores = backend.scorer(state)(tokens, tokens)
-        assert (scores == backend.scorer(state)(tokens, tokens)).all()
+        scores = backend.scorer(state).windows(tokens, tokens)
+        assert (scores == backend.scorer(state).windows(tokens, tokens)).all()
         assert not backend.model(state).training
         state, _ = backend.step(state, tiny_batch(recipe, step), step)
     assert same_bits(copied(backend, state), trained(recipe)[0])

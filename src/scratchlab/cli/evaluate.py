@@ -24,7 +24,7 @@ def evaluate(
     from scratchlab.corpus.store import open_corpus
     from scratchlab.errors import CorpusError, UsageError
     from scratchlab.evaluation.loss import evaluate_loss
-    from scratchlab.evaluation.scorer import model_scorer
+    from scratchlab.evaluation.scorer import ModelScorer
     from scratchlab.generation.text import speaks
     from scratchlab.model.load import load_model
     from scratchlab.runfolder import RunFolder
@@ -46,7 +46,9 @@ def evaluate(
         raise CorpusError(f"{text.path} has another tokenizer than {run}; its tokens would mean other words.")
     model = load_model(folder, at, device)
     config = model.config
-    result = evaluate_loss(model_scorer(model), text.split(split), config.context_length, remembers=config.remembers)
+    result = evaluate_loss(
+        ModelScorer(model).windows, text.split(split), config.context_length, remembers=config.remembers
+    )
     step = folder.snapshot("best")[1]["step"] if at == "best" else folder.checkpoint_steps()[-1]
     report = {"run": run, "at": at, "step": step, "corpus": str(text.path), "split": split, **result.to_json()}
     show(report, as_json, _text)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from scratchlab.corpus.windows import TokenStream, consecutive_batches, parallel_batches
 from scratchlab.errors import CorpusError
-from scratchlab.evaluation.scorer import Scorer
+from scratchlab.evaluation.scorer import ScoreWindows
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -58,7 +58,7 @@ class LossResult:
 
 
 def evaluate_loss(
-    score: Scorer,
+    score: ScoreWindows,
     text: ScoredText,
     context_length: int,
     max_tokens: int | None = None,

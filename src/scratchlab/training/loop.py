@@ -109,9 +109,9 @@ def evaluate(run: Run, step: int) -> None:
 
 def split_loss(run: Run, split: str, max_tokens: int | None = None) -> LossResult:
     """Loss of the weights as they are on one split of the corpus that scores."""
-    scorer = run.backend.scorer(run.state)
+    score = run.backend.scorer(run.state).windows
     model = run.recipe.model
-    return evaluate_loss(scorer, run.yardstick.split(split), model.context_length, max_tokens, model.remembers)
+    return evaluate_loss(score, run.yardstick.split(split), model.context_length, max_tokens, model.remembers)
 
 
 def write_sample(run: Run) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scratchlab.corpus.windows import Batch
-from scratchlab.evaluation.scorer import Scorer, model_scorer
+from scratchlab.evaluation.scorer import ModelScorer, Scorer
 from scratchlab.hardware import allow_tf32, compute_dtype, keep_freed_memory
 from scratchlab.model.build import Model, build_model
 from scratchlab.model.loss import Objective
@@ -166,7 +166,7 @@ class TorchBackend:
         return tensor.to(self.settled.device)
 
     def scorer(self, state: TorchState) -> Scorer:
-        return model_scorer(self.model(state))
+        return ModelScorer(self.model(state))
 
     def model(self, state: TorchState) -> Model:
         return state.model.eval()

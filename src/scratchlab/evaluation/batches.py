@@ -1,0 +1,56 @@
+"""Questions in batches: of like length, so that little is padding, and no larger than what can be held at once."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+TOKENS_AT_ONCE = 16_384
+"""Of a batch, padding included: enough for full speed, few enough for the memory of a laptop."""
+
+
+class Asked(Protocol):
+    """A question's tokens; see scorer.Question."""
+
+    @property
+    def prefix(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def continuations(self) -> tuple[npt.NDArray[np.int64], ...]: ...
+
+
+def width(question: Asked) -> int:
+    """Tokens that a model sees at most at once of a question: all but the last of the longest continuation."""
+    return len(question.prefix) + max(map(len, question.continuations)) - 1
+
+
+def in_batches(questions: Sequence[Asked], most: int | None) -> Iterator[list[int]]:
+    """The places of questions that are read together, long ones first: what memory does not suffice for fails at once.
+
+    Padded to their longest prefix and their longest continuation they have at most `most` tokens a row, if each has.
+    """
+    order = sorted(range(len(questions)), key=lambda place: (-width(questions[place]), place))
+    batch, prefix, choice, rows = list[int](), 0, 0, 0
+    for place in order:
+        question = questions[place]
+        longer = max(prefix, len(question.prefix)), max(choice, *map(len, question.continuations))
+        more = rows + len(question.continuations)
+        too_wide = most is not None and sum(longer) - 1 > most
+        if batch and (too_wide or more * sum(longer) > TOKENS_AT_ONCE):
+            yield batch
+            batch, rows = [], 0
+            longer, more = (len(question.prefix), max(map(len, question.continuations))), len(question.continuations)
+        batch.append(place)
+        (prefix, choice), rows = longer, more
+    if batch:
+        yield batch
+
+
+def shared_length(questions: Sequence[Asked]) -> int:
+    """How many tokens all prefixes begin with in common; of each prefix one token at least is left."""
+    shortest = min(len(question.prefix) for question in questions) - 1
+    if len(questions) < 2 or shortest < 1:
+        return 0
+    rows: Any = np.stack([question.prefix[:shortest] for question in questions])
+    differ = np.flatnonzero((rows != rows[0]).any(axis=0))
+    return int(differ[0]) if len(differ) else shortest
