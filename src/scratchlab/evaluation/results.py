@@ -1,0 +1,149 @@
+"""Results of an evaluation, item by item, in a log that is written while it runs; and the figures that follow from it.
+
+    evaluations/MODEL/hellaswag-3f2a9c1e.jsonl      the first line says of what; then a line for each item
+
+The name has a hash of the model, the items and how they are asked: results of one thing are never taken for another's,
+and a log that was interrupted goes on.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scratchlab.errors import ScratchlabError
+from scratchlab.evaluation.loss import ratio_error
+from scratchlab.evaluation.subjects import Subject
+from scratchlab.evaluation.tasks import Record, Task, is_right
+from scratchlab.files import disk_errors, sha256_of_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The results of one model on one task."""
+
+    path: Path
+    head: Record
+
+    @classmethod
+    def of(cls, folder: Path, subject: Subject, task: Task, settings: Record) -> "Log":
+        """The log in `folder` of these; it may not be there yet."""
+        head = {
+            "format": FORMAT,
+            "model": subject.name,
+            "model_sha256": subject.identity,
+            "task": task.name,
+            "task_sha256": task.identity,
+            "metric": task.metric,
+            "chance": task.chance,
+            "items": len(task.items),
+            **settings,
+        }
+        key = sha256_of_json([subject.identity, task.identity, settings])[:12]
+        return cls(folder / file_name(subject.name) / f"{file_name(task.name)}-{key}.jsonl", head)
+
+    def begin(self) -> None:
+        """Make the log, or make it ready to go on: a line that was cut off when its process was killed is dropped."""
+        with disk_errors(self.path, "the results"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a+b") as file:
+                file.seek(0)
+                whole = file.read().rfind(b"\n") + 1
+                file.truncate(whole)
+        if not whole:
+            self.append([self.head])
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Add lines, which are on the disk when this returns."""
+        with disk_errors(self.path, "the results"), self.path.open("ab") as file:
+            file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self) -> dict[int, Record]:
+        """What there is, by the number of the item."""
+        return {record["item"]: record for record in read_log(self.path)[1]}
+
+
+def read_log(path: Path) -> tuple[Record, list[Record]]:
+    """The head of a log and its records. ScratchlabError for a file that is none, or is damaged."""
+    whole = path.read_bytes().rpartition(b"\n")[0]
+    try:
+        head, *records = [json.loads(line) for line in whole.splitlines()] or [{}]
+    except ValueError:
+        raise ScratchlabError(f"{path} is damaged: a line of it is no JSON. Delete it, and evaluate again.") from None
+    if not isinstance(head, dict) or head.get("format") != FORMAT:
+        raise ScratchlabError(f"{path} is no log of results that this version of scratchlab can read.")
+    return head, records
+
+
+def file_name(name: str) -> str:
+    """A name that can be a file's."""
+    return re.sub(r"[^\w.=-]+", "-", name).strip("-.") or "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure with its standard error over n units; None for a single unit."""
+
+    value: float
+    error: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """How a model did on a task. Errors are standard errors over items."""
+
+    model: str
+    task: str
+    metric: str
+    chance: float
+    n: int
+    cut: int
+    """Items whose beginning was cut off."""
+    accuracy: Figure
+    accuracy_norm: Figure
+    """Of the likeliest candidate by its loss a character."""
+    bits_per_byte: Figure
+    """Of the right candidate: the least noisy figure for small models, and comparable across tokenizers."""
+
+    @property
+    def main(self) -> Figure:
+        """The figure that counts for this task."""
+        return self.accuracy if self.metric == "accuracy" else self.accuracy_norm
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def summarize(head: Record, records: Sequence[Record]) -> TaskResult:
+    """The figures of the items of a log."""
+    nats = np.array([record["nats"][record["gold"]] for record in records])
+    sizes = np.array([record["bytes"][record["gold"]] for record in records])
+    bits = nats / math.log(2)
+    return TaskResult(
+        model=head["model"],
+        task=head["task"],
+        metric=head["metric"],
+        chance=head["chance"],
+        n=len(records),
+        cut=sum(record["cut"] > 0 for record in records),
+        accuracy=share([is_right(record, "accuracy") for record in records]),
+        accuracy_norm=share([is_right(record, "accuracy_norm") for record in records]),
+        bits_per_byte=Figure(float(bits.sum() / sizes.sum()), ratio_error(bits, sizes), len(records)),
+    )
+
+
+def share(cases: Sequence[bool]) -> Figure:
+    """How many of the cases hold, from 0 to 1."""
+    n, mean = len(cases), float(np.mean(cases))
+    return Figure(mean, math.sqrt(mean * (1 - mean) / (n - 1)) if n > 1 else None, n)

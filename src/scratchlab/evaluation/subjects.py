@@ -1,0 +1,67 @@
+"""What is evaluated: a model with its tokenizer, whoever made it, and what tells it from all others."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from scratchlab.evaluation.scorer import ModelScorer, Scorer
+from scratchlab.files import sha256_of_json
+from scratchlab.generation.text import prompt_tokens, run_tokenizer
+from scratchlab.model.load import At, load_model
+from scratchlab.runfolder import RunFolder
+
+
+class Encoder(Protocol):
+    """What evaluation asks of a tokenizer; a corpus's has it."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def end_of_text(self) -> int | None: ...
+    @property
+    def meaning(self) -> str:
+        """SHA-256 of what decides the ids of a text."""
+        ...
+
+    def encode(self, text: str, /) -> npt.NDArray[np.unsignedinteger]: ...
+    def token_bytes(self, token: int, /) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model to be evaluated."""
+
+    name: str
+    """As it was named: a run folder, a model of the Hub, an endpoint."""
+    identity: str
+    """SHA-256 of what its scores depend on: weights, tokenizer, precision. Results of others are kept apart."""
+    scorer: Scorer
+    encoder: Encoder
+    start: int
+    """The token that it has seen before the first of a text."""
+    context_length: int | None
+    """The most tokens it sees at once; None if there is no end to it."""
+    window: int
+    """Tokens of the windows in which its loss on a long text is measured."""
+    remembers: bool = False
+    """Whether it goes on from one window to the next, as a recurrent model does."""
+
+
+def run_subject(path: str | Path, at: At = "final", device: str = "auto") -> Subject:
+    """The model of a run folder."""
+    folder = RunFolder.open(path)
+    model, tokenizer = load_model(folder, at, device), run_tokenizer(folder)
+    saved = folder.snapshot("best") if at == "best" else folder.checkpoint(folder.checkpoint_steps()[-1])
+    return Subject(
+        name=str(path) if at == "final" else f"{path} ({at})",
+        identity=sha256_of_json([saved[1]["sha256"], tokenizer.meaning, str(model.compute_dtype)]),
+        scorer=ModelScorer(model),
+        encoder=tokenizer,
+        start=prompt_tokens(tokenizer, "")[0],
+        context_length=model.most_tokens,
+        window=model.config.context_length,
+        remembers=model.config.remembers,
+    )
