@@ -77,7 +77,7 @@ def _encode(subject: Subject, context: str, continuation: str) -> tuple[Ids, Ids
         return np.array([subject.start]), _ids(subject, continuation)
     alone, whole = _ids(subject, text), _ids(subject, text + continuation)
     if len(alone) >= len(whole):  # the text's last token has taken in what follows
-        return np.append(subject.start, whole[:-1]), whole[-1:]
+        return whole[:-1] if len(whole) > 1 else np.array([subject.start]), whole[-1:]
     return alone, whole[len(alone) :]
 
 
