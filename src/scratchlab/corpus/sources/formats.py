@@ -143,3 +143,6 @@ FORMATS = {
     "python-docs": Format((), _whole, _read_python_docs),
     HUB_FORMAT: Format((), _whole, read_dataset),
 }
+
+TABLES = ("jsonl", "csv", "parquet", HUB_FORMAT)
+"""The formats of which one column is read."""
