@@ -15,6 +15,7 @@ from letters import story
 
 from scratchlab.corpus import build
 from scratchlab.corpus.build import Progress, build_corpus
+from scratchlab.corpus.sources.find import Source
 from scratchlab.corpus.store import open_corpus
 from scratchlab.errors import CorpusError, ScratchlabError, UnfinishedError, UsageError
 
@@ -106,6 +107,16 @@ def test_copies_and_blanks_are_left_out_and_counted(write, tmp_path):
     assert example.document == f"{tmp_path}/mine/copy.txt"
     assert story(3).startswith(example.text[:50])
     assert folder.bytes == sum(split.bytes for split in manifest.splits.values())
+
+
+def test_an_unpublished_post_is_counted_once(write, tmp_path):
+    write("blog/_posts/2024-01-31-hello.md", f"---\ntitle: Hello\n---\n{story(1) * 9}\n")
+    write("blog/_posts/2024-02-01-later.md", "---\npublished: false\n---\nNot *yet*.   \n")
+    site = Source(str(tmp_path / "blog"), "blog", blog=True)
+    [source] = build_corpus([site], tmp_path / "out", "byte", filters=("spaces", "short:200")).manifest.sources
+    counts = {kind: (removed.documents, removed.pieces) for kind, removed in source.removed.items()}
+    assert counts == {"front matter": (0, 1), "unpublished": (1, 0)}
+    assert source.removed["unpublished"].examples[0].text == "Later\n\nNot yet."
 
 
 @given(st.lists(st.text(st.sampled_from("ab \n"), min_size=30, max_size=34), min_size=8, max_size=30))

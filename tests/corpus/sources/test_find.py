@@ -96,7 +96,7 @@ def test_a_blog_is_its_posts(write: Write, tmp_path: Path):
     first, second = [document for span in found.spans for document in read_span(span)]
     assert first.text == "Hello\n\nSome words, here."
     assert first.removed["link"] == ("https://example.org",)
-    assert (second.text, second.removed["unpublished"]) == ("", ("Later\n\nNot yet.",))
+    assert (second.text, second.removed) == ("", {"unpublished": ("Later\n\nNot yet.",)})
 
 
 # Refusals.

@@ -12,7 +12,7 @@ from functools import partial
 
 from scratchlab.corpus.building.gopher import not_repetitive, prose
 from scratchlab.corpus.building.tally import Tally
-from scratchlab.corpus.sources.documents import PART_BYTES, Document
+from scratchlab.corpus.sources.documents import PART_BYTES, UNPUBLISHED, Document
 from scratchlab.errors import UsageError
 
 BLANK = "blank"
@@ -44,10 +44,13 @@ def clean(document: Document, filters: Sequence[Filter], tally: Tally) -> Docume
     """The document after all filters, or None if it was thrown away or nothing but white space is left of it.
 
     Adds what was removed to `tally`, here and by the reader. A text that is read in parts changes as any other, but
-    is thrown away by `long` alone. A token set is left as it is.
+    is thrown away by `long` alone. An unpublished one goes before all filters. A token set is left as it is.
     """
     if document.tokens is not None:
         return document
+    if UNPUBLISHED in document.removed:  # the whole text: nothing is left that could be blank
+        tally.drop(UNPUBLISHED, document.name, document.removed[UNPUBLISHED][0])
+        return None
     for kind, pieces in document.removed.items():
         tally.take(kind, document.name, pieces)
     if document.replaced:

@@ -20,6 +20,9 @@ PART_BYTES = 2**23
 MOST_REPLACED = 0.3
 """In a text, of U+FFFD to a byte: with more it is in another encoding, or no text."""
 
+UNPUBLISHED = "unpublished"
+"""What `removed` calls a whole text that its author does not show."""
+
 # A space or newline after a character that is no white space, in UTF-8 (the lists: ASCII, U+0085 and U+00A0, U+1680,
 # U+2000 to U+200A, U+2028, U+2029 and U+202F, U+205F, U+3000). No token of GPT-2's pattern reaches from such a
 # character into white space, so that a text may be cut there without changing a token.

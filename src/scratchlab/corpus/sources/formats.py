@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from scratchlab.corpus.sources import documents
-from scratchlab.corpus.sources.documents import Document, Span, decode, in_parts, next_cut, sound
+from scratchlab.corpus.sources.documents import UNPUBLISHED, Document, Span, decode, in_parts, next_cut, sound
 from scratchlab.corpus.sources.hub_datasets import HUB_FORMAT, read_dataset
 from scratchlab.corpus.sources.opened import COMPRESSED, is_plain, opened, require
 from scratchlab.corpus.sources.tables import (
@@ -121,8 +121,10 @@ def _read_post(span: Span) -> Iterator[Document]:
     with opened(span) as file:
         raw = decode(file.read(), span.name)
     post = clean_post(raw.text, span.name, span.reading.code)
-    removed = dict(post.removed) | ({} if post.published else {"unpublished": (post.text,)})
-    yield replace(raw, text=post.text if post.published else "", removed=removed)
+    if post.published:
+        yield replace(raw, text=post.text, removed=post.removed)
+    else:
+        yield Document("", span.name, removed={UNPUBLISHED: (post.text,)})
 
 
 def _read_python_docs(span: Span) -> Iterator[Document]:
