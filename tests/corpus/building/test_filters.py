@@ -245,7 +245,7 @@ def test_parts_of_a_text_change_as_the_whole_does_and_are_not_judged(monkeypatch
         assert not tally.kinds
     tally = Tally()
     assert [clean(part, parse_filters(["long:10"]), tally) for part in parts] == [None] * len(parts)
-    assert tally.kinds["long:10"].documents == len(parts)
+    assert (tally.kinds["long:10"].documents, tally.kinds["long:10"].characters) == (1, len(text))
 
 
 def test_a_part_that_is_blank_stays() -> None:

@@ -60,7 +60,7 @@ def clean(document: Document, filters: Sequence[Filter], tally: Tally) -> Docume
     for step in filters:
         cleaned = step.apply_to_part(text) if part else step.apply(text)
         if cleaned is None:
-            tally.drop(step.name, document.name, text)
+            tally.drop(step.name, document.name, text, whole=not document.continues)
             return None
         if cleaned != text:
             tally.change(step.name, document.name, text, cleaned)
