@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def refusal(tmp_path: Path, *sources: str, **arguments: str) -> str:
+def refusal(tmp_path: Path, *sources: str | Source, **arguments: Any) -> str:
     """The message of a build that fails and leaves nothing behind."""
     before = set(tmp_path.iterdir())
     with pytest.raises(ScratchlabError) as caught:
@@ -161,6 +162,35 @@ def test_text_that_is_too_small_names_the_file_and_the_split(write, tmp_path):
 def test_blank_text_names_the_file(write, tmp_path):
     path = write("blank.txt", " \n")
     assert f"no text to learn from: {path} has no character but white space" in refusal(tmp_path, path)
+
+
+@pytest.mark.parametrize(
+    ("texts", "filters", "message"),
+    [
+        (
+            ["a b", "c d e", "a b c d e f"],
+            "short:4 short:99",
+            "removed all 3 documents of {}. short:99 removed the most, 2. Leave it out, or give it another number.",
+        ),
+        (["a b", " "], "long:2", "removed 1 of 2 documents of {}, and the others are blank or unpublished. long:2"),
+        (["a b"], "unicode short:9", "removed the only document of {}. short:9 removed the most, 1. Leave it out, or"),
+        (["http://a.b/c/d", "m@a.org"], "emails urls", "left nothing but white space of all 2 documents of {}. urls"),
+        (["http://a.b/c"], "urls", "of the only document of {}. urls removed the most, 12 characters. Leave it out."),
+        ([" ", "\n"], "unicode", "{} has no character but white space."),
+    ],
+)
+def test_filters_that_leave_nothing_are_named(write, tmp_path, texts, filters, message):
+    for number, text in enumerate(texts):
+        write(f"texts/{number}.txt", text)
+    folder = f"{tmp_path}/texts"
+    assert message.format(folder) in refusal(tmp_path, folder, filters=tuple(filters.split()))
+
+
+def test_posts_that_nobody_can_read_are_said_to_be_unpublished(write, tmp_path):
+    write("blog/_posts/2024-02-01-later.md", "---\npublished: false\n---\nNot yet.\n")
+    site = Source(str(tmp_path / "blog"), "blog", blog=True)
+    message = refusal(tmp_path, site)
+    assert "blog has no character but white space, besides what is unpublished (1 of 1)." in message
 
 
 def test_an_unreadable_file_among_good_ones_is_named(write, letters, tmp_path):

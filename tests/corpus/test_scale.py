@@ -305,6 +305,12 @@ def test_text_that_cannot_be_read_is_named_as_on_one_machine(letters, write, tmp
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("place", PLACES)
+def test_filters_that_leave_nothing_are_named_as_on_one_machine(letters, tmp_path, place):
+    with pytest.raises(CorpusError, match=r"removed all 30 documents of .*letters\. short:9999 removed the most, 30\."):
+        run(scaled_build([letters], PLACES[place](tmp_path / "out"), 3, filters=("short:9999",)))
+
+
 def test_without_datatrove_the_message_says_how_to_get_it(letters, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datatrove.io", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'scratchlab\[scale\]'"):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scratchlab.corpus.building import encode, survey
+from scratchlab.corpus.building.filters import nothing_left
 from scratchlab.corpus.building.join import Stretches, whole_pieces, write_split
 from scratchlab.corpus.building.learn import learn_tokenizer
 from scratchlab.corpus.building.mixture import draw, in_mixed_order, supplies
@@ -161,7 +162,7 @@ def decide(job: Job) -> Plan:
     rule, mixed = parse_split(settings.split), settings.mixture is not None
     plan = make_plan(job.work, job.order.pieces, rule, settings.near_duplicates, mixed)
     if not plan.documents:
-        raise CorpusError(f"There is no text to learn from: {job.order.name} has no character but white space.")
+        raise nothing_left(_removed(job, job.order.pieces, [survey.STAGE]), settings.filters, job.order.name)
     return plan
 
 
@@ -274,12 +275,10 @@ def _test_in_training(job: Job, tokenizer: Tokenizer, splits: Mapping[str, Split
 
 
 def _source_record(job: Job, plan: Plan, place: int) -> SourceRecord:
-    order, removed = job.order, Tally()
+    order = job.order
     source, listing = order.sources[place], order.listings[place]
     pieces = [piece for piece in order.pieces if piece.source == place]
-    for piece in pieces:
-        for stage in (survey.STAGE, encode.STAGE):
-            removed.merge(Tally.from_json(job.work.record(stage, piece.number)["removed"]))
+    removed = _removed(job, pieces, [survey.STAGE, encode.STAGE])
     kept = [plan.kept[piece.number] for piece in pieces]
     return SourceRecord(
         source=printable(source.name),
@@ -292,6 +291,14 @@ def _source_record(job: Job, plan: Plan, place: int) -> SourceRecord:
         weight=source.weight,
         repeat=source.repeat,
     )
+
+
+def _removed(job: Job, pieces: Sequence[Piece], stages: Sequence[str]) -> Tally:
+    removed = Tally()
+    for piece in pieces:
+        for stage in stages:
+            removed.merge(Tally.from_json(job.work.record(stage, piece.number)["removed"]))
+    return removed
 
 
 def _moves(job: Job, plan: Plan) -> tuple[MoveRecord, ...]:

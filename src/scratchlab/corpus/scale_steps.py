@@ -62,7 +62,7 @@ def plan_corpus(at: Here, job: Job, rank: int, ranks: int) -> Counts:
     else:
         _fetch_spools(at, job.order.pieces)
     near = job.order.settings.near_duplicates is not None
-    kinds = (survey.RECORDS, survey.SIGNATURES) if near else (survey.RECORDS,)
+    kinds = ("json", survey.RECORDS, *[survey.SIGNATURES] * near)
     at.fetch(_paths(at, survey.STAGE, job.order.pieces, *kinds))
     decided = build.decide(job)
     build.settle_tokenizer(job, decided)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from scratchlab.corpus.building.gopher import not_repetitive, prose
-from scratchlab.corpus.building.tally import Tally
+from scratchlab.corpus.building.tally import Removal, Tally
 from scratchlab.corpus.sources.documents import PART_BYTES, UNPUBLISHED, Document
-from scratchlab.errors import UsageError
+from scratchlab.errors import CorpusError, UsageError
 
 BLANK = "blank"
 DUPLICATE = "duplicate"
@@ -76,6 +76,32 @@ def _is_part(document: Document) -> bool:
     if document.continues:
         return True
     return len(document.text) * 4 >= PART_BYTES and len(document.text.encode()) >= PART_BYTES
+
+
+def nothing_left(removed: Tally, specs: Sequence[str], origin: str) -> CorpusError:
+    """The error for sources, called `origin`, of which cleaning by the filters `specs` left no text: what took it."""
+    counts = {kind: removal.documents for kind, removal in removed.kinds.items()}
+    total, hidden = sum(counts.values()), counts.get(UNPUBLISHED, 0)
+    steps = {spec: removed.kinds[spec] for spec in specs if spec in removed.kinds}
+    if steps:
+        what = _emptied(steps, total, origin)
+    else:
+        besides = f", besides what is unpublished ({hidden:,} of {total:,})" if hidden else ""
+        what = f"{origin} has no character but white space{besides}."
+    return CorpusError(f"There is no text to learn from: {what}")
+
+
+def _emptied(steps: Mapping[str, Removal], total: int, origin: str) -> str:
+    whole = f"all {total:,} documents" if total > 1 else "the only document"
+    worst = max(steps, key=lambda spec: (steps[spec].documents, steps[spec].characters))
+    remedy = "Leave it out, or give it another number." if ":" in worst else "Leave it out."
+    if dropped := sum(removal.documents for removal in steps.values()):
+        some = f"{dropped:,} of {total:,} documents of {origin}, and the others are blank or unpublished"
+        what, most = f"removed {f'{whole} of {origin}' if dropped == total else some}", f"{steps[worst].documents:,}"
+    else:
+        what = f"left nothing but white space of {whole} of {origin}"
+        most = f"{steps[worst].characters:,} characters"
+    return f"the filters {what}. {worst} removed the most, {most}. {remedy}"
 
 
 # Filters that change a text. They do to parts of it what they do to the whole, since it is cut before white space, but
