@@ -1,8 +1,8 @@
 """Which document goes to which split: by a hash of its content, by contiguous regions, or by the names of the files.
 
 By hash, a document's place depends on its content and on nothing else: adding, removing or reordering documents moves
-no other, and identical texts can never lie on both sides. Contiguous regions are for one long text or a few. Names are
-for token sets that others have split already.
+no other, and identical texts can never lie on both sides. Contiguous regions are for one long text or a few; in a
+mixture each source has its own. Names are for token sets that others have split already.
 """
 
 import itertools

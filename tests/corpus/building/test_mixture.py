@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 from letters import story
 
 from scratchlab.corpus.build import build_corpus
+from scratchlab.corpus.building import work
 from scratchlab.corpus.building.mixture import Mixture
 from scratchlab.corpus.building.mixture_file import read_mixture
+from scratchlab.corpus.sources import documents
 from scratchlab.corpus.sources.find import Source
+from scratchlab.corpus.splits import SPLITS
 from scratchlab.corpus.store import Corpus
 from scratchlab.errors import CorpusError, UsageError
 
@@ -182,6 +185,33 @@ def test_a_source_of_one_document_is_trained_on_alone(folders, tmp_path, rule):
 
 
 def test_a_source_that_gives_nothing_to_train_on_is_named(folders, tmp_path):
-    sources = [Source(str(folders / "web"), "web", weight=0.5), Source(str(folders / "own"), "own", weight=0.5)]
-    with pytest.raises(CorpusError, match=r"own gives nothing to the training split\. Split by hash"):
-        build_corpus(sources, tmp_path / "out", "byte", "contiguous:.5,.25,.25", mixture=Mixture())
+    (tmp_path / "copy.txt").write_text((folders / "web" / "07.txt").read_text())
+    sources = [Source(str(folders / "web"), "web", weight=0.5), Source(str(tmp_path / "copy.txt"), "copy", weight=0.5)]
+    with pytest.raises(CorpusError, match=r"copy gives nothing to the training split\. Split by contiguous regions"):
+        build_corpus(sources, tmp_path / "out", "byte", "hash", mixture=Mixture())
+
+
+@pytest.mark.parametrize("part_bytes", [50, 2**20])
+@pytest.mark.parametrize("rule", ["contiguous:.5,.3,.2", "contiguous:.6,0,.4"])
+def test_each_source_has_contiguous_regions_of_its_own(tmp_path, monkeypatch, part_bytes, rule):
+    monkeypatch.setattr(documents, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(work, "SMALLEST_PIECE", 300)
+    texts = {"long": ["".join(map(story, range(10, 20)))], "few": [story(2), story(3)], "again": [story(2), story(4)]}
+    for name, found in texts.items():
+        (tmp_path / name).mkdir()
+        for number, text in enumerate(found):
+            (tmp_path / name / f"{number}.txt").write_text(text)
+    texts["again"].pop(0)  # a copy
+    sizes = {name: len("".join(found)) for name, found in texts.items()}  # as weights: all of each is drawn
+    sources = [Source(str(tmp_path / name), name, weight=float(size)) for name, size in sizes.items()]
+    corpus = build_corpus(sources, tmp_path / "out", "byte", rule, mixture=Mixture())
+    shares = [float(share) for share in rule.partition(":")[2].split(",")]
+    for place, split in enumerate(SPLITS):
+        found = set(corpus.documents(split) if split in corpus.manifest.splits else ())
+        assert bool(found) == (shares[place] > 0)
+        for whole in ("".join(text) for text in texts.values()):
+            start, stop = int(len(whole) * sum(shares[:place])), int(len(whole) * sum(shares[: place + 1]))
+            own = {text for text in found if text in whole[start:stop]}
+            assert bool(own) == (start < stop)
+            found -= own
+        assert not found, "nothing is from elsewhere"

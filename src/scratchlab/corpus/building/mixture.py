@@ -83,8 +83,8 @@ def draw(found: Sequence[Supply], split: str, mixture: Mixture) -> list[tuple[Su
     for supply, share, available in zip(found, shares, most, strict=True):
         if not supply.tokens:
             raise CorpusError(
-                f"{supply.source.name} gives nothing to the training split. Split by hash (--split hash), or give it "
-                "more text."
+                f"{supply.source.name} gives nothing to the training split. Split by contiguous regions (--split "
+                "contiguous), of which each source has its own, or give it more text."
             )
         if (needed := int(share * wanted)) > available:
             raise CorpusError(

@@ -7,6 +7,7 @@ corpus. Records are numbered in reading order over all pieces.
 import bisect
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -96,7 +97,8 @@ def make_plan(
 ) -> Plan:
     """Find the duplicates and assign the rest to splits by `rule`, or by one that suits them.
 
-    In a mixture the parts of a long text are documents of their own, for they need not stay beside each other.
+    In a mixture the parts of a long text are documents of their own, for they need not stay beside each other; and
+    each source has contiguous regions of its own, or one could lie in the training split and another in the test split.
     """
     records = _Records(work, pieces)
     fates = _on_disk(work.folder / "fates.bin", records.count)
@@ -114,7 +116,8 @@ def make_plan(
         case "hash":
             plan = replace(plan, moved=_by_hash(records, fates, splits, plan))
         case "contiguous":
-            plan = replace(plan, cuts=_by_region(records, fates, splits, plan))
+            parts = _regions_of(plan, pieces, mixed)
+            plan = replace(plan, cuts=_by_region(records, fates, splits, parts))
         case "names":
             _by_name(records, splits, pieces)
     _write_codes(work, records, fates, splits, plan.cuts, mixed)
@@ -240,9 +243,21 @@ def _fill_empty(records: _Records, fates: Fates, splits: Fates, plan: Plan) -> t
     return tuple(Move(int(kept["number"][place]), origin, int(found[place])) for place, origin in moved)
 
 
-def _by_region(records: _Records, fates: Fates, splits: Fates, plan: Plan) -> Cuts:
-    """The kept text in order, cut by characters."""
-    parts = regions(plan.rule, plan.characters)
+def _regions_of(plan: Plan, pieces: Sequence[Piece], mixed: bool) -> Regions:
+    """The regions of all kept text in order; in a mixture, those of each source, one after another."""
+    sizes = Counter[int]()
+    for piece, kept in zip(pieces, plan.kept, strict=True):
+        sizes[piece.source if mixed else 0] += kept.characters
+    starts = itertools.accumulate(sizes.values(), initial=0)
+    return [
+        (split, start + low, start + high)
+        for start, size in zip(starts, sizes.values(), strict=False)
+        for split, low, high in regions(plan.rule, size)
+    ]
+
+
+def _by_region(records: _Records, fates: Fates, splits: Fates, parts: Regions) -> Cuts:
+    """The kept text in order, cut by characters into `parts`."""
     edges = [start for _, start, _ in parts[1:]]
     cuts: Cuts = {}
     before = 0
