@@ -198,6 +198,35 @@ def test_an_unreadable_file_among_good_ones_is_named(write, letters, tmp_path):
     assert path in refusal(tmp_path, letters, path)
 
 
+@pytest.mark.parametrize("tokenizer", ["integers", "bins:4"])
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("1 2 x 4", "'x' at position 4 is not a"), ("1,, 2", "a number is missing between the commas at position 1.")],
+)
+def test_what_is_no_number_is_named_with_its_document(write, tmp_path, tokenizer, text, problem):
+    for number in range(9):
+        write(f"numbers/{number}.txt", f"{number} 1 2 3 " * 9)
+    path = write("numbers/4a.txt", text)
+    message = refusal(tmp_path, f"{tmp_path}/numbers", tokenizer=tokenizer, split="contiguous:1,0,0")
+    assert message.startswith(f"{path}: {problem}")
+
+
+@pytest.mark.parametrize("tokenizer", ["integers", "bins:4"])
+def test_positions_count_from_where_a_region_begins(write, tmp_path, tokenizer):
+    path = write("numbers.txt", "1 2 3 4 " * 50 + "x " + "5 " * 49)
+    message = refusal(tmp_path, path, tokenizer=tokenizer, split="contiguous:.5,.5,0")
+    begins = 251  # half of the text is 250 characters, and a number ends at 251
+    assert message.startswith(f"{path}, from character {begins} on: 'x' at position {400 - begins} is not a")
+
+
+def test_too_many_integers_are_those_of_all_documents(write, tmp_path, monkeypatch):
+    monkeypatch.setattr("scratchlab.corpus.numbers.MOST_INTEGERS", 20)
+    for number in range(9):
+        write(f"numbers/{number}.txt", " ".join(map(str, range(number, number + 20))))
+    message = refusal(tmp_path, f"{tmp_path}/numbers", tokenizer="integers")
+    assert message.startswith(f"the training text of {tmp_path}/numbers has more than 20 different whole numbers")
+
+
 @pytest.mark.parametrize("arguments", [{"tokenizer": "word"}, {"split": "random"}])
 def test_mistaken_arguments_are_heard_of_before_anything_is_read(tmp_path, arguments):
     with pytest.raises(UsageError):

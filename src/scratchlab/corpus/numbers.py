@@ -15,6 +15,11 @@ import numpy.typing as npt
 
 from scratchlab.errors import CorpusError
 
+
+class NoNumberError(CorpusError):
+    """Something in a text is no number of the kind that is wanted, or missing. The message says at which position."""
+
+
 Floats = npt.NDArray[np.float64]
 Spans = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.integer]
@@ -95,7 +100,7 @@ def _values(text: str) -> dict[str, int]:
     distinct = set(words)
     if not all(map(_INTEGER.fullmatch, distinct)):
         place = next(place for place, word in enumerate(words) if not _INTEGER.fullmatch(word))
-        raise CorpusError(f"{_shown(text, place)} is not a whole number. For other numbers use bins:N.")
+        raise NoNumberError(f"{_shown(text, place)} is not a whole number. For other numbers use bins:N.")
     return {word: int(word) for word in distinct}
 
 
@@ -172,7 +177,7 @@ def _numbers(text: str) -> Floats:
     if not np.isfinite(numbers).all() or "_" in text or not text.isascii():
         for place, word in enumerate(words):
             if not _NUMBER.fullmatch(word) or not np.isfinite(float(word)):
-                raise CorpusError(f"{_shown(text, place)} is not a finite number. Fill it in or leave it out.")
+                raise NoNumberError(f"{_shown(text, place)} is not a finite number. Fill it in or leave it out.")
     return numbers
 
 
@@ -182,7 +187,7 @@ def _numbers(text: str) -> Floats:
 def _words(text: str) -> list[str]:
     """What is between white space and commas. CorpusError if there is nothing between two commas."""
     if "," in text and (gap := _NOTHING_BETWEEN.search(text)):
-        raise CorpusError(f"a number is missing between the commas at position {gap.start()}. Fill it in.")
+        raise NoNumberError(f"a number is missing between the commas at position {gap.start()}. Fill it in.")
     return text.replace(",", " ").split()
 
 

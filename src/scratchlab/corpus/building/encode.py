@@ -93,7 +93,8 @@ def _end_of_number(text: str, place: int) -> int:
 def _cut(document: Document, regions: Regions, continues: bool, goes_on: bool) -> Iterator[Fragment]:
     """The stretches of a document that lie in different splits: each but the last ends there."""
     for number, (split, start, stop) in enumerate(regions):
-        part = replace(document, text=document.text[start:stop])
+        name = f"{document.name}, from character {start:,} on" if start else document.name  # positions count from there
+        part = replace(document, text=document.text[start:stop], name=name)
         if document.tokens is not None:
             part = replace(document, tokens=document.tokens[start:stop])
         yield Fragment(split, part, continues and number == 0, goes_on and number == len(regions) - 1)

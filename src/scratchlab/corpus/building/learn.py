@@ -1,13 +1,16 @@
 """Training a tokenizer on the text that a plan keeps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from scratchlab.corpus.building.encode import Task, fragments
 from scratchlab.corpus.building.tally import Tally
 from scratchlab.corpus.building.workers import Map
-from scratchlab.corpus.sources.documents import key_of
+from scratchlab.corpus.numbers import NoNumberError
+from scratchlab.corpus.sources.documents import Document, key_of
 from scratchlab.corpus.splits import SPLITS
 from scratchlab.corpus.tokenizer import Tokenizer, learns_from_all_splits, parse_tokenizer, train_tokenizer
+from scratchlab.errors import CorpusError
 
 TRAINING_BYTES = 2**29
 """Of a larger text BPE learns from a sample of about this size: its counts must fit into memory."""
@@ -21,16 +24,31 @@ def learn_tokenizer(
     """A tokenizer of the kind that `spec` says, from text of `size` bytes, called `origin` in messages.
 
     BPE must not learn from the text that it will be judged on; characters are those of all splits, or the text of the
-    others could not be written.
+    others could not be written. CorpusError names the document in which something is no number.
     """
     kind, _ = parse_tokenizer(spec)
+    train = partial(train_tokenizer, spec, end_of_text=end_of_text, specials=specials, origin=origin)
     if kind == "char":
-        texts: Iterator[str] = over(_characters, tasks)
-    elif learns_from_all_splits(kind):
-        texts = (fragment.document.text for task in tasks for fragment in fragments(task, Tally()))
-    else:
-        texts = _training_texts(tasks, TRAINING_BYTES / size if kind == "bpe" else 1)
-    return train_tokenizer(spec, texts, end_of_text=end_of_text, specials=specials, origin=origin)
+        return train(over(_characters, tasks))
+    if learns_from_all_splits(kind):
+        return _naming_documents(train, _documents(tasks))
+    return _naming_documents(train, _training_documents(tasks, TRAINING_BYTES / size if kind == "bpe" else 1))
+
+
+def _naming_documents(train: Callable[[Iterable[str]], Tokenizer], documents: Iterable[Document]) -> Tokenizer:
+    """What `train` makes of the documents' texts; an error about what one of them holds says which."""
+    name = ""
+
+    def texts() -> Iterator[str]:
+        nonlocal name
+        for document in documents:
+            name = document.name
+            yield document.text
+
+    try:
+        return train(texts())
+    except NoNumberError as error:  # it is in the text that was given last
+        raise CorpusError(f"{name}: {error}") from error
 
 
 def _characters(task: Task) -> str:
@@ -41,10 +59,14 @@ def _characters(task: Task) -> str:
     return "".join(sorted(found))
 
 
-def _training_texts(tasks: Sequence[Task], share: float) -> Iterator[str]:
+def _documents(tasks: Sequence[Task]) -> Iterator[Document]:
+    return (fragment.document for task in tasks for fragment in fragments(task, Tally()))
+
+
+def _training_documents(tasks: Sequence[Task], share: float) -> Iterator[Document]:
     """The training split, or the `share` of its documents whose keys lie lowest."""
     for task in tasks:
         for fragment in fragments(task, Tally()):
             document = fragment.document
             if fragment.split == TRAIN and (share >= 1 or key_of(document.content())[1] < share * 2**64):
-                yield document.text
+                yield document
