@@ -127,3 +127,16 @@ def test_numbers_have_no_special_tokens(write, spec):
 def test_only_a_mixture_repeats(write):
     notes = Source(write("notes.txt", story(2)), "notes", repeat=4)
     assert refusal([notes]) == "notes: repeat 4 is for mixtures. Give every source a weight."
+
+
+@pytest.mark.parametrize("spec", ["nope/tokenizer.json", "nope/", "tokenizer.json", "vocab.bpe", "my.tiktoken"])
+def test_a_tokenizer_that_is_not_there_is_said_not_to_be(write, tmp_path, monkeypatch, spec):
+    monkeypatch.chdir(tmp_path)
+    message = refusal([Source(write("notes.txt", story(2)))], tokenizer=spec)
+    assert message.startswith(f"tokenizer {spec!r}: there is no such file or folder. Known are a tokenizer.json or a ")
+    assert message.endswith("or a new one is trained: char, byte, bpe:N, integers or bins:N.")
+
+
+@pytest.mark.parametrize("spec", ["bpe:12.5", "word", "bpe:100"])
+def test_a_kind_that_is_not_known_is_no_missing_file(write, spec):
+    assert f"tokenizer {spec!r}: expected char, byte, bpe:N" in refusal([Source(write("a.txt", "a"))], tokenizer=spec)

@@ -1,14 +1,16 @@
 """What is to be built: the settings are checked, and what there is to read is listed, before anything runs."""
 
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from scratchlab.corpus.building.filters import parse_filters
 from scratchlab.corpus.building.mixture import Mixture
 from scratchlab.corpus.building.work import Piece, in_pieces
-from scratchlab.corpus.pretrained import open_tokenizer
+from scratchlab.corpus.pretrained import KNOWN_TOKENIZERS, RANKS, open_tokenizer
 from scratchlab.corpus.shards import SHARD_TOKENS
 from scratchlab.corpus.sources.documents import Reading, printable
 from scratchlab.corpus.sources.find import Listing, Source, list_source
@@ -100,11 +102,21 @@ def _check(settings: Settings, sources: Sequence[Source]) -> Tokenizer | None:
     spec = settings.tokenizer
     given = None if spec in ("auto", "char", "byte") else open_tokenizer(spec)
     if spec != "auto" and given is None:
-        parse_tokenizer(spec)
+        _check_new(spec)
     _check_specials(settings, given)
     if given and settings.specials:
         return given.with_specials(settings.specials)
     return given
+
+
+def _check_new(spec: str) -> None:
+    """UsageError for a tokenizer that is neither there nor of a kind that can be trained."""
+    if os.sep in spec or Path(spec).suffix in (".json", ".txt", ".bpe", RANKS):
+        raise UsageError(
+            f"tokenizer {spec!r}: there is no such file or folder. Known are {KNOWN_TOKENIZERS}; or a new one is "
+            "trained: char, byte, bpe:N, integers or bins:N."
+        )
+    parse_tokenizer(spec)
 
 
 def _check_mixture(mixture: Mixture | None, sources: Sequence[Source]) -> None:
