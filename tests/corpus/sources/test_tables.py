@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -246,8 +247,19 @@ def test_a_parquet_without_the_column_is_refused_with_those_it_has(tmp_path: Pat
 def test_a_damaged_parquet_is_named(tmp_path: Path, write: Write):
     path = parquet(tmp_path / "a.parquet", {"text": ["one two three"] * 9}, write_page_checksum=True)
     whole = path.read_bytes()
-    for broken in (whole[:-10], whole[len(whole) // 2 :], b"PAR1", b"", b"not a table", whole[:30] + b"?" + whole[31:]):
-        assert "broken.parquet is damaged, or no Parquet file" in refusal(write("broken.parquet", broken))
+    for broken in (
+        whole[:-10],
+        whole[len(whole) // 2 :],
+        b"PAR1",
+        b"",
+        b"not a table",
+        whole[:30] + b"?" + whole[31:],
+        whole[:4] + bytes(60) + whole[64:],
+    ):
+        message = refusal(write("broken.parquet", broken))
+        assert "broken.parquet is damaged, or no Parquet file: " in message
+        assert re.search(r"[^.\s]\. Fetch it again, or leave it out\.$", message), "one sentence after another"
+        assert "\n" not in message
     [span] = listing(path).spans
     path.unlink()
     with pytest.raises(CorpusError, match=r"a\.parquet is no longer there"):

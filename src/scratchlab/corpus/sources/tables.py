@@ -255,8 +255,9 @@ def _parquet(span: Span) -> Generator[Any]:
     except FileNotFoundError as error:
         raise gone(span) from error
     except (pyarrow.ArrowException, OSError) as error:
+        problem = " ".join(str(error).split()).rstrip(".")  # of several lines, some with a full stop
         raise CorpusError(
-            f"{span.name} is damaged, or no Parquet file: {error}. Fetch it again, or leave it out."
+            f"{span.name} is damaged, or no Parquet file: {problem}. Fetch it again, or leave it out."
         ) from error
 
 
