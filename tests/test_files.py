@@ -1,5 +1,6 @@
 """Files appear whole or not at all."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scratchlab.errors import ScratchlabError
+from scratchlab.errors import CorpusError, ScratchlabError, UnfinishedError
 from scratchlab.files import (
     canonical_json,
     disk_errors,
@@ -15,6 +16,7 @@ from scratchlab.files import (
     nearest_existing,
     sha256_of_file,
     sha256_of_json,
+    unfinished_folder,
     write_atomically,
 )
 
@@ -68,6 +70,42 @@ def test_a_folder_whose_filling_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         fill()
     assert names(tmp_path) == []
+
+
+def fail(within: contextlib.AbstractContextManager[Path], error: Exception, beside: Path | None = None) -> None:
+    """Raise `error` while a folder is filled, and another program wrote a file `beside` it."""
+
+    def fill() -> None:
+        with within:
+            if beside:
+                beside.write_text("mine")
+            raise error
+
+    with pytest.raises(type(error)):
+        fill()
+
+
+def test_folders_that_were_made_for_one_that_fails_are_gone_with_it(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    mistake = CorpusError("no text")
+    for path in (tmp_path / "a" / "b" / "c", Path("a") / "b" / "c", tmp_path / "c"):
+        fail(unfinished_folder(path, "it", "key", "work"), mistake)
+        fail(folder_in_one_piece(path, "it"), mistake)
+        assert names(tmp_path) == []
+
+
+def test_folders_that_were_there_or_hold_something_stay(tmp_path: Path) -> None:
+    def unfinished(path: str) -> contextlib.AbstractContextManager[Path]:
+        return unfinished_folder(tmp_path / path, "it", "key", "work")
+
+    mistake = CorpusError("no text")
+    (tmp_path / "mine").mkdir()
+    fail(unfinished("mine/a"), mistake)
+    assert names(tmp_path) == ["mine"]
+    fail(unfinished("one/two/three"), mistake, beside=tmp_path / "one" / "note")
+    assert names(tmp_path / "one") == ["note"]
+    fail(unfinished("x/y"), UnfinishedError("no power"))
+    assert names(tmp_path / "x") == [".y.partial-key"], "what was done is kept"
 
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:

@@ -93,13 +93,26 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
+def _parents_of(path: Path) -> Generator[None]:
+    """Make the folders above `path`. If what follows fails, those that were made here and are empty go again."""
+    made = [parent for parent in path.absolute().parents if not parent.exists()]  # the deepest first
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # something lies there, and so in all above
+            for parent in made:
+                parent.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def folder_in_one_piece(path: Path, what: str, replace: bool = False) -> Generator[Path]:
     """Yield a hidden folder beside `path` to fill; renamed to `path` at the end, removed if anything goes wrong.
 
     With `replace` a folder that is there already makes way, once the new one is whole.
     """
-    with disk_errors(path, what):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path, what), _parents_of(path):
         partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.partial-"))
         try:
             os.chmod(partial, 0o755)
@@ -140,12 +153,12 @@ def unfinished_folder(path: Path, what: str, key: str, scratch: str) -> Generato
 
     Unlike that of `folder_in_one_piece` it outlives a kill, an interrupt and a full disk: the next one with the same
     `key`, which stands for everything that decides its content, finds what was done. Those with other keys are removed.
-    A mistake of the user's removes it, and nothing else does. What lies in the folder `scratch` within it is removed at
-    the end. Raises UnfinishedError while another process fills it.
+    A mistake of the user's removes it, with the folders above it that were made for it, and nothing else does. What
+    lies in the folder `scratch` within it is removed at the end. Raises UnfinishedError while another process fills it.
     """
     partial = path.parent / f".{path.name}.partial-{key[:16]}"
-    with disk_errors(path, what):
-        partial.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path, what), _parents_of(path):
+        partial.mkdir(exist_ok=True)
         for other in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
             if other != partial:
                 with _only_process(other, what):
