@@ -122,9 +122,19 @@ def test_a_full_disk_says_what_is_free_and_what_to_do(tmp_path: Path, code: str)
         raise OSError(getattr(errno, code), "no")
 
 
-def test_other_errors_of_the_system_pass_through(tmp_path: Path) -> None:
-    with pytest.raises(ConnectionError), disk_errors(tmp_path, "it"):
-        raise ConnectionError
+@pytest.mark.parametrize("code", ["EIO", "ESTALE", "ENOMEM", "EMFILE"])
+def test_a_disk_that_fails_says_that_the_work_can_go_on(tmp_path: Path, code: str) -> None:
+    number = getattr(errno, code)
+    message = rf"the corpus could not be finished at {tmp_path}: {os.strerror(number)}\..*run the same command again"
+    with pytest.raises(UnfinishedError, match=message), disk_errors(tmp_path, "the corpus"):
+        raise OSError(number, "no")
+
+
+@pytest.mark.parametrize("error", [ConnectionError(), OSError("no number"), OSError(errno.EBADF, "a closed file")])
+def test_other_errors_of_the_system_pass_through(tmp_path: Path, error: OSError) -> None:
+    with pytest.raises(OSError) as caught, disk_errors(tmp_path, "it"):  # noqa: PT011  the very error is looked at
+        raise error
+    assert caught.value is error
 
 
 def test_nearest_existing(tmp_path: Path) -> None:

@@ -23,9 +23,22 @@ def inside(folder: Path) -> Find:
     return lambda name: folder / name if (folder / name).is_file() else None
 
 
+# What devices, network folders and a machine without memory say; a closed file or a bad argument is a fault of ours.
+_OUTSIDE = {"EIO", "EREMOTEIO", "ENXIO", "ENODEV", "ENOTCONN", "ESTALE", "ETIMEDOUT", "EHOSTDOWN"}
+_OUTSIDE |= {"ENOMEM", "EMFILE", "ENFILE"}
+
+
+def failed_outside(error: OSError) -> bool:
+    """Whether something failed that may work another time, through no fault of a file or a program."""
+    return error.errno is not None and errno.errorcode.get(error.errno) in _OUTSIDE
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path, what: str) -> Generator[None]:
-    """Turn a full disk or a missing permission while writing `what` at `path` into a message that can be acted on."""
+    """Turn what the system says while `what` is written at `path` into a message that can be acted on.
+
+    It is an UnfinishedError for a full disk and for a disk, network folder or memory that fails.
+    """
     try:
         yield
     except OSError as error:
@@ -46,6 +59,11 @@ def disk_errors(path: Path, what: str) -> Generator[None]:
             errno.ENOTEMPTY,
         ):
             raise ScratchlabError(f"{what} could not be written to {path}: {os.strerror(error.errno)}.") from error
+        if failed_outside(error):
+            raise UnfinishedError(
+                f"{what} could not be finished at {path}: {os.strerror(error.errno or 0)}. Nothing written earlier was "
+                "lost. See to the disk, network folder or memory that failed, and run the same command again."
+            ) from error
         raise
 
 

@@ -1,5 +1,6 @@
 """Building: the same bytes every time, nothing half-finished, no text on both sides, and clear refusals."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from letters import story
 
 from scratchlab.corpus import build
 from scratchlab.corpus.build import Progress, build_corpus
+from scratchlab.corpus.building import work
 from scratchlab.corpus.sources.find import Source
 from scratchlab.corpus.store import open_corpus
-from scratchlab.errors import CorpusError, ScratchlabError, UnfinishedError, UsageError
+from scratchlab.errors import CorpusError, ScratchlabError, UnfinishedError, UnreachableError, UsageError
 
 Write = Callable[[str, str | bytes], str]
 
@@ -390,6 +392,38 @@ def test_a_full_disk_is_said_and_the_build_goes_on_when_there_is_room(letters, t
     built = build_corpus([letters], tmp_path / "out", "byte")
     assert built.sha256 == build_corpus([letters], tmp_path / "other", "byte").sha256
     assert {path.name for path in tmp_path.iterdir()} == {"letters", "out", "other"}
+
+
+@pytest.mark.parametrize("code", ["EIO", "EBADF"])
+def test_a_disk_that_fails_keeps_the_work_and_a_fault_of_ours_is_not_hidden(letters, tmp_path, monkeypatch, code):
+    survey_piece = build.survey.survey_piece
+
+    def failing(task: Any) -> Any:
+        if task.piece.number == 1:
+            raise OSError(getattr(errno, code), "no file is named")
+        return survey_piece(task)
+
+    monkeypatch.setattr(work, "SMALLEST_PIECE", 4_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(build.survey, "survey_piece", failing)
+        kind, message = (UnfinishedError, "run the same command again") if code == "EIO" else (OSError, "no file is")
+        with pytest.raises(kind, match=message):
+            build_corpus([letters], tmp_path / "out", "byte")
+    assert [path.name for path in tmp_path.glob(".out.partial-*/work/survey/*.json")] == ["00000.json"]
+    assert build_corpus([letters], tmp_path / "out", "byte").split("train")
+
+
+UNREADABLE = Path("/proc/self/mem")  # reading its first byte is an input/output error
+
+
+@pytest.mark.skipif(not UNREADABLE.exists(), reason="no file of this system cannot be read")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_source_on_a_disk_that_fails_is_named_and_the_work_kept(letters, tmp_path, monkeypatch, processes):
+    monkeypatch.setattr(build, "WORTH_PROCESSES", 0)
+    (tmp_path / "bad.txt").symlink_to(UNREADABLE)
+    with pytest.raises(UnreachableError, match=r"bad\.txt could not be read: Input/output error\. Nothing done"):
+        build_corpus([letters, f"{tmp_path}/bad.txt"], tmp_path / "out", "byte", workers_at_once=processes)
+    assert len(list(tmp_path.glob(".out.partial-*"))) == 1
 
 
 def test_another_build_into_the_same_place_begins_anew(letters, tmp_path, monkeypatch):

@@ -15,7 +15,8 @@ from typing import Any, cast
 from scratchlab.corpus.sources.documents import Span
 from scratchlab.corpus.sources.remote import is_remote, open_remote
 from scratchlab.corpus.sources.urls import is_url, open_url
-from scratchlab.errors import CorpusError, MissingExtraError
+from scratchlab.errors import CorpusError, MissingExtraError, UnreachableError
+from scratchlab.files import failed_outside
 
 COMPRESSED = (".gz", ".zst")
 BUFFER_BYTES = 2**18
@@ -40,7 +41,10 @@ def require(what: str, extra: str, *packages: str) -> None:
 
 @contextlib.contextmanager
 def opened(span: Span) -> Generator[io.BufferedReader]:
-    """The bytes of the span's whole file, uncompressed. CorpusError, naming it, if they cannot be read to the end."""
+    """The bytes of the span's whole file, uncompressed. CorpusError, naming it, if they cannot be read to the end.
+
+    It is an UnreachableError where it is the disk that fails, and not the file: what was done by then is kept.
+    """
     try:
         with _open(span) as stream:
             yield stream
@@ -48,10 +52,17 @@ def opened(span: Span) -> Generator[io.BufferedReader]:
         raise gone(span) from error
     except (EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise CorpusError(_broken(span, error)) from error
-    except OSError as error:  # without a number: what gzip and pyarrow say of contents
-        raise CorpusError(
-            f"{span.name} could not be read: {error.strerror}." if error.errno else _broken(span, error)
-        ) from error
+    except OSError as error:
+        raise _unreadable(span, error) from error
+
+
+def _unreadable(span: Span, error: OSError) -> CorpusError:
+    if not error.errno:  # what gzip and pyarrow say of contents
+        return CorpusError(_broken(span, error))
+    problem = f"{span.name} could not be read: {os.strerror(error.errno)}."
+    if failed_outside(error):
+        return UnreachableError(f"{problem} Nothing done earlier was lost: once it can be, run the same command again.")
+    return CorpusError(problem)
 
 
 def gone(span: Span) -> CorpusError:
