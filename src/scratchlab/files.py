@@ -24,8 +24,21 @@ def inside(folder: Path) -> Find:
 
 
 # What devices, network folders and a machine without memory say; a closed file or a bad argument is a fault of ours.
-_OUTSIDE = {"EIO", "EREMOTEIO", "ENXIO", "ENODEV", "ENOTCONN", "ESTALE", "ETIMEDOUT", "EHOSTDOWN"}
-_OUTSIDE |= {"ENOMEM", "EMFILE", "ENFILE"}
+_OUTSIDE = frozenset(
+    (
+        "EIO",
+        "EREMOTEIO",
+        "ENXIO",
+        "ENODEV",
+        "ENOTCONN",
+        "ESTALE",
+        "ETIMEDOUT",
+        "EHOSTDOWN",
+        "ENOMEM",
+        "EMFILE",
+        "ENFILE",
+    )
+)
 
 
 def failed_outside(error: OSError) -> bool:
