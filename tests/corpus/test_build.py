@@ -327,7 +327,8 @@ def test_a_build_that_is_killed_goes_on_to_the_same_bytes(letters, tmp_path, pro
     _, whole = run("whole", 0)
     expected = contents(tmp_path / "whole")
     random = np.random.default_rng()
-    assert run("killed", int(random.integers(1, int(whole))))[0] == -9
+    # How many there are depends a little on how processes come to take turns: not at the very end.
+    assert run("killed", int(random.integers(1, int(whole) * 9 // 10)))[0] == -9
     for folder in tmp_path.glob(".killed.partial-*"):
         with pytest.raises(CorpusError, match="interrupted build"):
             open_corpus(folder)

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 from scratchlab.errors import UnfinishedError
 
 M_MMAP_THRESHOLD = -3  # of mallopt(3)
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -85,6 +86,8 @@ def _give_memory_back() -> None:
 def _end_with_parent() -> None:
     """A worker whose parent was killed must not go on writing into a folder that the next build uses."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends them
+    with contextlib.suppress(OSError, AttributeError):  # Linux does it at once
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
