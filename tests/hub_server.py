@@ -1,8 +1,8 @@
 """A Hugging Face Hub of this machine for tests: repositories in memory, served to the real client libraries by HTTP.
 
 It speaks what they ask for: repository and tree API, `resolve` with ranges and with redirects to where large files lie,
-pre-upload, Git LFS batch and PUT, and commits. It can cut connections and refuse tokens. `settings` points a process at
-it; `point_client_at` the client that is already imported.
+pre-upload, Git LFS batch and PUT, and commits. It can cut connections, be out of order and refuse tokens. `settings`
+points a process at it; `point_client_at` the client that is already imported.
 """
 
 import base64
@@ -66,6 +66,18 @@ class Cut:
 
 
 @dataclass
+class Outage:
+    """After `after` more requests whose path contains `path`, every request fails, until `Hub.recover` is called.
+
+    With `status`, or because nobody listens there any more.
+    """
+
+    path: str
+    after: int
+    status: int | None = None
+
+
+@dataclass
 class Hub:
     """A running endpoint, and everything it holds."""
 
@@ -77,10 +89,36 @@ class Hub:
     writers: set[str] = field(default_factory=lambda: {"writer"})
     """The tokens that may see what is private, and write. Others may neither."""
     cuts: list[Cut] = field(default_factory=list)
+    outage: Outage | None = None
     ranges: bool = True
     """Whether it takes notice of ranges."""
     asked: list[str] = field(default_factory=list)
     """Every request as `METHOD /path`, with ` bytes=...` for a range."""
+
+    _server: ThreadingHTTPServer | None = None
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Listen on a free port of the loopback address, or where it listened before."""
+        port = urlsplit(self.url).port or 0
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Answers", (_Answers,), {"hub": self}))
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def stop(self) -> None:
+        """Listen no more."""
+        server, self._server = self._server, None  # two requests may end it at the same time
+        if server and self._thread:
+            server.shutdown()
+            self._thread.join()
+            server.server_close()
+
+    def recover(self) -> None:
+        """End an outage."""
+        self.outage = None
+        if self._server is None:
+            self.start()
 
     def dataset(self, name: str, files: Mapping[str, bytes | str], private: bool = False) -> Repository:
         """Add a dataset repository with one commit of `files`."""
@@ -107,16 +145,11 @@ class Hub:
 def serve() -> Generator[Hub]:
     """A Hub on a free port of the loopback address."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (_Answers,), {"hub": hub}))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    hub.url = f"http://127.0.0.1:{server.server_port}"
+    hub.start()
     try:
         yield hub
     finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+        hub.stop()
 
 
 def point_client_at(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch, token: str | None = None) -> None:
@@ -164,12 +197,24 @@ class _Answers(BaseHTTPRequestHandler):
         self.hub.asked.append(f"{self.command} {unquote(parts.path)}" + (f" {reach}" if reach else ""))
         self.cut = self._next_cut(unquote(parts.path))
         with contextlib.suppress(_Over, BrokenPipeError, ConnectionResetError):
+            self._fail_in_outage(unquote(parts.path))
             self.body = self._read_body()
             for method, pattern, answer in _ROUTES:
                 if self.command in method and (found := re.fullmatch(pattern, parts.path)):
                     answer(self, *(unquote(part) for part in found.groups() if part is not None))
                     return
             self._send(404, b"no such route")
+
+    def _fail_in_outage(self, path: str) -> None:
+        outage = self.hub.outage
+        if outage and outage.after and outage.path in path:
+            outage.after -= 1
+        elif outage and not outage.after:
+            if outage.status is None:
+                self.hub.stop()
+            else:
+                self._send(outage.status, b"out of order")
+            raise _Over
 
     def _next_cut(self, path: str) -> Cut | None:
         cut = next(
