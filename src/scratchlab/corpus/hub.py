@@ -112,12 +112,12 @@ def _explain(error: BaseException, where: str) -> str:
         case EntryNotFoundError():
             return f"{where} is not there."
         case HfHubHTTPError():
-            return _refused(error.response.status_code, error.server_message or _words(error), where)
+            return _refused(error.response.status_code, error.server_message or in_words(error), where)
         case RuntimeError() | ValueError():
-            return f"{where} failed: {_words(error)}. Run the same command again: it goes on where it stopped."
+            return f"{where} failed: {in_words(error)}. Run the same command again: it goes on where it stopped."
         case _:
             return (
-                f"{where} could not be reached: {_words(error)}. Check the network, and HF_ENDPOINT if you set it "
+                f"{where} could not be reached: {in_words(error)}. Check the network, and HF_ENDPOINT if you set it "
                 f"(it is {constants.ENDPOINT}), and run the same command again: it goes on where it stopped."
             )
 
@@ -139,6 +139,6 @@ def _refused(status: int, message: str, where: str) -> str:
             return f"{where} failed with HTTP status {status} {answer}. Try again later: it goes on where it stopped."
 
 
-def _words(error: BaseException) -> str:
-    """What the error says, in one line."""
+def in_words(error: BaseException) -> str:
+    """What an error says, in one line without a full stop; its name if it says nothing."""
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
