@@ -1,6 +1,7 @@
 """The `scratchlab` command: finds the family a command belongs to, loads only that, and prints errors as messages."""
 
 import importlib
+import io
 import sys
 
 import click
@@ -54,6 +55,9 @@ def cli() -> None:
 def run_command(command: click.Command) -> None:
     """Run a command; a user's mistake becomes a message and an exit code, never a traceback."""
     prepare_process()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # "?" for bytes in file names, and for what a terminal does not know
+            stream.reconfigure(errors="replace")
     try:
         command.main(standalone_mode=True)
     except ScratchlabError as error:

@@ -1,5 +1,7 @@
 """What the commands share: JSON on request, tables and figures for people."""
 
+import json
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +16,17 @@ as_json: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, 
 
 def show(report: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]], str]) -> None:
     """Print a report, as JSON or as the text it makes."""
-    click.echo(pretty_json(report).rstrip() if as_json else text(report))
+    click.echo(_json(report) if as_json else text(report))
+
+
+def _json(report: dict[str, Any]) -> str:
+    """With escapes where standard output cannot take a character as it is, so that nothing is lost."""
+    text = pretty_json(report).rstrip()
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return json.dumps(report, indent=2, allow_nan=False)
+    return text
 
 
 @contextmanager
