@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from letters import story
 
 from scratchlab.corpus import build
-from scratchlab.corpus.build import Progress, build_corpus
+from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.building import work
+from scratchlab.corpus.progress import Progress
 from scratchlab.corpus.sources.find import Source
 from scratchlab.corpus.store import open_corpus
 from scratchlab.errors import CorpusError, ScratchlabError, UnfinishedError, UnreachableError, UsageError

@@ -31,9 +31,11 @@ from scratchlab.corpus.manifest import (
     write_manifest,
 )
 from scratchlab.corpus.ngrams import Filter
-from scratchlab.corpus.overlap import overlap
+from scratchlab.corpus.overlap import overlap, overlap_of
+from scratchlab.corpus.progress import Progress
 from scratchlab.corpus.sources.documents import Document
-from scratchlab.corpus.texts import Texts, read_texts
+from scratchlab.corpus.store import open_corpus
+from scratchlab.corpus.texts import Texts, evaluation_text, read_texts
 from scratchlab.corpus.tokenizer import Tokenizer, train_tokenizer
 from scratchlab.corpus.words import LONGEST, WordReader, read_words
 from scratchlab.files import sha256_of_file
@@ -169,7 +171,7 @@ def expected(train: Sequence[str], test: Sequence[str]) -> dict[str, int]:
     }
 
 
-def overlap_of(train: Sequence[str], test: Sequence[str], kind: str = "byte", other: str = "byte", threads: int = 1):
+def record_of(train: Sequence[str], test: Sequence[str], kind: str = "byte", other: str = "byte", threads: int = 1):
     tokenizers = TOKENIZERS[kind], TOKENIZERS[other]
     streams = encoded(train, tokenizers[0]), encoded(test, tokenizers[1])
     return overlap(streams[0], tokenizers[0], streams[1], tokenizers[1], threads=threads)
@@ -198,7 +200,7 @@ def test_the_figures_are_those_of_plain_python(train, test, kind, other, chunk, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(words, "CHUNK", chunk)
         patch.setattr(wanted, "_RANGE", 300)
-        record = overlap_of(train, test, kind, other, threads)
+        record = record_of(train, test, kind, other, threads)
     assert counts_of(record) == expected(train, test)
     found = sorted((expected(train, [text])["ngrams_found"] for text in test), reverse=True)
     assert [example.found for example in record.examples] == [count for count in found[:3] if count]
@@ -227,38 +229,38 @@ def test_real_text_with_passages_copied_into_it():
 def test_an_exact_copy_is_the_same_text_and_not_the_same_words(monkeypatch):
     same_words = ["One, two; three.", "One, two; three!"]  # and the same length
     monkeypatch.setattr(wanted, "CHUNK", 10)
-    assert overlap_of(same_words, same_words[:1]).documents_copied == 1
-    assert overlap_of(["a b", same_words[0], ""], same_words).documents_copied == 1
-    assert overlap_of(["a b", same_words[1]], [*same_words, same_words[1]]).documents_copied == 2
-    assert overlap_of(["one three, two."], ["one two, three."]).documents_copied == 0
-    assert overlap_of(["", "x"], [""]).documents_copied == 1
+    assert record_of(same_words, same_words[:1]).documents_copied == 1
+    assert record_of(["a b", same_words[0], ""], same_words).documents_copied == 1
+    assert record_of(["a b", same_words[1]], [*same_words, same_words[1]]).documents_copied == 2
+    assert record_of(["one three, two."], ["one two, three."]).documents_copied == 0
+    assert record_of(["", "x"], [""]).documents_copied == 1
 
 
 @pytest.mark.parametrize("chunk", [16, 100])
 def test_a_copy_is_found_wherever_it_lies(monkeypatch, chunk):
     monkeypatch.setattr(words, "CHUNK", chunk)
     long = " ".join(SENTENCES)
-    assert overlap_of([SENTENCES[1], long, ""], [long]).documents_copied == 1
+    assert record_of([SENTENCES[1], long, ""], [long]).documents_copied == 1
 
 
 def test_examples_are_the_documents_with_most_and_of_equal_ones_the_first():
     test = [SENTENCES[0]] * 30 + [SENTENCES[0] + SENTENCES[3]]
-    shown = overlap_of([SENTENCES[0], SENTENCES[3]], test).examples
+    shown = record_of([SENTENCES[0], SENTENCES[3]], test).examples
     assert [example.document for example in shown] == ["document 31", "document 1", "document 2"]
 
 
 def test_words_after_one_another_in_two_documents_are_no_ngram():
     told = SENTENCES[0].split()
     whole, halves = [" ".join(told)], [" ".join(told[:12]), " ".join(told[12:])]
-    assert overlap_of(halves, whole).ngrams_found == 0
-    assert overlap_of(whole, halves).ngrams == 0
+    assert record_of(halves, whole).ngrams_found == 0
+    assert record_of(whole, halves).ngrams == 0
 
 
 def test_of_a_long_text_whole_documents_are_a_sample_and_say_so(monkeypatch):
     documents = [f"{number} " + " ".join(f"w{number}x{place}" for place in range(60)) for number in range(400)]
     monkeypatch.setattr(wanted, "MOST_NGRAMS", 4000)
     monkeypatch.setattr(wanted, "MOST_DOCUMENTS", 100)
-    record = overlap_of(documents[::2], documents)
+    record = record_of(documents[::2], documents)
     assert (record.documents, record.ngrams) == (400, 400 * 49)
     assert record.ngrams_compared == 49 * record.documents_with_ngrams, "whole documents"
     assert 2000 < record.ngrams_compared < 6000
@@ -266,7 +268,7 @@ def test_of_a_long_text_whole_documents_are_a_sample_and_say_so(monkeypatch):
     assert record.share == pytest.approx(0.5, abs=0.15)
     assert record.documents_copied / record.documents_compared == pytest.approx(0.5, abs=0.15)
     monkeypatch.setattr(wanted, "_PIECE", 64)  # bytes: as if the documents were long ones
-    assert overlap_of(documents[::2], documents).ngrams_compared % 49
+    assert record_of(documents[::2], documents).ngrams_compared % 49
 
 
 @settings(max_examples=25)
@@ -322,13 +324,13 @@ def test_memory_does_not_grow_with_the_training_text():
 
 def test_progress_is_told_in_bytes_of_training_text(monkeypatch):
     monkeypatch.setattr(words, "CHUNK", 50)
-    tokenizer, told = TOKENIZERS["bpe:320"], list[tuple[str, int, int | None]]()
+    tokenizer, told = TOKENIZERS["bpe:320"], list[Progress]()
     train = encoded(SENTENCES, tokenizer)
-    overlap(train, tokenizer, train, tokenizer, progress=lambda *what: told.append(what))
+    overlap(train, tokenizer, train, tokenizer, report=told.append)
     size = len("".join(SENTENCES).encode())
-    done = [bytes_done for _, bytes_done, _ in told]
+    done = [progress.done for progress in told]
     assert done == sorted(done)
-    assert (len(done) > 5, told[-1]) == (True, ("comparing with the test text", size, size))
+    assert (len(done) > 5, told[-1]) == (True, Progress("comparing with the test text", size, size))
 
 
 # Texts and the command.
@@ -407,6 +409,29 @@ def test_the_command_compares_corpora_and_evaluation_sets(tmp_path):
     assert json.loads(command(mine, tmp_path / "plain.txt", "--json"))["documents_copied"] == 1
 
 
+def test_the_library_says_what_the_command_says(tmp_path):
+    mine = write_corpus(tmp_path / "mine", {"train": SENTENCES, "test": ["new", SENTENCES[1]]})
+    other = write_corpus(tmp_path / "other", {"train": ["x"], "validation": SENTENCES[:1]}, "char")
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps({"a": "no", "b": text}) + "\n" for text in SENTENCES))
+    told = list[Progress]()
+    for test, options in [
+        (evaluation_text(mine), [mine]),
+        (evaluation_text(other, split="validation"), [other, "--split", "validation"]),
+        (evaluation_text(tmp_path / "set.jsonl", column="b"), [tmp_path / "set.jsonl", "--column", "b"]),
+    ]:
+        record = overlap_of(open_corpus(mine), test, report=told.append)
+        printed = json.loads(command(mine, *options, "--json"))
+        assert record.documents_copied > 0
+        assert {
+            "train": str(mine),
+            "test": test.name,
+            "share": record.share,
+            **record.model_dump(mode="json"),
+        } == printed
+        assert record == overlap_of(open_corpus(mine), test, threads=1)
+    assert told[-1].done == told[-1].total > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -435,7 +460,7 @@ def test_a_manifest_keeps_the_record_and_does_without(tmp_path):
     folder = write_corpus(tmp_path / "mine", {"train": SENTENCES, "test": SENTENCES[:1]})
     without = read_manifest(folder)
     assert without.overlap is None
-    record = overlap_of(SENTENCES, SENTENCES[:1])
+    record = record_of(SENTENCES, SENTENCES[:1])
     write_manifest(folder, without.sources, without.split, without.tokenizer, without.splits, overlap=record)
     assert read_manifest(folder).overlap == record
     assert read_manifest(folder).sha256 == without.sha256

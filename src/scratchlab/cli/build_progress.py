@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from scratchlab.cli.output import count, duration
 
 if TYPE_CHECKING:
-    from scratchlab.corpus.build import Progress, Report
+    from scratchlab.corpus.progress import Progress, Report
 
 PATIENCE_SECONDS = 1.0  # a build that is done by then shows nothing
 LINE_EVERY_SECONDS = 10.0

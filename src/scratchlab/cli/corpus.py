@@ -264,35 +264,15 @@ def overlap(a: Path, b: str, split: str | None, column: str | None, as_json: boo
 
     B is a corpus, a file of JSON Lines such as an evaluation set, or a text file or folder.
     """
-    from scratchlab.corpus.build import Progress, available_cores
-    from scratchlab.corpus.manifest import MANIFEST
-    from scratchlab.corpus.overlap import overlap as find_overlap
+    from scratchlab.corpus.overlap import overlap_of
     from scratchlab.corpus.store import open_corpus
-    from scratchlab.corpus.texts import Texts, read_texts
-    from scratchlab.errors import CorpusError, UsageError
+    from scratchlab.corpus.texts import evaluation_text
 
-    trained = open_corpus(a)
-    train = (trained.split("train"), trained.tokenizer)
+    trained, test = open_corpus(a), evaluation_text(b, split, column)
     with build_progress() as report:
-
-        def progress(stage: str, done: int, total: int | None) -> None:
-            report(Progress(stage, done, total or 0, 0, 0))
-
-        how: dict[str, Any] = {"threads": available_cores(), "progress": progress}
-        if (Path(b) / MANIFEST).exists():
-            if column is not None:
-                raise UsageError(f"--column {column}: {b} is a corpus, which has splits and no columns.")
-            other = open_corpus(b)
-            found = find_overlap(*train, other.split(split or "test"), other.tokenizer, **how)
-            b = f"{b}, {split or 'test'}"
-        else:
-            if split is not None:
-                raise UsageError(f"--split {split}: {b} is no corpus, only a corpus has splits.")
-            texts = Texts(lambda: read_texts(b, column))
-            if not len(texts.document_bytes):
-                raise CorpusError(f"{b} holds no text.")
-            found = find_overlap(*train, texts, texts, name=texts.name, **how)
-    show({"train": str(a), "test": b, "share": found.share, **found.model_dump(mode="json")}, as_json, _overlap_text)
+        found = overlap_of(trained, test, report=report)
+    record = {"share": found.share, **found.model_dump(mode="json")}
+    show({"train": str(a), "test": test.name, **record}, as_json, _overlap_text)
 
 
 def _overlap_text(report: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from scratchlab.corpus.manifest import (
     write_manifest,
 )
 from scratchlab.corpus.overlap import overlap as find_overlap
+from scratchlab.corpus.progress import Progress, Report, ignore
 from scratchlab.corpus.shards import Split
 from scratchlab.corpus.sources.documents import printable
 from scratchlab.corpus.sources.find import Source
@@ -47,6 +48,7 @@ from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.corpus.tokenizer import END_OF_TEXT, Tokenizer
 from scratchlab.errors import CorpusError
 from scratchlab.files import sync_file, unfinished_folder, write_atomically
+from scratchlab.hardware import usable_cores
 
 # From so many characters on, each subword is met often enough to be learned; characters below them all.
 SUBWORDS = {5_000_000: "bpe:4096", 1_000_000: "bpe:2048", 200_000: "bpe:1024"}
@@ -56,20 +58,6 @@ WORTH_PROCESSES = 2**24  # bytes of sources; starting processes takes longer tha
 WORK = "work"  # a folder in that of the corpus, while it is built
 READING, PLANNING, LEARNING = "reading", "looking for duplicates", "training the tokenizer"
 ENCODING, JOINING = "encoding", "joining"
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a build is. Bytes are those of the sources' files."""
-
-    stage: str
-    done: int
-    total: int
-    documents: int
-    tokens: int
-
-
-Report = Callable[[Progress], None]
 
 
 def fitting_tokenizer(characters: int) -> str:
@@ -99,16 +87,11 @@ def build_corpus(
     if os.path.lexists(out):
         raise exists_already(str(out))
     order, given = prepare(sources, Settings(tokenizer=tokenizer, split=split, **settings))
-    processes = workers_at_once or available_cores()
+    processes = workers_at_once or usable_cores()
     worth = sum(piece.size for piece in order.pieces) > WORTH_PROCESSES
     with unfinished_folder(out, "the corpus", order.key, WORK) as folder, workers(processes if worth else 1) as over:
-        _build(Job(folder, Work(folder / WORK), order, over, report or (lambda progress: None)), given)
+        _build(Job(folder, Work(folder / WORK), order, over, report or ignore), given)
     return open_corpus(out)
-
-
-def available_cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def exists_already(out: str) -> CorpusError:
@@ -268,10 +251,10 @@ def _test_in_training(job: Job, tokenizer: Tokenizer, splits: Mapping[str, Split
         for split in ("train", "test")
     )
 
-    def report(stage: str, done: int, total: int | None) -> None:
-        job.report(Progress(stage, done, total or 0, splits["train"].documents, splits["train"].tokens))
+    def report(progress: Progress) -> None:
+        job.report(replace(progress, documents=splits["train"].documents, tokens=splits["train"].tokens))
 
-    return find_overlap(train, tokenizer, test, tokenizer, threads=available_cores(), progress=report)
+    return find_overlap(train, tokenizer, test, tokenizer, threads=usable_cores(), report=report)
 
 
 def _source_record(job: Job, plan: Plan, place: int) -> SourceRecord:

@@ -10,11 +10,33 @@ import numpy as np
 
 from scratchlab.corpus.manifest import OverlapExampleRecord, OverlapRecord
 from scratchlab.corpus.ngrams import N
-from scratchlab.corpus.wanted import Found, Progress, Text, Wanted, ngrams_of, search
+from scratchlab.corpus.progress import Report, ignore
+from scratchlab.corpus.store import Corpus
+from scratchlab.corpus.texts import EvaluationText, by_number
+from scratchlab.corpus.wanted import Found, Text, Wanted, ngrams_of, search
 from scratchlab.corpus.words import LONGEST, WORD, Documents, Ints, Symbols, WordReader
+from scratchlab.hardware import usable_cores
 
 EXAMPLES = 3
 EXAMPLE_CHARACTERS = 200
+
+
+def overlap_of(
+    corpus: Corpus, test: EvaluationText, *, threads: int | None = None, report: Report = ignore
+) -> OverlapRecord:
+    """What of `test` the training split of `corpus` contains. `threads` are as many as there are cores, unless given.
+
+    overlap_of(open_corpus("corpora/mine"), evaluation_text("hellaswag_val.jsonl")).share
+    """
+    return overlap(
+        corpus.split("train"),
+        corpus.tokenizer,
+        test.documents,
+        test.symbols,
+        name=test.document_name,
+        threads=threads or usable_cores(),
+        report=report,
+    )
 
 
 def overlap(
@@ -23,9 +45,9 @@ def overlap(
     test: Documents,
     test_tokenizer: Symbols,
     *,
-    name: Callable[[int], str] = lambda document: f"document {document + 1}",
+    name: Callable[[int], str] = by_number,
     threads: int = 1,
-    progress: Progress | None = None,
+    report: Report = ignore,
 ) -> OverlapRecord:
     """What of the documents of `test` occurs in `train`. The tokenizers may differ: the text is compared.
 
@@ -35,7 +57,7 @@ def overlap(
     test_text = Text(test, test_tokenizer, reader)
     train_reader = reader if train_tokenizer is test_tokenizer else WordReader(train_tokenizer)
     wanted = Wanted(test_text)
-    search(Text(train, train_tokenizer, train_reader), wanted, threads, progress)
+    search(Text(train, train_tokenizer, train_reader), wanted, threads, report)
     return _record(test_text, wanted, name)
 
 

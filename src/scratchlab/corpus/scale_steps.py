@@ -30,6 +30,7 @@ from scratchlab.corpus.building.plan import Plan
 from scratchlab.corpus.building.shared import PUBLISHING, Here, Shared, here
 from scratchlab.corpus.building.work import Piece
 from scratchlab.corpus.manifest import TOKENIZER, FileRecord, SplitRecord
+from scratchlab.corpus.progress import ignore
 from scratchlab.corpus.splits import SPLITS
 from scratchlab.corpus.tokenizer import Dtype, Tokenizer
 from scratchlab.files import write_atomically
@@ -207,7 +208,7 @@ def _job(at: Here, rank: int, ranks: int) -> Job:
     order = _from_json(Order, (at.path / ORDER).read_text())
     with (at.path / PIECES).open() as lines:
         pieces = tuple(_from_json(Piece, line) for line in itertools.islice(lines, rank, None, ranks))
-    return Job(at.path, at.work, replace(order, pieces=pieces), map, lambda progress: None)
+    return Job(at.path, at.work, replace(order, pieces=pieces), map, ignore)
 
 
 def _read_plan(at: Here) -> Plan:

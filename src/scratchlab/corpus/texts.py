@@ -1,23 +1,69 @@
-"""Texts that are in no corpus, an evaluation set perhaps, as a stream of documents in which each token is a byte."""
+"""Text that a model is judged by: a split of a corpus, or an evaluation set that is in no corpus.
+
+The latter is read as a stream of documents in which each token is a byte.
+"""
 
 import itertools
 import json
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from scratchlab.corpus.manifest import MANIFEST
 from scratchlab.corpus.sources.documents import Document, Reading, Span, printable, sound
 from scratchlab.corpus.sources.find import Source, list_source
 from scratchlab.corpus.sources.formats import read_span
 from scratchlab.corpus.sources.opened import is_plain, opened
-from scratchlab.corpus.words import Ints
+from scratchlab.corpus.store import open_corpus
+from scratchlab.corpus.words import Documents, Ints, Symbols
 from scratchlab.errors import CorpusError, UsageError
 
 WITH_COLUMNS = ("jsonl", "csv", "parquet", "hub")
+
+
+def by_number(document: int) -> str:
+    """What a document is called that has no other name."""
+    return f"document {document + 1}"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationText:
+    """Documents that a model is to be judged by."""
+
+    name: str
+    """For people."""
+    documents: Documents
+    symbols: Symbols
+    """What their tokens stand for."""
+    document_name: Callable[[int], str] = by_number
+
+
+def evaluation_text(location: str | Path, split: str | None = None, column: str | None = None) -> EvaluationText:
+    """The split `split` (test, unless given) of the corpus at `location`, or the texts there (see `read_texts`).
+
+    Raises UsageError for a column of a corpus or a split of what is none, CorpusError for what is not there.
+    """
+    if (Path(location) / MANIFEST).exists():
+        return _split_of_corpus(str(location), split or "test", column)
+    if split is not None:
+        raise UsageError(f"--split {split}: {location} is no corpus, only a corpus has splits.")
+    texts = Texts(lambda: read_texts(str(location), column))
+    if not len(texts.document_bytes):
+        raise CorpusError(f"{location} holds no text.")
+    return EvaluationText(str(location), texts, texts, texts.name)
+
+
+def _split_of_corpus(path: str, split: str, column: str | None) -> EvaluationText:
+    if column is not None:
+        raise UsageError(f"--column {column}: {path} is a corpus, which has splits and no columns.")
+    corpus = open_corpus(path)
+    return EvaluationText(f"{path}, {split}", corpus.split(split), corpus.tokenizer)
 
 
 class Texts:

@@ -6,7 +6,7 @@ They are held as hashes: of a long text, those of a sample. Then the training te
 import hashlib
 import threading
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,14 +25,13 @@ from scratchlab.corpus.ngrams import (
     stretches,
     touched,
 )
+from scratchlab.corpus.progress import Progress, Report, ignore
 from scratchlab.corpus.words import CHUNK, Bools, Documents, Ints, Symbols, Uint64s, WordReader, constants, stir
 
+COMPARING = "comparing with the test text"
 MOST_NGRAMS = 2**22
 MOST_DOCUMENTS = 2**20
 """About how many n-grams and documents are held at most. Of more, a sample is."""
-
-Progress = Callable[[str, int, int | None], None]
-"""Called with what is being done, the bytes of text done so far, and the bytes there are."""
 
 _PIECE = 2**13  # tokens: documents are in the sample or not, longer ones piece by piece
 _RANGE = 2**21  # tokens of training text that a thread takes at a time, unless a document is longer
@@ -187,7 +186,7 @@ def _look_up(numbers: Uint64s, table: Uint64s) -> tuple[Ints, Bools]:
     return places, table[places] == numbers
 
 
-def search(train: Text, wanted: Wanted, threads: int = 1, progress: Progress | None = None) -> None:
+def search(train: Text, wanted: Wanted, threads: int = 1, report: Report = ignore) -> None:
     """Read the training text once and find what is wanted in it; threads share it by documents."""
     tokens, total = len(train.stream), int(train.stream.document_bytes.sum())
     done, counting = 0, threading.Lock()
@@ -198,8 +197,7 @@ def search(train: Text, wanted: Wanted, threads: int = 1, progress: Progress | N
             wanted.look_through(train, stretch)
             with counting:
                 done += stretch.tokens
-                if progress:
-                    progress("comparing with the test text", total * done // max(tokens, 1), total)
+                report(Progress(COMPARING, total * done // max(tokens, 1), total))
 
     if threads == 1:
         for documents in _ranges(train.stream):
