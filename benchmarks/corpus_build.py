@@ -30,7 +30,9 @@ from scratchlab.corpus.store import open_corpus
 
 ROOT = Path(__file__).parent.parent
 PAGE = 3_000  # characters
-PROCESSES = 2
+PROCESSES = 2  # and threads, of the library that has its own
+TIKTOKEN, OURS = "tiktoken, bare, two processes", "scratchlab corpus build"
+TOKENIZERS = "tokenizers, bare, two threads, a twentieth of the text"  # it is slow
 
 
 def main() -> None:
@@ -94,25 +96,32 @@ def measure_speed(arguments: argparse.Namespace, vocabulary: Path) -> dict[str, 
     """Megabytes of text a second, each in turn in every round."""
     path = make_text(arguments, arguments.megabytes)
     texts = list(pages(arguments.data, arguments.megabytes))
-    size = sum(len(text.encode()) for text in texts) / 1e6
-    with BareTiktoken(vocabulary, texts) as tiktoken, BareTokenizers(vocabulary, texts) as tokenizers:
+    halves, twentieth = [texts[half::PROCESSES] for half in range(PROCESSES)], texts[::20]
+    with (
+        Encoders(_by_tiktoken, vocabulary, halves) as tiktoken,
+        Encoders(_by_tokenizers, vocabulary, [twentieth]) as tokenizers,
+    ):
         turns: dict[str, Callable[[], float]] = {
-            "tiktoken, bare, two processes": tiktoken.seconds,
-            "tokenizers, bare, two threads": tokenizers.seconds,
-            "scratchlab corpus build": lambda: build(path, arguments.scratch / "built", vocabulary)[0],
+            TIKTOKEN: tiktoken.seconds,
+            TOKENIZERS: tokenizers.seconds,
+            OURS: lambda: build(path, arguments.scratch / "built", vocabulary)[0],
         }
         seconds: dict[str, list[float]] = {name: [] for name in turns}
         for number in range(arguments.rounds):
             for name in sorted(turns, reverse=number % 2 == 1):
                 seconds[name].append(turns[name]())
-    bare = seconds["tiktoken, bare, two processes"]
-    ratios = [theirs / ours for theirs, ours in zip(bare, seconds["scratchlab corpus build"], strict=True)]
+    sizes = {TIKTOKEN: megabytes_of(texts), TOKENIZERS: megabytes_of(twentieth), OURS: megabytes_of(texts)}
+    ratios = [theirs / ours for theirs, ours in zip(seconds[TIKTOKEN], seconds[OURS], strict=True)]
     return {
-        "megabytes": size,
         "rounds": arguments.rounds,
-        "megabytes_per_second": {name: size / statistics.median(times) for name, times in seconds.items()},
+        "megabytes": sizes,
+        "megabytes_per_second": {name: sizes[name] / statistics.median(times) for name, times in seconds.items()},
         "build_times_bare_tiktoken": {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)},
     }
+
+
+def megabytes_of(texts: list[str]) -> float:
+    return sum(len(text.encode()) for text in texts) / 1e6
 
 
 def build(path: Path, out: Path, vocabulary: Path) -> tuple[float, str]:
@@ -128,24 +137,26 @@ def command(path: Path, out: Path, vocabulary: Path) -> list[str]:
     return [*program, "--tokenizer", str(vocabulary), "--workers", str(PROCESSES)]
 
 
-class BareTiktoken:
-    """tiktoken alone, in two processes that hold their half of the text already and keep nothing of what they make."""
+class Encoders:
+    """A library alone: processes that hold their share of the text already and keep nothing of what they make.
 
-    def __init__(self, vocabulary: Path, texts: list[str]) -> None:
-        self._context = multiprocessing.get_context("fork")
-        self._ends = []
-        self._processes = []
-        for half in range(PROCESSES):
-            ours, theirs = self._context.Pipe()
-            share = texts[half::PROCESSES]
-            process = self._context.Process(target=_encode_on_request, args=(vocabulary, share, theirs))
+    `encode` is a function of this module: from the vocabulary's path to what encodes some texts.
+    """
+
+    def __init__(self, encode: "Opener", vocabulary: Path, shares: list[list[str]]) -> None:
+        context = multiprocessing.get_context("spawn")  # they must not share what this process has imported
+        self._ends: list[Any] = []
+        self._processes: list[Any] = []
+        for share in shares:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_encode_on_request, args=(encode, vocabulary, share, theirs))
             process.start()
             self._ends.append(ours)
             self._processes.append(process)
         for end in self._ends:
             end.recv()
 
-    def __enter__(self) -> "BareTiktoken":
+    def __enter__(self) -> "Encoders":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -162,7 +173,19 @@ class BareTiktoken:
         return time.perf_counter() - start
 
 
-def _encode_on_request(vocabulary: Path, texts: list[str], requests: Any) -> None:
+Opener = Callable[[Path], Callable[[list[str]], None]]
+
+
+def _encode_on_request(opener: Opener, vocabulary: Path, texts: list[str], requests: Any) -> None:
+    encode = opener(vocabulary)
+    encode(["ready"])
+    requests.send("ready")
+    while requests.recv():
+        encode(texts)
+        requests.send("done")
+
+
+def _by_tiktoken(vocabulary: Path) -> Callable[[list[str]], None]:
     import tiktoken
 
     from scratchlab.corpus.tokenizer import GPT2_PATTERN
@@ -171,36 +194,27 @@ def _encode_on_request(vocabulary: Path, texts: list[str], requests: Any) -> Non
     assert tokenizer is not None
     symbols = {tokenizer.token_bytes(token): token for token in range(tokenizer.vocab_size) if token != 50_256}
     encoding = tiktoken.Encoding("gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=symbols, special_tokens={})
-    encoding.encode_ordinary("ready")
-    requests.send("ready")
-    while requests.recv():
+
+    def encode(texts: list[str]) -> None:
         for text in texts:
             encoding.encode_ordinary(text)
-        requests.send("done")
+
+    return encode
 
 
-class BareTokenizers:
-    """`tokenizers` alone, with as many threads as it likes, on a twentieth of the text: it is slow."""
+def _by_tokenizers(vocabulary: Path) -> Callable[[list[str]], None]:
+    os.environ["RAYON_NUM_THREADS"] = str(PROCESSES)  # read when its threads are first wanted, once a process
+    from tokenizers import Tokenizer
 
-    def __init__(self, vocabulary: Path, texts: list[str]) -> None:
-        from tokenizers import Tokenizer
+    tokenizer = open_tokenizer(str(vocabulary))
+    assert tokenizer is not None
+    batch = Tokenizer.from_str(tokenizer.to_json()).encode_batch_fast
 
-        tokenizer = open_tokenizer(str(vocabulary))
-        assert tokenizer is not None
-        self._encode = Tokenizer.from_str(tokenizer.to_json()).encode_batch_fast
-        self._texts = texts[::20]
-        self._factor = len(texts) / len(self._texts)
+    def encode(texts: list[str]) -> None:
+        for place in range(0, len(texts), 1_000):
+            batch(texts[place : place + 1_000], add_special_tokens=False)
 
-    def __enter__(self) -> "BareTokenizers":
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def seconds(self) -> float:
-        start = time.perf_counter()
-        for place in range(0, len(self._texts), 1_000):
-            self._encode(self._texts[place : place + 1_000], add_special_tokens=False)
-        return (time.perf_counter() - start) * self._factor
+    return encode
 
 
 # Memory.
