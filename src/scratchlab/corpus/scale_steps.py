@@ -31,6 +31,7 @@ from scratchlab.corpus.building.shared import PUBLISHING, Here, Shared, here
 from scratchlab.corpus.building.work import Piece
 from scratchlab.corpus.manifest import TOKENIZER, FileRecord, SplitRecord
 from scratchlab.corpus.progress import ignore
+from scratchlab.corpus.sources.documents import Spans
 from scratchlab.corpus.splits import SPLITS
 from scratchlab.corpus.tokenizer import Dtype, Tokenizer
 from scratchlab.files import write_atomically
@@ -197,7 +198,7 @@ def write_order(at: Here, order: Order, given: Tokenizer | None) -> None:
     with (at.path / PIECES).open("w") as file:
         file.writelines(_to_json(Piece, piece) + "\n" for piece in order.pieces)
     at.put([at.path / PIECES])
-    listings = tuple(replace(listing, spans=[]) for listing in order.listings)  # they are in the pieces
+    listings = tuple(replace(listing, spans=Spans()) for listing in order.listings)  # they are in the pieces
     write_atomically(at.path / ORDER, _to_json(Order, replace(order, listings=listings, pieces=())))
     at.put_last(at.path / ORDER)
 

@@ -70,7 +70,8 @@ def prepare(sources: Sequence[str | Source], settings: Settings) -> tuple[Order,
     _check_column(settings, named, listings)
     _check_cleaning(settings, listings)
     pieces = in_pieces([listing.spans for listing in listings])
-    key = sha256_of_json([given and given.sha256, *map(asdict, [settings, *named, *pieces])])
+    read = [(piece.source, piece.spans.sha256) for piece in pieces]
+    key = sha256_of_json([given and given.sha256, *map(asdict, [settings, *named]), *read])
     return Order(settings, named, tuple(listings), tuple(pieces), key), given
 
 

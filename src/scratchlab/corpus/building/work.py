@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchlab.corpus.manifest import TOKENIZER
-from scratchlab.corpus.sources.documents import Span
+from scratchlab.corpus.sources.documents import Span, Spans, pack
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.files import disk_errors
 
@@ -47,12 +47,12 @@ class Piece:
     number: int
     source: int
     """The place of its source among all."""
-    spans: tuple[Span, ...]
+    spans: Spans
 
     @property
     def size(self) -> int:
         """In bytes of the files, as a measure of the work."""
-        return sum(span.size for span in self.spans)
+        return self.spans.size
 
     @property
     def split(self) -> str | None:
@@ -60,9 +60,9 @@ class Piece:
         return self.spans[0].split
 
 
-def in_pieces(listings: Sequence[Sequence[Span]]) -> list[Piece]:
+def in_pieces(listings: Sequence[Spans]) -> list[Piece]:
     """The spans of each source, gathered until a piece is worth a worker's while."""
-    total = sum(span.size for spans in listings for span in spans)
+    total = sum(spans.size for spans in listings)
     full = min(max(total // PIECES, SMALLEST_PIECE), LARGEST_PIECE)
     pieces: list[Piece] = []
     for source, spans in enumerate(listings):
@@ -71,12 +71,12 @@ def in_pieces(listings: Sequence[Sequence[Span]]) -> list[Piece]:
             if gathered and (
                 size + span.size > full or len(gathered) == PIECE_SPANS or span.split != gathered[0].split
             ):
-                pieces.append(Piece(len(pieces), source, tuple(gathered)))
+                pieces.append(Piece(len(pieces), source, pack(gathered)))
                 gathered, size = [], 0
             gathered.append(span)
             size += span.size
         if gathered:
-            pieces.append(Piece(len(pieces), source, tuple(gathered)))
+            pieces.append(Piece(len(pieces), source, pack(gathered)))
     return pieces
 
 

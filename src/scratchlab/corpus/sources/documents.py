@@ -1,21 +1,30 @@
 """Documents, and the places they are read from."""
 
+import base64
 import codecs
+import functools
 import hashlib
+import json
 import mmap
 import os
 import re
 import struct
+import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any, overload
 
 from scratchlab.corpus.tokenizer import TokenIds
 from scratchlab.errors import CorpusError
 
 PART_BYTES = 2**23
 """A longer text is handled in parts, so that memory does not grow with it."""
+
+BLOCK_SPANS = 2_000
+"""So many spans are compressed together."""
 
 MOST_REPLACED = 0.3
 """In a text, of U+FFFD to a byte: with more it is in another encoding, or no text."""
@@ -103,10 +112,68 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Spans(Sequence[Span]):
+    """Spans in order, compressed: there may be millions of small files, and as objects each would take 450 bytes.
+
+    They are met from the first to the last, a block at a time; to ask for one here and one there is slow.
+    """
+
+    blocks: tuple[str, ...] = ()
+    """Each is base64 of compressed JSON, which holds up to BLOCK_SPANS spans."""
+    length: int = 0
+    size: int = 0
+    """In bytes, of all of them together, as a measure of the work."""
+    sha256: str = ""
+    """Of the JSON, so that it does not depend on who compressed it."""
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Span]:
+        for block in self.blocks:
+            yield from _unpack(block)
+
+    @overload
+    def __getitem__(self, place: int) -> Span: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Span]: ...
+    def __getitem__(self, place: int | slice) -> Span | list[Span]:
+        if isinstance(place, slice):
+            return list(self)[place]
+        block, within = divmod(range(self.length)[place], BLOCK_SPANS)
+        return _unpack(self.blocks[block])[within]
+
+
+def pack(spans: Iterable[Span]) -> Spans:
+    """The spans in little memory, taken a block at a time."""
+    blocks, digest = list[str](), hashlib.sha256()
+    length = size = 0
+    waiting = iter(spans)
+    while some := list(islice(waiting, BLOCK_SPANS)):
+        content = json.dumps(some, default=_values).encode()  # in ASCII: names of files may hold what is no Unicode
+        digest.update(content)
+        blocks.append(base64.b64encode(zlib.compress(content)).decode())
+        length += len(some)
+        size += sum(span.size for span in some)
+    return Spans(tuple(blocks), length, size, digest.hexdigest())
+
+
+def _values(record: Any) -> list[Any]:
+    """What a Span, or the Reading in it, is made of."""
+    return [getattr(record, name) for name in record.__slots__]
+
+
+@functools.lru_cache(maxsize=1)  # who asks for one of a block's spans asks for others
+def _unpack(block: str) -> tuple[Span, ...]:
+    rows = json.loads(zlib.decompress(base64.b64decode(block)))
+    return tuple(Span(path, form, Reading(*reading), *others) for path, form, reading, *others in rows)
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """What there is to read of a source."""
 
-    spans: list[Span]
+    spans: Spans
     passed_over: Counter[str] = field(default_factory=Counter[str])
     """By extension, files of a folder that are not read."""
     revision: str | None = None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scratchlab.corpus.hub import SCHEME
-from scratchlab.corpus.sources.documents import Document, Listing, Reading, Span, printable
+from scratchlab.corpus.sources.documents import Document, Listing, Reading, Span, pack, printable
 from scratchlab.corpus.sources.formats import FORMATS, format_of, read_span
 from scratchlab.corpus.sources.hub_datasets import list_dataset
 from scratchlab.corpus.sources.opened import COMPRESSED
@@ -74,7 +74,7 @@ def list_source(source: Source) -> Listing:
     if os.path.isfile(location):
         return _list_files([location], source.reading)
     if location == PYTHON_DOCS:
-        return Listing([Span(PYTHON_DOCS, PYTHON_DOCS)])
+        return Listing(pack([Span(PYTHON_DOCS, PYTHON_DOCS)]))
     if glob.has_magic(location) and (found := sorted(filter(os.path.isfile, glob.glob(location, recursive=True)))):
         return _list_files(found, source.reading)
     raise CorpusError(_no_such_source(location))
@@ -90,14 +90,14 @@ def read_documents(location: str) -> Iterator[Document]:
 
 
 def _list_files(paths: Iterable[str], reading: Reading) -> Listing:
-    listing = Listing([])
-    for path in paths:
-        span = _whole(path, reading)
-        if _suffix(path) == ARCHIVE:
-            listing.spans.extend(_list_members(span, listing.passed_over))
-        else:
-            listing.spans.extend(_cut(span))
-    return listing
+    passed_over = Counter[str]()
+
+    def spans() -> Iterator[Span]:
+        for path in paths:
+            span = _whole(path, reading)
+            yield from _list_members(span, passed_over) if _suffix(path) == ARCHIVE else _cut(span)
+
+    return Listing(pack(spans()), passed_over)
 
 
 def _whole(path: str, reading: Reading) -> Span:
@@ -154,15 +154,16 @@ def _list_members(span: Span, passed_over: Counter[str]) -> list[Span]:
 
 
 def _list_folder(folder: Path, reading: Reading) -> Listing:
-    files, passed_over = list[Path](), Counter[str]()
+    files, passed_over = list[str](), Counter[str]()  # by their POSIX paths in the folder, the least that tells them
     wanted = _wanted(reading)
     for parent, folders, names in os.walk(folder, onerror=_raise_unreadable):
         passed_over["hidden"] += sum(name.startswith(".") for name in folders)
         folders[:] = [name for name in folders if not name.startswith(".")]
         passed_over["link to a folder"] += sum(os.path.islink(os.path.join(parent, name)) for name in folders)
+        within = Path(parent).relative_to(folder)
         for name in names:
             if not name.startswith(".") and format_of(name) in wanted:
-                files.append(Path(parent, name))
+                files.append((within / name).as_posix())
             else:
                 passed_over[_extension(name)] += 1
     passed_over = +passed_over  # without the zeros
@@ -172,8 +173,8 @@ def _list_folder(folder: Path, reading: Reading) -> Listing:
             f"{printable(folder)} holds no text files ({suffixes}); found there: {_found(passed_over)}. "
             "Files of any other extension can be given by their own path or a glob, CSV with --column."
         )
-    files.sort(key=lambda path: path.relative_to(folder).as_posix())
-    return replace(_list_files(map(str, files), reading), passed_over=passed_over)
+    files.sort()
+    return replace(_list_files((str(folder / file) for file in files), reading), passed_over=passed_over)
 
 
 def _wanted(reading: Reading) -> tuple[str, ...]:
@@ -194,7 +195,7 @@ def _list_url(url: str, reading: Reading) -> Listing:
             spans += _cut(Span(file.url, "text", reading, size=file.size, modified=file.modified))
     if not spans:
         raise CorpusError(f"{url} holds no text files; found there: {_found(passed_over)}.")
-    return Listing(spans, passed_over)
+    return Listing(pack(spans), passed_over)
 
 
 def _list_blog(source: Source) -> Listing:
@@ -202,11 +203,11 @@ def _list_blog(source: Source) -> Listing:
 
     site = Path(source.location)
     others = Counter({reason: len(names) for reason, names in passed_over(site).items()})
-    spans = [
+    spans = (
         Span(str(path), "post", source.reading, size=path.stat().st_size, modified=path.stat().st_mtime_ns)
         for path in posts(site)
-    ]
-    return Listing(spans, others)
+    )
+    return Listing(pack(spans), others)
 
 
 # Names, and what to say of them.

@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from scratchlab.corpus.hub import Location, hub_errors, parse_location
-from scratchlab.corpus.sources.documents import Document, Listing, Reading, Span
+from scratchlab.corpus.sources.documents import Document, Listing, Reading, Span, pack
 from scratchlab.corpus.sources.hub_splits import files_of_split
 from scratchlab.corpus.sources.opened import COMPRESSED
 from scratchlab.corpus.sources.remote import RemotePath, open_remote
@@ -73,7 +73,7 @@ def list_dataset(location: str, reading: Reading) -> Listing:
     files = [Span(names[path], HUB_FORMAT, replace(reading, column=column), size=sizes[path]) for path in names]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         spans = [span for cut in pool.map(_cut, files) for span in cut]
-    return Listing(spans, passed_over, commit)
+    return Listing(pack(spans), passed_over, commit)
 
 
 def read_dataset(span: Span) -> Iterator[Document]:
