@@ -9,18 +9,20 @@ import functools
 import itertools
 import mmap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from scratchlab.corpus.manifest import REBUILD, FileRecord, SplitRecord
+from scratchlab.corpus.manifest import REBUILD, SplitRecord
 from scratchlab.corpus.tokenizer import Dtype, TokenIds
 from scratchlab.errors import CorpusError
 
 SHARD_TOKENS = 2**28
-OPEN_SHARDS = 128  # of a split at a time: each holds a file descriptor, of which a process may have 256 on a Mac
+OPEN_SHARDS = 128
+"""Of all splits of a process together: a map holds a file descriptor, of which a process may have 256 on a Mac."""
 
 Int64s = npt.NDArray[np.int64]
 
@@ -35,15 +37,9 @@ class Split:
         self._folder = folder
         self._record = record
         self._dtype = stored = np.dtype(dtype).newbyteorder("<")
-        sizes = (shard.size // stored.itemsize for shard in record.shards)
-        self._edges = list(itertools.accumulate(sizes, initial=0))
+        self._shards = [_File(folder, shard.name, shard.size // stored.itemsize, stored) for shard in record.shards]
+        self._edges = list(itertools.accumulate((shard.size for shard in self._shards), initial=0))
         """Where each shard begins in the stream, and at the end where the last one ends."""
-
-        @functools.lru_cache(OPEN_SHARDS)
-        def shard(number: int) -> _Mapped:
-            return _memory_map(folder, record.shards[number], stored)
-
-        self._shard = shard
 
     def __len__(self) -> int:
         """Tokens, `<|endoftext|>` included."""
@@ -53,7 +49,7 @@ class Split:
         """Tokens `start` to `stop`, shape (stop - start,), read-only unless they span shards. IndexError if outside,
         CorpusError if what is there cannot be tokens of this corpus.
         """
-        parts = [self._shard(number).numbers[first:last] for number, first, last in self._parts(start, stop)]
+        parts = [_last_mapped(shard).numbers[first:last] for shard, first, last in self._parts(start, stop)]
         tokens = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, self._dtype), *parts])
         if len(tokens) and int(tokens.max()) >= self._vocab_size:
             raise CorpusError(
@@ -69,17 +65,17 @@ class Split:
         place. Measured on a file of 4 GB that was not in memory, batches of 32 windows of 1,024: 2.2 ms each instead of
         18, and 0.04 GB read by 200 of them instead of all 4.
         """
-        for number, first, last in self._parts(start, stop):
+        for shard, first, last in self._parts(start, stop):
             begin = first * self._dtype.itemsize // mmap.PAGESIZE * mmap.PAGESIZE
-            self._shard(number).pages.madvise(mmap.MADV_WILLNEED, begin, last * self._dtype.itemsize - begin)
+            _last_mapped(shard).pages.madvise(mmap.MADV_WILLNEED, begin, last * self._dtype.itemsize - begin)
 
-    def _parts(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    def _parts(self, start: int, stop: int) -> "Iterator[tuple[_File, int, int]]":
         """The shards that tokens `start` to `stop` lie in, each with the first and the end of them there."""
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens {start} to {stop} of split {self.name}, which has {len(self)}")
         for number in range(bisect.bisect_right(self._edges, start) - 1, bisect.bisect_left(self._edges, stop)):
             edge, end = self._edges[number : number + 2]
-            yield number, max(start, edge) - edge, min(stop, end) - edge
+            yield self._shards[number], max(start, edge) - edge, min(stop, end) - edge
 
     @property
     def document_starts(self) -> Int64s:
@@ -93,7 +89,18 @@ class Split:
 
     @functools.cached_property
     def _table(self) -> Int64s:
-        return _memory_map(self._folder, self._record.document_table, np.dtype("<i8")).numbers
+        size = 2 * self._record.documents + 1
+        return _mapped(_File(self._folder, self._record.document_table.name, size, np.dtype("<i8"))).numbers
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # one that was built anew is not read from the maps of the old one
+class _File:
+    """A file of `size` numbers, of one opening of a corpus."""
+
+    folder: Path
+    name: str
+    size: int
+    dtype: np.dtype[Any]
 
 
 class _Mapped(NamedTuple):
@@ -103,10 +110,15 @@ class _Mapped(NamedTuple):
     numbers: npt.NDArray[Any]
 
 
-def _memory_map(folder: Path, record: FileRecord, dtype: np.dtype[Any]) -> _Mapped:
+def _mapped(file: _File) -> _Mapped:
+    path = file.folder / file.name
     try:
-        with (folder / record.name).open("rb") as file:
-            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return _Mapped(pages, np.frombuffer(pages, dtype, record.size // dtype.itemsize))
+        with path.open("rb") as opened:
+            pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        return _Mapped(pages, np.frombuffer(pages, file.dtype, file.size))
     except (OSError, ValueError) as error:
-        raise CorpusError(f"{folder / record.name} could not be opened: {error}. {REBUILD}") from error
+        raise CorpusError(f"{path} could not be opened: {error}. {REBUILD}") from error
+
+
+_last_mapped = functools.lru_cache(OPEN_SHARDS)(_mapped)
+"""The shards that were read last; what was read of others keeps their maps until it is dropped itself."""

@@ -21,7 +21,7 @@ Records = npt.NDArray[np.void]
 BUCKET_BYTES = 2**25
 """What is sorted at a time; sorting takes about 2.5 times as much memory."""
 
-MOST_BITS: Final = 8  # of a key at a time: 256 files are open at once
+MOST_BITS: Final = 7  # of a key at a time: 128 files are open at once, of the 256 that a process may have on a Mac
 KEY_BITS: Final = 128
 BLOCK: Final = 2**16  # records that are moved at a time
 

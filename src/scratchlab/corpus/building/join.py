@@ -13,6 +13,7 @@ from scratchlab.corpus.building.encode import STAGE as ENCODE
 from scratchlab.corpus.building.work import Array, Work
 from scratchlab.corpus.building.workers import Map
 from scratchlab.corpus.manifest import FileRecord, SplitRecord
+from scratchlab.corpus.shards import OPEN_SHARDS
 from scratchlab.corpus.tokenizer import Dtype
 from scratchlab.files import sha256_of_file, write_zeros
 
@@ -122,7 +123,7 @@ def write_shard(shard: Shard) -> FileRecord:
     digest, size = hashlib.sha256(), 0
     dtype = np.dtype(shard.dtype).newbyteorder("<")
 
-    @functools.lru_cache(maxsize=256)  # a mixture comes back to each piece many times, and open files are few
+    @functools.lru_cache(OPEN_SHARDS)  # a mixture comes back to each piece many times, and open files are few
     def tokens_of(piece: int) -> Array:
         return np.memmap(shard.work.path(ENCODE, piece, f"{shard.split}.{TOKENS}"), dtype, "r")
 

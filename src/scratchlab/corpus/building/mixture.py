@@ -1,5 +1,6 @@
 """Mixtures: how much of each source a corpus holds, and in which order its documents come."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -50,15 +51,18 @@ def supplies(work: Work, split: str, pieces: Sequence[Piece], sources: Sequence[
 
 
 def _supply(work: Work, split: str, numbers: Sequence[int], source: Source) -> Supply:
-    found = [
-        (number, work.load(ENCODE, number, f"{split}.{ROWS}"))
-        for number in numbers
-        if work.path(ENCODE, number, f"{split}.{ROWS}").exists()
-    ]
-    rows = np.concatenate([np.empty(0, ROW), *(rows for _, rows in found)])
-    pieces = np.repeat([number for number, _ in found], [len(rows) for _, rows in found]).astype(np.int64)
-    starts = [np.cumsum(rows["tokens"]) - rows["tokens"] for _, rows in found]
-    return Supply(source, pieces, np.concatenate([np.empty(0, np.int64), *starts]), rows)
+    what = f"{split}.{ROWS}"
+    given = [number for number in numbers if work.path(ENCODE, number, what).exists()]
+    counts = [len(work.load(ENCODE, number, what)) for number in given]
+    rows, starts = np.empty(sum(counts), ROW), np.empty(sum(counts), np.int64)
+    edges = itertools.accumulate(counts, initial=0)
+    for number, (start, stop) in zip(
+        given, itertools.pairwise(edges), strict=True
+    ):  # one at a time: open files are few
+        rows[start:stop] = work.load(ENCODE, number, what)
+        tokens = rows["tokens"][start:stop]
+        starts[start:stop] = np.cumsum(tokens) - tokens
+    return Supply(source, np.repeat(np.array(given, np.int64), counts), starts, rows)
 
 
 def draw(found: Sequence[Supply], split: str, mixture: Mixture) -> list[tuple[Supply, Ints]]:

@@ -27,6 +27,7 @@ from scratchlab.corpus.building.external_sort import (
     stored_records,
 )
 from scratchlab.corpus.building.shingles import shingle_hashes, word_hashes
+from scratchlab.corpus.shards import OPEN_SHARDS
 from scratchlab.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -133,18 +134,19 @@ def near_duplicates(signatures: Sequence[Path], threshold: float, work: Path) ->
 
 
 class _Store:
-    """The signatures of all documents, mapped into memory."""
+    """The signatures of all documents, in files of which those that were used last are mapped into memory."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._files: list[Signatures] = [np.load(path, mmap_mode="r") for path in paths]
-        self._starts = np.cumsum([0, *map(len, self._files)])
+        self._paths = paths
+        self._starts = np.cumsum([0, *(len(_mapped(path)) for path in paths)])
+        self._last_used = functools.lru_cache(OPEN_SHARDS)(_mapped)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def blocks(self) -> Iterator[tuple[int, Signatures]]:
         """All signatures, a few at a time, with the number of the first of them."""
-        for first, file in zip(self._starts.tolist(), self._files, strict=False):
+        for first, file in zip(self._starts.tolist(), map(_mapped, self._paths), strict=False):
             for start in range(0, len(file), _ROWS):
                 yield first + start, np.array(file[start : start + _ROWS])
 
@@ -154,8 +156,12 @@ class _Store:
         places = np.searchsorted(self._starts, numbers, side="right") - 1
         for place in np.unique(places).tolist():
             here = places == place
-            rows[here] = self._files[place][numbers[here] - self._starts[place]]
+            rows[here] = self._last_used(self._paths[place])[numbers[here] - self._starts[place]]
         return rows
+
+
+def _mapped(path: Path) -> Signatures:
+    return np.load(path, mmap_mode="r")
 
 
 def _band_records(store: _Store, bands: Bands) -> Iterator[Records]:
