@@ -154,7 +154,7 @@ def _text(report: dict[str, Any]) -> str:
     tokenizer, rule = report["tokenizer"], report["split"]
     lines = [
         f"{report['path']}  (sha256 {report['sha256'][:12]})",
-        *map(_source_line, report["sources"]),
+        *(line for source in report["sources"] for line in _source_lines(source, report["splits"])),
         f"  tokenizer  {tokenizer['spec']}, {tokenizer['vocab_size']:,} symbols, stored as {tokenizer['dtype']}",
         f"  split      {rule['rule']}",
         *(f"             {move['document']} moved from {move['origin']} to {move['to']}" for move in rule["moved"]),
@@ -171,7 +171,7 @@ def _text(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _source_line(source: dict[str, Any]) -> str:
+def _source_lines(source: dict[str, Any], splits: dict[str, Any]) -> list[str]:
     removed = source["removed"]
     left_out = ", ".join(f"{removed[kind]['documents']:,} {kind}" for kind in removed if removed[kind]["documents"])
     changed = sum(entry["pieces"] for entry in removed.values())
@@ -180,7 +180,18 @@ def _source_line(source: dict[str, Any]) -> str:
     notes += [f"left out: {left_out}"] * bool(left_out) + [f"{count(changed, 'piece')} cleaned away"] * bool(changed)
     share = [f"weight {source['weight']}, at most {count(source['repeat'], 'time')}"] if source["weight"] else []
     numbers = f"{count(source['documents'], 'document')}, {_size(source['bytes'])}"
-    return f"  source     {source['source']}: {'; '.join([numbers, *share, *notes])}"
+    return [
+        f"  source     {source['source']}: {'; '.join([numbers, *share, *notes])}",
+        *(_drawn_line(name, entry, splits[name]["tokens"]) for name, entry in source["drawn"].items()),
+    ]
+
+
+def _drawn_line(split: str, drawn: dict[str, Any], tokens: int) -> str:
+    """`             drawn for train: 33.3% of its tokens, 12,345; 16 documents, 2.5 times each on average`."""
+    documents, distinct = drawn["documents"], drawn["distinct_documents"]
+    repeated = f", {documents / distinct:.1f} times each on average" if documents > distinct else ""
+    share = f"{drawn['tokens'] / tokens:.1%} of its tokens, {drawn['tokens']:,}"
+    return f"             drawn for {split}: {share}; {count(distinct, 'document')}{repeated}"
 
 
 def _removed_text(report: dict[str, Any]) -> str:

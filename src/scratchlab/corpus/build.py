@@ -19,7 +19,7 @@ from scratchlab.corpus.building import encode, survey
 from scratchlab.corpus.building.filters import nothing_left
 from scratchlab.corpus.building.join import Stretches, whole_pieces, write_split
 from scratchlab.corpus.building.learn import learn_tokenizer
-from scratchlab.corpus.building.mixture import draw, in_mixed_order, supplies
+from scratchlab.corpus.building.mixture import Drawn, Mixture, count_drawn, draw, in_mixed_order, supplies
 from scratchlab.corpus.building.order import Order, Settings, prepare
 from scratchlab.corpus.building.plan import Plan, make_plan
 from scratchlab.corpus.building.tally import Tally
@@ -28,6 +28,7 @@ from scratchlab.corpus.building.workers import Map, workers
 from scratchlab.corpus.manifest import (
     TOKENIZER,
     CleaningRecord,
+    DrawnRecord,
     FileRecord,
     MoveRecord,
     OverlapRecord,
@@ -214,8 +215,12 @@ def stretches_of(job: Job, split: str) -> Stretches:
     order, mixture = job.order, job.order.settings.mixture
     if mixture is None:
         return lambda: whole_pieces(job.work, split, [piece.number for piece in order.pieces])
-    drawn = draw(supplies(job.work, split, order.pieces, order.sources), split, mixture)
+    drawn = _draw(job, split, mixture)
     return lambda: in_mixed_order(drawn, split, mixture.seed)
+
+
+def _draw(job: Job, split: str, mixture: Mixture) -> Drawn:
+    return draw(supplies(job.work, split, job.order.pieces, job.order.sources), split, mixture)
 
 
 # What the manifest says.
@@ -231,9 +236,11 @@ def conclude(job: Job, plan: Plan, tokenizer: Tokenizer, splits: Mapping[str, Sp
         overlap = _test_in_training(job, tokenizer, splits)
         for sync in syncing:
             sync.result()
+    mixture = settings.mixture
+    drawn = {split: count_drawn(_draw(job, split, mixture)) for split in splits} if mixture else {}
     write_manifest(
         job.folder,
-        sources=tuple(_source_record(job, plan, place) for place in range(len(job.order.sources))),
+        sources=tuple(_source_record(job, plan, place, drawn) for place in range(len(job.order.sources))),
         split=SplitRuleRecord(rule=str(plan.rule), moved=_moves(job, plan)),
         tokenizer=_tokenizer_record(job, _spec(job, plan), tokenizer),
         splits=splits,
@@ -257,7 +264,7 @@ def _test_in_training(job: Job, tokenizer: Tokenizer, splits: Mapping[str, Split
     return find_overlap(train, tokenizer, test, tokenizer, threads=usable_cores(), report=report)
 
 
-def _source_record(job: Job, plan: Plan, place: int) -> SourceRecord:
+def _source_record(job: Job, plan: Plan, place: int, drawn: Mapping[str, Mapping[str, DrawnRecord]]) -> SourceRecord:
     order = job.order
     source, listing = order.sources[place], order.listings[place]
     pieces = [piece for piece in order.pieces if piece.source == place]
@@ -273,6 +280,7 @@ def _source_record(job: Job, plan: Plan, place: int) -> SourceRecord:
         revision=listing.revision,
         weight=source.weight,
         repeat=source.repeat,
+        drawn={split: records[source.name] for split, records in drawn.items() if source.name in records},
     )
 
 

@@ -57,6 +57,16 @@ class RemovedRecord(Record):
     examples: tuple[ExampleRecord, ...] = ()
 
 
+class DrawnRecord(Record):
+    """What a mixture drew of a source for one split."""
+
+    documents: int
+    """Each as often as it was drawn; a long text's parts are documents of their own."""
+    distinct_documents: int
+    tokens: int
+    """With `<|endoftext|>`; the splits' tokens are the sums of these."""
+
+
 class SourceRecord(Record):
     """What one source gave. `source` is its name: as the user wrote it, unless it was given another."""
 
@@ -76,6 +86,8 @@ class SourceRecord(Record):
     """In a mixture: its share of the training tokens, before all shares are made to sum to 1."""
     repeat: int = 1
     """In a mixture: how often a document may be used at most."""
+    drawn: Mapping[str, DrawnRecord] = {}
+    """In a mixture: what the corpus holds of it, by split; not there in older ones."""
 
 
 class MoveRecord(Record):

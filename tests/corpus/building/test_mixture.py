@@ -4,10 +4,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from letters import story
 
+from scratchlab.cli.main import cli
 from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.building import work
 from scratchlab.corpus.building.mixture import Mixture
@@ -104,6 +106,34 @@ def test_the_manifest_says_what_was_asked_for(folders, tmp_path):
         ("web", 3, 1),
         ("own", 1, 2),
     ]
+
+
+def test_the_manifest_says_what_was_drawn(folders, tmp_path):
+    corpus = built(folders, tmp_path / "out", 1, 2, repeat=4)
+    for source in corpus.manifest.sources:
+        assert list(source.drawn) == ["train", "validation", "test"]
+        for split, drawn in source.drawn.items():
+            times = Counter({text: n for text, n in counted(corpus, split).items() if text.startswith(source.source)})
+            assert (drawn.documents, drawn.distinct_documents) == (times.total(), len(times))
+            assert drawn.tokens == sum((len(text.encode()) + 1) * n for text, n in times.items())
+    own = corpus.manifest.sources[1].drawn["train"]
+    assert own.documents > 2 * own.distinct_documents
+    assert own.distinct_documents < corpus.manifest.sources[1].documents
+    for split, record in corpus.manifest.splits.items():
+        assert sum(source.drawn[split].tokens for source in corpus.manifest.sources) == record.tokens
+
+
+def test_what_was_drawn_is_shown(folders, tmp_path):
+    corpus = built(folders, tmp_path / "out", 1, 2, repeat=4)
+    shown = CliRunner().invoke(cli, ["corpus", "show", str(corpus.path)]).output
+    own = corpus.manifest.sources[1].drawn["train"]
+    share = own.tokens / corpus.manifest.splits["train"].tokens
+    times = own.documents / own.distinct_documents
+    assert (
+        f"drawn for train: {share:.1%} of its tokens, {own.tokens:,}; {own.distinct_documents} documents, {times:.1f} "
+        "times each on average\n"
+    ) in shown
+    assert "drawn for test: " in shown
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3))

@@ -12,11 +12,14 @@ from scratchlab.corpus.building.encode import ROWS
 from scratchlab.corpus.building.encode import STAGE as ENCODE
 from scratchlab.corpus.building.join import Run, Stretch
 from scratchlab.corpus.building.work import ROW, Array, Piece, Work
+from scratchlab.corpus.manifest import DrawnRecord
 from scratchlab.corpus.sources.find import Source
 from scratchlab.errors import CorpusError
 from scratchlab.seeds import permute
 
 Ints = npt.NDArray[np.int64]
+Drawn = list[tuple["Supply", Ints]]
+"""Of each source that gives something to a split, the documents that were drawn, by their places in its supply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def _supply(work: Work, split: str, numbers: Sequence[int], source: Source) -> S
     return Supply(source, np.repeat(np.array(given, np.int64), counts), starts, rows)
 
 
-def draw(found: Sequence[Supply], split: str, mixture: Mixture) -> list[tuple[Supply, Ints]]:
+def draw(found: Sequence[Supply], split: str, mixture: Mixture) -> Drawn:
     """The documents of each source in the mixture, repeated ones several times. CorpusError if there are too few.
 
     A source's share of the tokens is met to within half a document. In training, whole rounds of a source come before
@@ -83,7 +86,7 @@ def draw(found: Sequence[Supply], split: str, mixture: Mixture) -> list[tuple[Su
     most = [supply.tokens * (supply.source.repeat if split == "train" else 1) for supply in found]
     possible = min(int(tokens / share) for tokens, share in zip(most, shares, strict=True))
     wanted = mixture.tokens if split == "train" and mixture.tokens is not None else possible
-    drawn: list[tuple[Supply, Ints]] = []
+    drawn: Drawn = []
     for supply, share, available in zip(found, shares, most, strict=True):
         if not supply.tokens:
             raise CorpusError(
@@ -112,7 +115,19 @@ def _documents(supply: Supply, needed: int, split: str, seed: int) -> Ints:
     return np.concatenate([np.tile(np.arange(count), rounds), order[:extra]])
 
 
-def in_mixed_order(drawn: Sequence[tuple[Supply, Ints]], split: str, seed: int) -> Iterator[Stretch]:
+def count_drawn(drawn: Drawn) -> dict[str, DrawnRecord]:
+    """How much was drawn of each source, by its name."""
+    return {
+        supply.source.name: DrawnRecord(
+            documents=len(documents),
+            distinct_documents=len(np.unique(documents)),
+            tokens=int(supply.rows["tokens"][documents].sum()),
+        )
+        for supply, documents in drawn
+    }
+
+
+def in_mixed_order(drawn: Drawn, split: str, seed: int) -> Iterator[Stretch]:
     """The documents that were drawn, all sources mixed by a permutation of the seed."""
     sources = np.repeat(np.arange(len(drawn)), [len(documents) for _, documents in drawn])
     documents = np.concatenate([np.empty(0, np.int64), *(documents for _, documents in drawn)])
