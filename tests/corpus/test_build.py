@@ -271,15 +271,31 @@ def test_progress_is_told_in_bytes_documents_and_tokens(letters, tmp_path):
     built = build_corpus([letters], tmp_path / "out", "bpe:300", report=told.append)
     total = sum(path.stat().st_size for path in Path(letters).iterdir())
     tokens = sum(split.tokens for split in built.manifest.splits.values())
-    assert told[:5] == [
+    assert told[:7] == [
         Progress("reading", total, total, 30, 0),
         Progress("looking for duplicates", 0, 0, 0, 0),
+        Progress("reading for the tokenizer", 0, total, 30, 0),
+        Progress("reading for the tokenizer", total, total, 30, 0),
         Progress("training the tokenizer", 0, 0, 30, 0),
         Progress("encoding", total, total, 30, tokens),
         Progress("joining", 0, 0, 30, 0),
     ]
-    assert {progress.stage for progress in told[5:]} == {"comparing with the test text"}
+    assert {progress.stage for progress in told[7:]} == {"comparing with the test text"}
     assert told[-1].done == told[-1].total
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "bpe:260", "bins:4", "integers"])
+def test_reading_for_the_tokenizer_is_told_piece_by_piece(tmp_path, monkeypatch, tokenizer):
+    monkeypatch.setattr(work, "PIECE_SPANS", 1)
+    (tmp_path / "numbers").mkdir()
+    for place, size in enumerate([900, 300, 600]):
+        (tmp_path / "numbers" / f"{place}.txt").write_text(f"{place} 12 7 " * (size // 7))
+    told: list[Progress] = []
+    build_corpus([str(tmp_path / "numbers")], tmp_path / "out", tokenizer, "contiguous:1,0,0", told.append)
+    done = [(one.done, one.total) for one in told if one.stage == "reading for the tokenizer"]
+    first, second, third = (path.stat().st_size for path in sorted((tmp_path / "numbers").iterdir()))
+    total = first + second + third
+    assert done == [(0, total), (first, total), (first + second, total), (total, total)]
 
 
 def test_a_symbol_that_is_text_stays_text(write, tmp_path):

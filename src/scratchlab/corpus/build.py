@@ -57,7 +57,8 @@ SMALLEST_TRAINING = 64  # tokens; less is a mistaken path rather than a text
 WORTH_PROCESSES = 2**24  # bytes of sources; starting processes takes longer than reading less
 
 WORK = "work"  # a folder in that of the corpus, while it is built
-READING, PLANNING, LEARNING = "reading", "looking for duplicates", "training the tokenizer"
+READING, PLANNING = "reading", "looking for duplicates"
+LEARNING, TRAINING = "reading for the tokenizer", "training the tokenizer"
 ENCODING, JOINING = "encoding", "joining"
 
 
@@ -154,7 +155,6 @@ def settle_tokenizer(job: Job, plan: Plan) -> Tokenizer:
     """The tokenizer in the folder, trained now if it was not there. CorpusError if it cannot separate documents."""
     path = job.folder / TOKENIZER
     if not path.exists():  # it was not given, and this build was not killed after it
-        job.report(Progress(LEARNING, 0, 0, plan.documents, 0))
         store_tokenizer(job.folder, _learn(job, plan))
     tokenizer = Tokenizer.load(path)
     if plan.documents > 1 and tokenizer.end_of_text is None:
@@ -166,6 +166,13 @@ def settle_tokenizer(job: Job, plan: Plan) -> Tokenizer:
 
 
 def _learn(job: Job, plan: Plan) -> Tokenizer:
+    total = sum(piece.size for piece in job.order.pieces)
+
+    def report(done: int) -> None:
+        job.report(Progress(LEARNING, done, total, plan.documents, 0))
+        if done == total:  # pairs are merged when all is read, and it cannot be told how long that takes
+            job.report(Progress(TRAINING, 0, 0, plan.documents, 0))
+
     return learn_tokenizer(
         _spec(job, plan),
         [encode_task(job, plan, piece) for piece in job.order.pieces],
@@ -174,6 +181,7 @@ def _learn(job: Job, plan: Plan) -> Tokenizer:
         end_of_text=plan.documents > 1,
         origin=f"the training text of {job.order.name}",
         over=job.over,
+        report=report,
     )
 
 
