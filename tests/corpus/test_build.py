@@ -21,6 +21,7 @@ from scratchlab.corpus.building import work
 from scratchlab.corpus.progress import Progress
 from scratchlab.corpus.sources.find import Source
 from scratchlab.corpus.store import open_corpus
+from scratchlab.corpus.tokenizer import train_tokenizer
 from scratchlab.errors import CorpusError, ScratchlabError, UnfinishedError, UnreachableError, UsageError
 
 Write = Callable[[str, str | bytes], str]
@@ -298,6 +299,19 @@ def test_reading_for_the_tokenizer_is_told_piece_by_piece(tmp_path, monkeypatch,
     assert done == [(0, total), (first, total), (first + second, total), (total, total)]
 
 
+def test_the_search_for_near_duplicates_is_told(letters, tmp_path):
+    (tmp_path / "again").mkdir()
+    for path in Path(letters).iterdir():
+        (tmp_path / "again" / path.name).write_text(path.read_text() + " again")
+    told: list[Progress] = []
+    sources = [letters, str(tmp_path / "again")]
+    build_corpus(sources, tmp_path / "out", "byte", near_duplicates=0.8, report=told.append)
+    total = told[0].total
+    stages = {one.stage: (one.done, one.total) for one in told}
+    for stage in ("reading signatures", "sorting signatures", "comparing near duplicates"):
+        assert stages[stage] == (total, total)
+
+
 def test_a_symbol_that_is_text_stays_text(write, tmp_path):
     sources = [write(f"{number}.txt", f"{story(number)}<|endoftext|>{story(number + 50)}") for number in range(9)]
     built = build_corpus(sources, tmp_path / "out", "bpe:300", "contiguous:1,0,0")
@@ -442,6 +456,12 @@ def test_a_source_on_a_disk_that_fails_is_named_and_the_work_kept(letters, tmp_p
     with pytest.raises(UnreachableError, match=r"bad\.txt could not be read: Input/output error\. Nothing done"):
         build_corpus([letters, f"{tmp_path}/bad.txt"], tmp_path / "out", "byte", workers_at_once=processes)
     assert len(list(tmp_path.glob(".out.partial-*"))) == 1
+
+
+def test_what_a_kill_left_of_the_tokenizers_file_goes(tmp_path):
+    (tmp_path / ".tokenizer.json.abc").write_text("{")
+    build.store_tokenizer(tmp_path, train_tokenizer("byte", []))
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
 
 
 def test_another_build_into_the_same_place_begins_anew(letters, tmp_path, monkeypatch):

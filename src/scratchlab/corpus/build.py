@@ -111,6 +111,11 @@ class Job:
     over: Map
     report: Report
 
+    @property
+    def size(self) -> int:
+        """In bytes of the sources' files."""
+        return sum(piece.size for piece in self.order.pieces)
+
 
 def _build(job: Job, given: Tokenizer | None) -> None:
     """All stages, each going on where it was. `scale` has the same ones on many machines."""
@@ -145,7 +150,11 @@ def decide(job: Job) -> Plan:
     """What is kept of all that was read, and where it goes. CorpusError if that is nothing."""
     settings = job.order.settings
     rule, mixed = parse_split(settings.split), settings.mixture is not None
-    plan = make_plan(job.work, job.order.pieces, rule, settings.near_duplicates, mixed)
+
+    def report(stage: str, done: int, total: int) -> None:
+        job.report(Progress(stage, job.size * done // max(total, 1), job.size, 0, 0))
+
+    plan = make_plan(job.work, job.order.pieces, rule, settings.near_duplicates, mixed, report)
     if not plan.documents:
         raise nothing_left(_removed(job, job.order.pieces, [survey.STAGE]), settings.filters, job.order.name)
     return plan
@@ -166,11 +175,9 @@ def settle_tokenizer(job: Job, plan: Plan) -> Tokenizer:
 
 
 def _learn(job: Job, plan: Plan) -> Tokenizer:
-    total = sum(piece.size for piece in job.order.pieces)
-
     def report(done: int) -> None:
-        job.report(Progress(LEARNING, done, total, plan.documents, 0))
-        if done == total:  # pairs are merged when all is read, and it cannot be told how long that takes
+        job.report(Progress(LEARNING, done, job.size, plan.documents, 0))
+        if done == job.size:  # pairs are merged when all is read, and it cannot be told how long that takes
             job.report(Progress(TRAINING, 0, 0, plan.documents, 0))
 
     return learn_tokenizer(
@@ -191,13 +198,15 @@ def _spec(job: Job, plan: Plan) -> str:
 
 
 def store_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """Write tokenizer.json."""
+    """Write tokenizer.json, and remove what a kill left of an earlier attempt."""
+    for left in folder.glob(f".{TOKENIZER}.*"):
+        left.unlink()
     write_atomically(folder / TOKENIZER, tokenizer.to_json())
 
 
 def _over_pieces(job: Job, name: str, stage: str, function: Callable[[Any], Any], tasks: Sequence[Any]) -> None:
     """Do a stage of every piece that it is not done of yet."""
-    total = sum(piece.size for piece in job.order.pieces)
+    total = job.size
     finished = {task.piece.number for task in tasks if job.work.is_done(stage, task.piece.number)}
     ahead = [task for task in tasks if task.piece.number not in finished]
     before = [job.work.record(stage, number) for number in finished]

@@ -10,7 +10,7 @@ Permutations and the size of bands are those of `datasketch` (extra `data`).
 
 import functools
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -51,8 +51,14 @@ Numbers = npt.NDArray[np.int64]
 PAIR: Final = np.dtype([("number", np.int64), ("resembles", np.int64)])
 """The number of a document that is to be dropped, and that of the document it resembles."""
 
+Report = Callable[[str, int, int], None]
+"""Is told a stage, how much of it is done, and of how much."""
+
 EMPTY: Final = np.uint32(2**32 - 1)
 """Each number of the signature of a text without words."""
+
+READING, SORTING = "reading signatures", "sorting signatures"
+COMPARING = "comparing near duplicates"
 
 _FACTORS = (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03)  # odd; sums of their powers make the two halves of a band's key
 _HASHED = 1024  # shingles at a time: their permutations, half a megabyte, stay in the processor's cache
@@ -104,7 +110,9 @@ def choose_bands(threshold: float) -> Bands:
     return Bands(index.b, index.r)
 
 
-def near_duplicates(signatures: Sequence[Path], threshold: float, work: Path) -> npt.NDArray[np.void]:
+def near_duplicates(
+    signatures: Sequence[Path], threshold: float, work: Path, report: Report | None = None
+) -> npt.NDArray[np.void]:
     """The documents that nearly repeat an earlier one: an array of PAIR, sorted by number.
 
     `signatures` are .npy files of Signatures; documents are numbered across them in order. Two documents resemble each
@@ -123,14 +131,27 @@ def near_duplicates(signatures: Sequence[Path], threshold: float, work: Path) ->
     work.mkdir(parents=True)
     try:
         candidates = work / "pairs"
+        count = len(store) * bands.count
+        records = _told(_band_records(store, bands), READING, count, report)
         with candidates.open("wb") as file:
-            for bucket in grouped(_band_records(store, bands), len(store) * bands.count, work / "bands"):
+            for bucket in _told(grouped(records, count, work / "bands"), SORTING, count, report):
                 for pairs in _pairs(bucket, len(store)):
                     file.write(pairs.tobytes())
         count = candidates.stat().st_size // RECORD.itemsize
-        return _resolve(store, grouped(stored_records(candidates), count, work / "sorted"), threshold)
+        buckets = grouped(stored_records(candidates), count, work / "sorted")
+        return _resolve(store, _told(buckets, COMPARING, count, report), threshold)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _told(parts: Iterable[Records], stage: str, total: int, report: Report | None) -> Iterator[Records]:
+    """The records; how many of `total` there were is reported when the next ones are asked for."""
+    done = 0
+    for part in parts:
+        yield part
+        done += len(part)
+        if report:
+            report(stage, done, total)
 
 
 class _Store:

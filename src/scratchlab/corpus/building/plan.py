@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,9 @@ from scratchlab.corpus.sources.documents import key_of
 from scratchlab.corpus.splits import ENOUGH_FOR_HASH, SPLITS, SplitRule, fill_empty, regions, split_by_hash
 from scratchlab.errors import UsageError
 from scratchlab.files import write_zeros
+
+if TYPE_CHECKING:
+    from scratchlab.corpus.building.near_duplicates import Report
 
 STAGE = "plan"
 CODES = "codes"
@@ -93,18 +96,24 @@ class Plan:
 
 
 def make_plan(
-    work: Work, pieces: Sequence[Piece], rule: SplitRule | None, near_duplicates: float | None, mixed: bool
+    work: Work,
+    pieces: Sequence[Piece],
+    rule: SplitRule | None,
+    near_duplicates: float | None,
+    mixed: bool,
+    report: "Report | None" = None,
 ) -> Plan:
     """Find the duplicates and assign the rest to splits by `rule`, or by one that suits them.
 
     In a mixture the parts of a long text are documents of their own, for they need not stay beside each other; and
     each source has contiguous regions of its own, or one could lie in the training split and another in the test split.
+    `report` is told how far the search for near duplicates is.
     """
     records = _Records(work, pieces)
     fates = _on_disk(work.folder / "fates.bin", records.count)
     _mark_duplicates(records, fates, work.folder)
     if near_duplicates is not None:
-        _mark_near_duplicates(records, fates, work, near_duplicates)
+        _mark_near_duplicates(records, fates, work, near_duplicates, report)
     kept = _count_kept(records, fates)
     if rule is None:
         named = all(piece.split for piece in pieces)
@@ -191,12 +200,14 @@ def _mark_duplicates(records: _Records, fates: Fates, folder: Path) -> None:
         _mark(fates, records, bucket["number"][later], DUPLICATE)
 
 
-def _mark_near_duplicates(records: _Records, fates: Fates, work: Work, threshold: float) -> None:
+def _mark_near_duplicates(
+    records: _Records, fates: Fates, work: Work, threshold: float, report: "Report | None"
+) -> None:
     from scratchlab.corpus.building.near_duplicates import near_duplicates
 
     signatures = [work.path(SURVEY, number, SIGNATURES) for number in records.piece_numbers]
     parts = {part for others in records.long.values() for part in others}
-    found = near_duplicates(signatures, threshold, work.folder / "near")["number"]
+    found = near_duplicates(signatures, threshold, work.folder / "near", report)["number"]
     whole = [number for number in found.tolist() if number not in parts and not fates[number]]
     fates[whole] = NEAR_DUPLICATE
 
