@@ -74,10 +74,10 @@ def test_a_column_is_of_a_table(write, tmp_path, name):
 
 def test_a_column_that_the_location_names_otherwise_is_no_other(write, monkeypatch):
     from scratchlab.corpus.building import order
-    from scratchlab.corpus.sources.documents import Listing, Span
+    from scratchlab.corpus.sources.documents import Listing, Span, pack
 
     def listed(source: Source) -> Listing:
-        return Listing([Span("hub-file", "hub", Reading(column="text"), size=100)])
+        return Listing(pack([Span("hub-file", "hub", Reading(column="text"), size=100)]))
 
     monkeypatch.setattr(order, "list_source", listed)
     assert "--column body names a column of" in refusal([Source("hf:a/b?text=text", reading=Reading(column="body"))])
