@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -97,10 +98,13 @@ class Hub:
 
     _server: ThreadingHTTPServer | None = None
     _thread: threading.Thread | None = None
+    _kept: socket.socket | None = None
 
     def start(self) -> None:
         """Listen on a free port of the loopback address, or where it listened before."""
         port = urlsplit(self.url).port or 0
+        if self._kept:
+            self._kept.close()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Answers", (_Answers,), {"hub": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
@@ -113,6 +117,15 @@ class Hub:
             server.shutdown()
             self._thread.join()
             server.server_close()
+            self._kept = socket.socket()  # or a server of another test might be given this port
+            self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._kept.bind(server.server_address)
+
+    def end(self) -> None:
+        """Listen no more, and give the port away."""
+        self.stop()
+        if self._kept:
+            self._kept.close()
 
     def recover(self) -> None:
         """End an outage."""
@@ -149,7 +162,7 @@ def serve() -> Generator[Hub]:
     try:
         yield hub
     finally:
-        hub.stop()
+        hub.end()
 
 
 def point_client_at(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch, token: str | None = None) -> None:
