@@ -21,6 +21,8 @@ class Item:
     """The place of the right one. A single candidate is right where the model would write it."""
 
 
+Row = Mapping[str, Any]
+
 LAYOUTS: Mapping[frozenset[str], str] = {
     frozenset({"query", "choices", "gold"}): "choices",
     frozenset({"context_options", "continuation", "gold"}): "schema",
@@ -29,17 +31,19 @@ LAYOUTS: Mapping[frozenset[str], str] = {
 """The fields of a row, as llm-foundry and DCLM lay them out, and what kind of item it is."""
 
 
-def read_items(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Item]:
-    """The items of a file, each given with the place it has there, for messages.
+def read_items(rows: Iterable[tuple[str, Row | ValueError]]) -> list[Item]:
+    """The items of a file, each given with the place it has there, for messages; or with why it cannot be read.
 
     CorpusError with every row that is no item, and if there is none at all or their kinds differ.
     """
     items, problems, kinds = list[Item](), list[str](), set[str]()
     for number, (place, row) in enumerate(rows, start=1):
         try:
+            if isinstance(row, ValueError):
+                raise row
             kind, item = _item(number, row)
         except ValueError as error:
-            problems.append(f"{place}: {error}")
+            problems.append(f"{place} (item {number:,}): {error}")
         else:
             kinds.add(kind)
             items.append(item)
@@ -53,12 +57,17 @@ def read_items(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Item]:
     return items
 
 
-def _item(number: int, row: Mapping[str, Any]) -> tuple[str, Item]:
+def is_laid_out(row: Row) -> bool:
+    """Whether a row has the fields of one of the layouts."""
+    return any(fields <= row.keys() for fields in LAYOUTS)
+
+
+def _item(number: int, row: Row) -> tuple[str, Item]:
     kind = _kind(row)
     if kind == "completion":
-        return kind, Item(number, (_text(row, "context"),), (_text(row, "continuation"),), 0)
+        return kind, Item(number, (text_of(row, "context"),), (text_of(row, "continuation"),), 0)
     many, one = ("choices", "query") if kind == "choices" else ("context_options", "continuation")
-    options, common, gold = row[many], _text(row, one), row["gold"]
+    options, common, gold = row[many], text_of(row, one), row["gold"]
     if not isinstance(options, Sequence) or isinstance(options, str) or len(options) < 2:
         raise ValueError(f"{many}: expected a list of two texts or more, not {options!r:.80}.")
     for option in options:
@@ -70,7 +79,7 @@ def _item(number: int, row: Mapping[str, Any]) -> tuple[str, Item]:
     return kind, Item(number, *((same, options) if kind == "choices" else (options, same)), gold)
 
 
-def _kind(row: Mapping[str, Any]) -> str:
+def _kind(row: Row) -> str:
     for fields, kind in LAYOUTS.items():
         if fields <= row.keys():
             return kind
@@ -80,7 +89,10 @@ def _kind(row: Mapping[str, Any]) -> str:
     raise ValueError(f"{missing} is missing. Expected the fields {layouts}.")
 
 
-def _text(row: Mapping[str, Any], field: str) -> str:
+def text_of(row: Row, field: str) -> str:
+    """The text in a field. ValueError if it holds something else, or is not there."""
+    if field not in row:
+        raise ValueError(f"{field} is missing.")
     text = row[field]
     if not isinstance(text, str) or (not text.strip() and field == "continuation"):
         raise ValueError(f"{field}: expected a text, not {text!r:.80}.")
@@ -105,17 +117,26 @@ def worded(items: Sequence[Item], place: int, wording: Wording) -> Item:
     """The item at `place` as it is asked: examples before it, and the delimiter before what follows.
 
     The examples are drawn anew for each item, always the same ones: from Python's random.Random(1234 + place), as
-    nanochat and DCLM's evaluation draw them.
+    nanochat does (nanochat/core_eval.py). The texts are put together as they are, but what is completed loses the white
+    space around it: some sets have a space at its end, which would be a token of its own before the answer.
     """
-    others = [other for other in range(len(items)) if other != place] if wording.shots else []
-    if len(others) < wording.shots:
-        raise CorpusError(f"{wording.shots} examples cannot be drawn from {len(items)} items: give fewer shots.")
-    drawn = random.Random(1234 + place).sample(others, wording.shots)
     examples = "".join(
-        f"{items[other].contexts[items[other].gold]}{wording.delimiter}"
-        f"{items[other].continuations[items[other].gold]}{wording.separator}"
-        for other in drawn
+        f"{_context(example, example.gold)}{wording.delimiter}{example.continuations[example.gold]}{wording.separator}"
+        for example in (items[other] for other in drawn(len(items), place, wording.shots))
     )
-    item = items[place]
-    contexts = tuple(f"{wording.prelude}{examples}{context}{wording.delimiter}" for context in item.contexts)
+    item, before = items[place], wording.prelude + examples
+    contexts = tuple(f"{before}{_context(item, choice)}{wording.delimiter}" for choice in range(len(item.contexts)))
     return Item(item.number, contexts, item.continuations, item.gold)
+
+
+def drawn(n: int, place: int, shots: int) -> list[int]:
+    """The places of the examples for the item at `place`, among n items. CorpusError if there are too few."""
+    if n - 1 < shots:
+        raise CorpusError(f"{shots} examples cannot be drawn from {n - 1} other items: ask more items of this task.")
+    others = random.Random(1234 + place).sample(range(n - 1), shots)  # by length alone: as from a list of the others
+    return [other + (other >= place) for other in others]
+
+
+def _context(item: Item, choice: int) -> str:
+    context = item.contexts[choice]
+    return context.strip() if len(item.contexts) == 1 else context

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from scratchlab.errors import ScratchlabError
 from scratchlab.evaluation.loss import ratio_error
@@ -113,13 +114,22 @@ class TaskResult:
     accuracy: Figure
     accuracy_norm: Figure
     """Of the likeliest candidate by its loss a character."""
+    accuracy_token: Figure
+    """Of the likeliest candidate by its loss a token: the one by which CORE is defined."""
+    nats: Figure
+    """The mean loss of the right candidate, whole: of LAMBADA, the logarithm of its perplexity."""
     bits_per_byte: Figure
     """Of the right candidate: the least noisy figure for small models, and comparable across tokenizers."""
 
     @property
     def main(self) -> Figure:
         """The figure that counts for this task."""
-        return self.accuracy if self.metric == "accuracy" else self.accuracy_norm
+        figures = {
+            "accuracy": self.accuracy,
+            "accuracy_norm": self.accuracy_norm,
+            "accuracy_token": self.accuracy_token,
+        }
+        return figures[self.metric]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -139,8 +149,16 @@ def summarize(head: Record, records: Sequence[Record]) -> TaskResult:
         cut=sum(record["cut"] > 0 for record in records),
         accuracy=share([is_right(record, "accuracy") for record in records]),
         accuracy_norm=share([is_right(record, "accuracy_norm") for record in records]),
+        accuracy_token=share([is_right(record, "accuracy_token") for record in records]),
+        nats=mean(nats),
         bits_per_byte=Figure(float(bits.sum() / sizes.sum()), ratio_error(bits, sizes), len(records)),
     )
+
+
+def mean(values: npt.NDArray[np.float64]) -> Figure:
+    """The mean and its standard error."""
+    n = len(values)
+    return Figure(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None, n)
 
 
 def share(cases: Sequence[bool]) -> Figure:

@@ -15,7 +15,7 @@ from scratchlab.evaluation.scorer import Answer, Ids, Question
 from scratchlab.evaluation.subjects import Subject
 from scratchlab.files import sha256_of_json
 
-Metric = Literal["accuracy", "accuracy_norm"]
+Metric = Literal["accuracy", "accuracy_norm", "accuracy_token"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Task:
     items: tuple[Item, ...]
     wording: Wording
     metric: Metric = "accuracy"
-    """The figure that counts: by the likeliest candidate, or by the likeliest a character."""
+    """The figure that counts: by the likeliest candidate, by the likeliest a character, or by that a token."""
     chance: float = 0.0
     """The accuracy of guessing, from 0 to 1."""
 
@@ -116,8 +116,16 @@ def chosen_by_character(record: Record) -> int:
     return int(np.argmin(np.array(record["nats"]) / np.array(record["characters"])))
 
 
+def chosen_by_token(record: Record) -> int:
+    """The same by loss a token, as DCLM's evaluation chooses. It depends on the tokenizer."""
+    return int(np.argmin(np.array(record["nats"]) / np.array(record["tokens"])))
+
+
+_CHOOSES = {"accuracy": chosen, "accuracy_norm": chosen_by_character, "accuracy_token": chosen_by_token}
+
+
 def is_right(record: Record, metric: Metric) -> bool:
     """Whether the right candidate was chosen; of a single one, whether the model would have written it."""
     if len(record["nats"]) == 1:
         return record["greedy"][0]
-    return (chosen if metric == "accuracy" else chosen_by_character)(record) == record["gold"]
+    return _CHOOSES[metric](record) == record["gold"]
