@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -214,6 +215,25 @@ def test_the_definitions_are_whole():
     assert all((definition.hub is None) == name.startswith("core_") for name, definition in found.items())
     assert all(name in found for suite in suites().values() for name in suite)
     assert all(definition.files[0].count("/") == 1 for definition in found.values())
+
+
+def test_the_page_of_suites_says_the_same(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/suites.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^\|" + r" ([^|]*) \|" * 5 + "$", page, re.MULTILINE)
+    rows = {name.strip("`"): cells for name, *cells in tables if name.startswith("`core_")}
+    assert list(rows) == list(suites()["core"])
+    for name, (file, items, shots, chance) in rows.items():
+        found = definitions()[name]
+        assert (file, int(items.replace(",", ""))) == (found.files[0], found.items)
+        old = "" if found.chance_v1 == found.chance else f" (v1: {found.chance_v1:g})".replace(" 0", " ")
+        assert (int(shots), chance) == (found.wording.shots, f"{found.chance:g}".lstrip("0").rjust(1, "0") + old)
+    for name, found in definitions().items():
+        if not name.startswith("core_"):
+            files = ", ".join(file.rpartition("/")[2] for file in found.files)
+            repository = str(found.hub).removeprefix("hf:").partition("?")[0]
+            assert re.search(rf"\| `{name}` \| {files} \| {repository}, .*\| {found.metric} \|", page), name
+    for number, block in enumerate(re.findall(r"```json\n(.*?)```", page, re.DOTALL)):
+        assert len(load_task(str(write(tmp_path / f"{number}.jsonl", block.encode()))).items) == 1
 
 
 # The Hub.
