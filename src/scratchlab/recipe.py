@@ -286,6 +286,13 @@ class EvaluationSection(Section):
     """At most so many validation tokens per evaluation while training (all of them if not given)."""
     sample_tokens: Annotated[int, Field(ge=0)] = 64
     """The length of the sample written into samples.jsonl at each evaluation; 0 for none."""
+    suites: str | None = None
+    """Tasks to be asked while training, such as "hellaswag:200,piqa" (see `scratchlab.evaluation.suites`)."""
+    suites_every: Count = 1000
+    suites_data: str | None = None
+    """The folder where the files of the tasks lie; if not given, they come from the Hub."""
+    truncate: bool = False
+    """Cut off the beginning of items that are longer than the model's context, instead of refusing the task."""
 
 
 class SeedsSection(Section):
@@ -502,7 +509,11 @@ def fingerprint(
     return sha256_of_json({"numerics_version": NUMERICS_VERSION, "recipe": fields})
 
 
-CADENCES = (("training", "checkpoint_every"), ("evaluation", "every"), ("evaluation", "sample_tokens"))
+CADENCES = (
+    ("training", "checkpoint_every"),
+    *(("evaluation", name) for name in ("every", "sample_tokens", "suites", "suites_every", "suites_data", "truncate")),
+)
+"""What a run is watched by, which changes nothing that is trained."""
 
 
 def differences(a: Recipe, b: Recipe) -> dict[str, tuple[Any, Any]]:

@@ -1,59 +1,168 @@
 """`scratchlab evaluate`."""
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from scratchlab.cli.output import as_json, loss_text, show
+from scratchlab.cli.live import live_line, time_left
+from scratchlab.cli.output import aligned, as_json, loss_text, show, with_error
+
+if TYPE_CHECKING:
+    from scratchlab.evaluation.texts import Text
+
+Report = dict[str, Any]
 
 
-@click.command(epilog="Example: scratchlab evaluate runs/first --split validation --json")
-@click.argument("run")
-@click.option("--split", default="test", show_default=True, help="What to score: train, validation or test.")
-@click.option("--corpus", metavar="DIR", help="Another corpus, whose tokens mean the same.")
-@click.option("--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Which weights.")
+@click.command(
+    epilog="Example: scratchlab evaluate runs/a runs/b --suite hellaswag:1000,lambada --data evals; "
+    "scratchlab evaluate runs/first --split validation --json"
+)
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--suite", metavar="NAMES", help="Tasks to ask: basic, core, or names and files (hellaswag:500,my.jsonl).")
+@click.option("--data", type=click.Path(path_type=Path), help="Where the tasks' files lie; else from the Hub.")
+@click.option("--corpus", metavar="PLACE", help="Text to score: a corpus, or a file of tokens (.bin, .npy, .safetensors).")
+@click.option("--split", help="Of a corpus: train, validation or test.  [default: test]")
+@click.option("--tokens", metavar="START:STOP", help="Of the text, these tokens alone.")
+@click.option("--made-by", metavar="TOKENIZER", help="The tokenizer of a file of tokens: gpt2, or its path.")
+@click.option("--stride", type=click.IntRange(min=1), help="Let windows overlap, beginning so many tokens apart.")
+@click.option("--truncate", is_flag=True, help="Cut off the beginning of items that are longer than a model's context.")
+@click.option("--tokenizer", metavar="TOKENIZER", help="Of a model that brings none, such as an endpoint's.")
+@click.option("--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Weights of a run.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or mps.")
+@click.option("--out", "folder", type=click.Path(path_type=Path), default=Path("evaluations"), show_default=True,
+              help="Where every item's result is kept.")  # fmt: skip
 @as_json
 def evaluate(
-    run: str, split: str, corpus: str | None, at: Literal["final", "best"], device: str, as_json: bool
+    models: tuple[str, ...],
+    suite: str | None,
+    data: Path | None,
+    corpus: str | None,
+    split: str | None,
+    tokens: str | None,
+    made_by: str | None,
+    stride: int | None,
+    truncate: bool,
+    tokenizer: str | None,
+    at: Literal["final", "best"],
+    device: str,
+    folder: Path,
+    as_json: bool,
 ) -> None:
-    """The loss of RUN on held-out text: every token once, in nats per token and bits per byte.
+    """The loss of each MODEL on held-out text, or how well it does on tasks: with standard errors, side by side.
 
-    The error is the standard error over documents, or over stretches of text where there are fewer than 8 documents.
+    MODEL is a run, a model of Hugging Face (a folder or a name), or an endpoint (http://...). Without --suite, runs are
+    scored on the test split of their own corpus. What was scored before is not scored again, so an evaluation that was
+    interrupted goes on.
     """
+    from scratchlab.evaluation.core import core_score
+    from scratchlab.evaluation.documents import evaluate_text
+    from scratchlab.evaluation.running import evaluate_task
+    from scratchlab.evaluation.suites import load_suite, where_from
+    from scratchlab.evaluation.texts import open_text
+    from scratchlab.interop.subjects import open_subject
+
+    tasks, missing = load_suite(suite, data) if suite else ([], [])
+    text = _text_of(models, corpus, split, tokens, made_by, open_text) if corpus or not suite else None
+    reports: list[Report] = []
+    with live_line() as line:
+        for model in models:
+            subject = open_subject(model, tokenizer=tokenizer, at=at, device=device)
+            loss = None
+            if text:
+                told = time_left(line, f"{model} on {text.name}")
+                loss = evaluate_text(subject, text, folder, stride=stride, progress=told).to_json()
+            results = [
+                evaluate_task(
+                    subject, task, folder, truncate=truncate, progress=time_left(line, f"{model}, {task.name}")
+                )
+                for task in tasks
+            ]
+            core = core_score(results).to_json() if suite and "core" in suite.split(":")[0].split(",") else None
+            reports.append({"model": model, "loss": loss, "tasks": [one.to_json() for one in results], "core": core})
+    report = {"text": text and text.name, "missing": [task.task for task in missing], "models": reports}
+    show(report, as_json, _text)
+    if missing and not as_json:
+        click.echo(where_from(missing), err=True)
+
+
+def _text_of(
+    models: Sequence[str],
+    corpus: str | None,
+    split: str | None,
+    tokens: str | None,
+    made_by: str | None,
+    open_text: Any,
+) -> "Text":
+    """The text that all models are scored on."""
+    return open_text(corpus or _own_corpus(models), split or "test", _range(tokens), made_by)
+
+
+def _range(tokens: str | None) -> tuple[int, int | None] | None:
+    """START:STOP as numbers; either may be left out."""
+    from scratchlab.errors import UsageError
+
+    if tokens is None:
+        return None
+    start, colon, stop = tokens.replace(",", "").replace("_", "").partition(":")
+    if not colon or not (start + stop).isdigit():
+        raise UsageError(f"--tokens {tokens}: expected the numbers of two tokens, such as 50_000_000:69_660_800.")
+    return int(start or 0), int(stop) if stop else None
+
+
+def _own_corpus(models: Sequence[str]) -> str:
+    """The corpus that the runs were scored on while they trained, which must be the same one."""
     from scratchlab.corpus.store import open_corpus
     from scratchlab.errors import CorpusError, UsageError
-    from scratchlab.evaluation.loss import evaluate_loss
-    from scratchlab.evaluation.scorer import ModelScorer
-    from scratchlab.generation.text import speaks
-    from scratchlab.model.load import load_model
     from scratchlab.runfolder import RunFolder
 
-    folder = RunFolder.open(run)
-    recorded = folder.manifest()["evaluation_corpus"]
-    if corpus is None and recorded["path"] is None:
-        raise UsageError(
-            f"{run} was imported and has no corpus of its own: name one with --corpus, built with its tokenizer "
-            f"(scratchlab corpus build TEXT... --tokenizer {run} --out DIR)."
-        )
-    text = open_corpus(corpus or recorded["path"])
-    if corpus is None and text.sha256 != recorded["sha256"]:
-        raise CorpusError(
-            f"{text.path} is not the corpus that {run} was scored on: its hash is {text.sha256[:12]}, the run's "
-            f"{recorded['sha256'][:12]}. Put the old corpus back, or name another with --corpus."
-        )
-    if not speaks(folder, text.tokenizer):
-        raise CorpusError(f"{text.path} has another tokenizer than {run}; its tokens would mean other words.")
-    model = load_model(folder, at, device)
-    config = model.config
-    result = evaluate_loss(
-        ModelScorer(model).windows, text.split(split), config.context_length, remembers=config.remembers
-    )
-    step = folder.snapshot("best")[1]["step"] if at == "best" else folder.checkpoint_steps()[-1]
-    report = {"run": run, "at": at, "step": step, "corpus": str(text.path), "split": split, **result.to_json()}
-    show(report, as_json, _text)
+    own: dict[str, str] = {}
+    for model in models:
+        recorded = RunFolder.open(model).manifest()["evaluation_corpus"]
+        if recorded["path"] is None:
+            raise UsageError(
+                f"{model} was imported and has no corpus of its own: name one with --corpus (scratchlab corpus build "
+                "TEXT... --out DIR)."
+            )
+        own[recorded["sha256"]] = recorded["path"]
+        if (found := open_corpus(recorded["path"]).sha256) != recorded["sha256"]:
+            raise CorpusError(
+                f"{recorded['path']} is not the corpus that {model} was scored on: its hash is {found[:12]}, the run's "
+                f"{recorded['sha256'][:12]}. Put the old corpus back, or name another with --corpus."
+            )
+    if len(own) > 1:
+        raise UsageError(f"These runs have different corpora of their own ({', '.join(own.values())}): name one (--corpus).")
+    return next(iter(own.values()))
 
 
-def _text(report: dict[str, Any]) -> str:
-    what = f"{report['run']} ({report['at']}, step {report['step']})"
-    return f"{what} on the {report['split']} split of {report['corpus']}\n  {loss_text(report)}"
+# What people see.
+
+
+def _text(report: Report) -> str:
+    parts: list[str] = []
+    if report["text"]:
+        parts += [f"{one['model']} on {report['text']}\n  {loss_text(one['loss'])}" for one in report["models"]]
+    if any(one["tasks"] for one in report["models"]):
+        parts.append(_table(report["models"]))
+    parts += [_core(one) for one in report["models"] if one["core"]]
+    return "\n\n".join(parts)
+
+
+def _table(models: Sequence[Report]) -> str:
+    """A row for each task: the figure that counts and the bits per byte of the right answer, for each model."""
+    rows = [["", "n", "chance", *(cell for one in models for cell in (one["model"], "bits/byte"))]]
+    for place, task in enumerate(models[0]["tasks"]):
+        name = f"{task['task']} ({task['metric'].replace('_', ' ')})"
+        rows.append([name, f"{task['n']:,}", f"{task['chance']:.3f}"])
+        for one in models:
+            own = one["tasks"][place]
+            main, bits = own[own["metric"]], own["bits_per_byte"]
+            cut = f" ({own['cut']:,} cut)" if own["cut"] else ""
+            rows[-1] += [with_error(main["value"], main["error"], 3) + cut, with_error(bits["value"], bits["error"], 3)]
+    return "\n".join(aligned(rows))
+
+
+def _core(one: Report) -> str:
+    core = one["core"]
+    return f"{one['model']}: {core['title']} {with_error(core['value'], core['error'])}"

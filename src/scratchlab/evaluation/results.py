@@ -37,7 +37,14 @@ class Log:
     @classmethod
     def of(cls, folder: Path, subject: Subject, task: Task, settings: Record) -> "Log":
         """The log in `folder` of these; it may not be there yet."""
-        head = {
+        head = cls.head_of(subject, task) | settings
+        key = sha256_of_json([subject.identity, task.identity, settings])[:12]
+        return cls(folder / file_name(subject.name) / f"{file_name(task.name)}-{key}.jsonl", head)
+
+    @staticmethod
+    def head_of(subject: Subject, task: Task) -> Record:
+        """What a log is of."""
+        return {
             "format": FORMAT,
             "model": subject.name,
             "model_sha256": subject.identity,
@@ -46,10 +53,7 @@ class Log:
             "metric": task.metric,
             "chance": task.chance,
             "items": len(task.items),
-            **settings,
         }
-        key = sha256_of_json([subject.identity, task.identity, settings])[:12]
-        return cls(folder / file_name(subject.name) / f"{file_name(task.name)}-{key}.jsonl", head)
 
     def begin(self) -> None:
         """Make the log, or make it ready to go on: a line that was cut off when its process was killed is dropped."""
@@ -98,6 +102,9 @@ class Figure:
     value: float
     error: float | None
     n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f}" + ("" if self.error is None else f" ± {self.error:.3f}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from scratchlab.evaluation.batches import TOKENS_AT_ONCE, width
+from scratchlab.evaluation.processes import gathered, place_among
 from scratchlab.evaluation.results import Log, TaskResult, summarize
 from scratchlab.evaluation.scorer import Answer, Question
 from scratchlab.evaluation.subjects import Subject
@@ -30,7 +31,7 @@ def evaluate_task(
     item that is longer than the model's context, unless `truncate`.
     """
     log = Log.of(folder, subject, task, {"truncate": truncate})
-    asked = [(place, *ask(task, place, subject, truncate)) for place in range(len(task.items))]
+    asked = ask_all(subject, task, truncate)
     log.begin()
     known = log.read()
     ahead = [item for item in asked if task.items[item[0]].number not in known]
@@ -43,6 +44,18 @@ def evaluate_task(
         progress(done, total)
     known = log.read()
     return summarize(log.head, [known[item.number] for item in task.items])
+
+
+def ask_all(subject: Subject, task: Task, truncate: bool = False) -> list[Asked]:
+    """Every item of a task as questions. UsageError for one that is longer than the model's context."""
+    return [(place, *ask(task, place, subject, truncate)) for place in range(len(task.items))]
+
+
+def score_task(subject: Subject, task: Task, asked: Sequence[Asked]) -> TaskResult:
+    """Score items that were put into questions before, keeping no log; the processes of a run share them."""
+    rank, count = place_among()
+    records = gathered(answered(subject, task, asked[rank::count]))
+    return summarize(Log.head_of(subject, task), sorted(records, key=lambda record: record["item"]))
 
 
 def answered(subject: Subject, task: Task, asked: Sequence[Asked]) -> list[Record]:

@@ -7,9 +7,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.evaluation.scorer import ModelScorer, Scorer
 from scratchlab.files import sha256_of_json
 from scratchlab.generation.text import prompt_tokens, run_tokenizer
+from scratchlab.model.build import Model
 from scratchlab.model.load import At, load_model
 from scratchlab.runfolder import RunFolder
 
@@ -54,10 +56,18 @@ def run_subject(path: str | Path, at: At = "final", device: str = "auto") -> Sub
     """The model of a run folder."""
     folder = RunFolder.open(path)
     model, tokenizer = load_model(folder, at, device), run_tokenizer(folder)
+    name = str(path) if at == "final" else f"{path} ({at})"
     saved = folder.snapshot("best") if at == "best" else folder.checkpoint(folder.checkpoint_steps()[-1])
+    return model_subject(
+        name, sha256_of_json([saved[1]["sha256"], tokenizer.meaning, str(model.compute_dtype)]), model, tokenizer
+    )
+
+
+def model_subject(name: str, identity: str, model: Model, tokenizer: Tokenizer) -> Subject:
+    """A model of ours, in evaluation mode."""
     return Subject(
-        name=str(path) if at == "final" else f"{path} ({at})",
-        identity=sha256_of_json([saved[1]["sha256"], tokenizer.meaning, str(model.compute_dtype)]),
+        name=name,
+        identity=identity,
         scorer=ModelScorer(model),
         encoder=tokenizer,
         start=prompt_tokens(tokenizer, "")[0],

@@ -12,6 +12,8 @@ from typing import Any
 from scratchlab import hardware
 from scratchlab.errors import RunError, Terminated
 from scratchlab.evaluation.loss import LossResult, evaluate_loss
+from scratchlab.evaluation.running import score_task
+from scratchlab.evaluation.subjects import model_subject
 from scratchlab.generation.engine import Settings
 from scratchlab.generation.text import write
 from scratchlab.model.count import parameter_count, training_flops_per_token
@@ -65,6 +67,8 @@ def train_steps(run: Run, batches: Iterator[Any], stop: StopRequest) -> None:
             raise Terminated(f"Stopped at step {step}. To go on: scratchlab train --resume {run.folder.path}")
         if last or (step > 0 and step % evaluation.every == 0):
             evaluate(run, step)
+        if run.tasks and (last or (step > 0 and step % evaluation.suites_every == 0)):
+            ask_tasks(run, step)
         if last:
             break
         run.state, metrics = run.backend.step(run.state, next(batches), run.place(step))
@@ -105,6 +109,17 @@ def evaluate(run: Run, step: int) -> None:
                 save_best(run.folder, run.backend, run.state, step)
         if run.recipe.evaluation.sample_tokens:
             run.folder.append_sample({"step": step, "text": write_sample(run)})
+
+
+def ask_tasks(run: Run, step: int) -> None:
+    """How the weights as they are do on the tasks that the recipe names; its time is counted apart."""
+    write_metrics(run)
+    with run.journal.spent_on("suites"):
+        subject = model_subject(str(run.folder.path), "", run.backend.model(run.state), run.corpus.tokenizer)
+        results = {task.name: score_task(subject, task, asked) for task, asked in run.tasks}
+        run.journal.note({"step": step, "suites": {name: result.to_json() for name, result in results.items()}})
+    for name, result in results.items():
+        run.report.say(f"step {step}: {name} {result.metric} {result.main} (n = {result.n:,})")
 
 
 def split_loss(run: Run, split: str, max_tokens: int | None = None) -> LossResult:

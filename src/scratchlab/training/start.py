@@ -25,6 +25,7 @@ from scratchlab.training.resolve import resolve
 from scratchlab.training.source import find_source, starting_extras, starting_tensors
 from scratchlab.training.step import TorchBackend
 from scratchlab.training.summary import validation_records
+from scratchlab.training.tasks import AskedTask, check_identities, identities, tasks_of
 
 
 @dataclass
@@ -37,6 +38,8 @@ class Run:
     corpus: Corpus
     yardstick: Corpus
     """The corpus that scores: `corpus`, unless the recipe names another."""
+    tasks: list[AskedTask]
+    """What it is asked while it trains."""
     loader: Loader
     backend: Backend
     state: Any
@@ -74,6 +77,7 @@ class Run:
 def create_run(recipe: Recipe, out: str | Path, say: Callable[[str], None] = lambda text: None) -> RunFolder:
     """Settle what is open in `recipe` and make its run folder; nothing is trained yet."""
     corpus, yardstick = open_corpora(recipe)
+    tasks = tasks_of(recipe, corpus.tokenizer)
     masked = isinstance(recipe.model, GPTSection) and recipe.model.document_mask
     if masked and corpus.tokenizer.end_of_text is None:
         raise RecipeError(
@@ -98,6 +102,8 @@ def create_run(recipe: Recipe, out: str | Path, say: Callable[[str], None] = lam
         "environment": hardware.environment(resolved.execution.device),
         "command": sys.argv,
     }
+    if tasks:
+        manifest["tasks"] = identities(tasks)
     begin = None
     if source is not None:
         backend = TorchBackend(resolved, corpus.vocab_size, corpus.tokenizer.end_of_text)
@@ -120,6 +126,8 @@ def pick_up(folder: RunFolder, report: Reporter) -> Run:
         )
     hardware.choose_device(recipe.settled.device)
     hardware.refuse_precision(recipe.settled.device, recipe.settled.precision)
+    tasks = tasks_of(recipe, corpus.tokenizer)
+    check_identities(tasks, folder.manifest().get("tasks", {}))
     backend = TorchBackend(recipe, corpus.vocab_size, corpus.tokenizer.end_of_text)
     state, step = restore_checkpoint(folder, backend, report.say)
     folder.rewind(step)
@@ -135,6 +143,7 @@ def pick_up(folder: RunFolder, report: Reporter) -> Run:
         recipe=recipe,
         corpus=corpus,
         yardstick=yardstick,
+        tasks=tasks,
         loader=Loader(windows, recipe.training.global_batch_size, recipe.seeds.data, recipe.settled.sequences_before),
         backend=backend,
         state=state,
