@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from scratchlab.corpus.windows import Windows, consecutive_batches, parallel_batches
+from scratchlab.corpus.windows import Consecutive, Windows, parallel_batches
 from scratchlab.errors import CorpusError
 from tiny import Ints, Stream, counting, modest
 
@@ -138,27 +138,36 @@ def test_a_stream_of_one_window_is_enough_and_one_token_less_is_not() -> None:
 
 @modest
 @given(
-    n=st.integers(1, 120),
+    n=st.integers(2, 120),
     context=CONTEXTS,
+    overlap=st.integers(0, 7),
     batch_size=SIZES,
     max_targets=st.none() | st.integers(1, 150),
 )
-def test_evaluation_covers_each_target_once(n: int, context: int, batch_size: int, max_targets: int | None) -> None:
-    seen: Counter[int] = Counter()
+def test_evaluation_covers_each_target_once(
+    n: int, context: int, overlap: int, batch_size: int, max_targets: int | None
+) -> None:
+    seen: list[int] = []
     stream = Stream(np.arange(n) + 1000)
     wanted = n - 1 if max_targets is None else min(n - 1, max_targets)
-    for places, batch in consecutive_batches(stream, context, batch_size, wanted):
+    stride = max(1, context - overlap)
+    windows = Consecutive(stream, context, stride, wanted)
+    for first in range(0, len(windows), batch_size):
+        places, batch = windows.batch(first, batch_size)
         counted = batch.weights > 0
-        assert batch.tokens.shape[0] <= batch_size
-        assert batch.tokens.shape[1] == context
-        assert counted.flat[0], "no batch of padding alone"
+        assert batch.tokens.shape == (min(batch_size, len(windows) - first), context)
+        assert counted.any(axis=1).all(), "no window of padding alone"
         targets = batch.targets[counted] - 1000
-        assert targets.tolist() == places[counted].tolist() == list(range(places[0, 0], places[0, 0] + len(targets)))
+        assert targets.tolist() == places[counted].tolist()
+        assert counted.sum() == windows.counted(first, batch_size)
         assert (batch.tokens[counted] == batch.targets[counted] - 1).all()
         # A target's past within its row is the stream's, as far back as the window reaches.
         assert (np.diff(batch.tokens, axis=1)[counted[:, 1:]] == 1).all()
-        seen.update(targets.tolist())
-    assert seen == Counter(range(1, wanted + 1))
+        least = context - stride + 1
+        past = np.nonzero(counted)[1] + 1
+        assert (past >= np.minimum(targets, least)).all()
+        seen += targets.tolist()
+    assert seen == list(range(1, wanted + 1))
 
 
 # For models that remember.

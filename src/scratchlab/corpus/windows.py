@@ -114,23 +114,44 @@ class Windows:
         return Batch(rows[:, :-1], rows[:, 1:], weights, first_sequence, continues)
 
 
-def consecutive_batches(
-    stream: TokenStream, context_length: int, batch_size: int, targets: int
-) -> Iterator[tuple[Ints, Batch]]:
-    """Non-overlapping windows in order, for evaluation: each of the first `targets` targets exactly once.
+@dataclass(frozen=True, slots=True)
+class Consecutive:
+    """Windows in order, for evaluation: each of the stream's first `targets` targets counts exactly once.
 
-    Yields the places in the stream of a batch's targets (B, T), and the batch; the last one's padding has weight 0.
+    They begin `stride` tokens apart. With a `stride` below `context_length` they overlap, and count what no window
+    before has: after the first window, each target has at least context_length - stride + 1 tokens before it.
     """
-    for start in range(0, targets, batch_size * context_length):
-        count = min(batch_size * context_length, targets - start)
-        rows = min(batch_size, -(-count // context_length))
-        padded = np.zeros(rows * context_length + 1, np.int64)
-        padded[: count + 1] = stream.read(start, start + count + 1)
-        weights = np.zeros(rows * context_length, np.float32)
-        weights[:count] = 1
-        shape = (rows, context_length)
-        places = start + 1 + np.arange(rows * context_length).reshape(shape)
-        yield places, Batch(padded[:-1].reshape(shape), padded[1:].reshape(shape), weights.reshape(shape))
+
+    stream: TokenStream
+    context_length: int
+    stride: int
+    targets: int
+
+    def __len__(self) -> int:
+        return 1 + max(0, -(-(self.targets - self.context_length) // self.stride))
+
+    def counted(self, first: int, count: int) -> int:
+        """How many targets `count` windows from `first` on count."""
+        return self._counted_before(first + count) - self._counted_before(first)
+
+    def _counted_before(self, window: int) -> int:
+        return min(self.targets, self.context_length + (window - 1) * self.stride) if window else 0
+
+    def batch(self, first: int, count: int) -> tuple[Ints, Batch]:
+        """The places in the stream of the targets (B, T) of `count` windows from `first` on, or of those there are,
+        and the windows. What is not counted has weight 0; so has the last one's padding.
+        """
+        rows = min(count, len(self) - first)
+        begin = first * self.stride
+        room = (rows - 1) * self.stride + self.context_length + 1
+        padded = np.zeros(room, np.int64)
+        read = self.stream.read(begin, min(begin + room, self.targets + 1))
+        padded[: len(read)] = read
+        windows = np.lib.stride_tricks.sliding_window_view(padded, self.context_length + 1)[:: self.stride].copy()
+        places = begin + 1 + np.arange(rows)[:, None] * self.stride + np.arange(self.context_length)
+        ends = np.array([self._counted_before(first + row) for row in range(rows + 1)])[:, None]
+        weights = ((places > ends[:-1]) & (places <= ends[1:])).astype(np.float32)
+        return places, Batch(windows[:, :-1], windows[:, 1:], weights)
 
 
 def parallel_batches(stream: TokenStream, context_length: int, rows: int, targets: int) -> Iterator[tuple[Ints, Batch]]:

@@ -1,19 +1,20 @@
-"""Loss on held-out text: nats per token, bits per byte, and the standard error of both.
+"""Loss on held-out text: nats per token, bits per byte and perplexity, and the standard error of each.
 
-Non-overlapping windows; every token but the stream's first is a target exactly once. `<|endoftext|>` counts in the
-nats and as zero bytes, so that models with different tokenizers are scored on the same bytes.
+Every token but the stream's first is a target exactly once. `<|endoftext|>` counts in the nats and as zero bytes, so
+that models with different tokenizers are scored on the same bytes. All figures are those of all processes together.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from scratchlab.corpus.windows import TokenStream, consecutive_batches, parallel_batches
+from scratchlab.corpus.windows import Batch, Consecutive, TokenStream, parallel_batches
 from scratchlab.errors import CorpusError
+from scratchlab.evaluation.processes import Share, own_share, summed
 from scratchlab.evaluation.scorer import ScoreWindows
 
 Ints = npt.NDArray[np.int64]
@@ -36,6 +37,25 @@ class ScoredText(TokenStream, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Units:
+    """The parts of a text by which errors are clustered: documents, or stretches where there are fewer than 8."""
+
+    kind: str
+    starts: Ints
+    """Where each begins in the token stream, and at the end where the last one ends: (n + 1,)."""
+    n_bytes: npt.NDArray[Any]
+    """UTF-8 bytes of each: (n,)."""
+
+    def __len__(self) -> int:
+        return len(self.n_bytes)
+
+    @property
+    def n_tokens(self) -> Ints:
+        """How many targets each has: all of its tokens, but the stream's first."""
+        return np.diff(np.maximum(self.starts - 1, 0))
+
+
+@dataclass(frozen=True, slots=True)
 class LossResult:
     """Loss of one model on one text. Errors are standard errors of the figure above them, over `n_units` units."""
 
@@ -43,11 +63,16 @@ class LossResult:
     nats_per_token_error: float | None
     bits_per_byte: float
     bits_per_byte_error: float | None
+    perplexity: float
+    """Per token: of another tokenizer's tokens it cannot be compared."""
+    perplexity_error: float | None
     n_tokens: int
     n_bytes: int
     n_units: int
     unit: str
     """What the errors are clustered by: documents, or stretches of text where there are fewer than 8 documents."""
+    reencoded: bool = False
+    """Whether the tokens are the model's own, of a text that came as those of another tokenizer."""
 
     def to_json(self) -> dict[str, Any]:
         """What is not finite becomes null, for JSON knows no NaN."""
@@ -67,45 +92,105 @@ def evaluate_loss(
 ) -> LossResult:
     """Score `text` (its first `max_tokens` targets if given) with `score(tokens_BT, targets_BT) -> nats_BT`.
 
-    A scorer that remembers gets the text in 16 stretches side by side, and is given each in order.
+    Windows do not overlap. A scorer that remembers gets the text in 16 stretches side by side, and is given each in
+    order. Where torch.distributed has several processes, all must call this; each scores its share, and all get the
+    same figures. `progress` is told of the targets of the own share.
     """
-    if len(text) < 2:
-        raise CorpusError("A split of a single token cannot be scored: nothing is left to predict. Add text.")
+    check_length(text)
     n_targets = len(text) - 1 if max_tokens is None else min(max_tokens, len(text) - 1)
-    nats = np.zeros(n_targets)
+    units = _units(text, n_targets + 1)
     if remembers:
-        batches = parallel_batches(text, context_length, min(STREAMS, n_targets), n_targets)
+        work = work_in_streams(text, context_length, n_targets, own_share())
     else:
-        batches = consecutive_batches(text, context_length, max(1, TOKENS_AT_ONCE // context_length), n_targets)
-    done = 0
-    for places, batch in batches:
-        counted = batch.weights > 0
-        nats[places[counted] - 1] = score(batch.tokens, batch.targets)[counted]
-        progress(done := done + int(counted.sum()), n_targets)
-    return _summarize(nats, text)
+        work = work_in_windows(Consecutive(text, context_length, context_length, n_targets), own_share())
+    nats, done = np.zeros(len(units)), 0
+    for part in work.parts:
+        scored = score_part(score, part, units.starts)
+        scored.add_to(nats)
+        progress(done := done + scored.n_targets, work.n_targets)
+    return summarize(units.kind, summed(nats), units.n_tokens, units.n_bytes)
 
 
-def _summarize(nats: Floats, text: ScoredText) -> LossResult:
-    unit, edges, n_bytes = _units(text, len(nats) + 1)
-    # Target i is token i + 1; the unit that holds the stream's first token has one target fewer.
-    cuts = np.maximum(edges - 1, 0)
-    sums = np.diff(np.append(0.0, np.cumsum(nats))[cuts])
-    tokens = np.diff(cuts)
-    total_nats, total_bytes = float(nats.sum()), float(n_bytes.sum())
-    return LossResult(
-        nats_per_token=total_nats / len(nats),
-        nats_per_token_error=ratio_error(sums, tokens),
-        bits_per_byte=total_nats / math.log(2) / total_bytes,
-        bits_per_byte_error=ratio_error(sums / math.log(2), n_bytes),
-        n_tokens=len(nats),
-        n_bytes=round(total_bytes),
-        n_units=len(tokens),
-        unit=unit,
-    )
+def check_length(text: TokenStream) -> None:
+    """CorpusError for a text with nothing to predict."""
+    if len(text) < 2:
+        raise CorpusError("A text of a single token cannot be scored: nothing is left to predict. Add text.")
 
 
-def _units(text: ScoredText, n_tokens: int) -> tuple[str, Ints, Floats]:
-    """What errors are clustered by, the token places where units begin (n + 1), and the bytes of each (n)."""
+# What is scored, in parts that are read at once.
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Windows that are scored at once."""
+
+    number: int
+    places: Ints
+    """Of their targets in the stream: (B, T)."""
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One process's share of a text."""
+
+    n_targets: int
+    parts: Iterator[Part]
+
+
+def rows_at_once(context_length: int) -> int:
+    """How many windows are scored at once."""
+    return max(1, TOKENS_AT_ONCE // context_length)
+
+
+def work_in_windows(windows: Consecutive, share: Share, known: Container[int] = ()) -> Work:
+    """Windows a few at a time, but for the parts that are `known`; the total counts those too."""
+    rows = rows_at_once(windows.context_length)
+    own = range(share.rank, -(-len(windows) // rows), share.count)
+    total = sum(windows.counted(number * rows, rows) for number in own)
+    ahead = (number for number in own if number not in known)
+    return Work(total, (Part(number, *windows.batch(number * rows, rows)) for number in ahead))
+
+
+def work_in_streams(text: TokenStream, context_length: int, n_targets: int, share: Share) -> Work:
+    """For a model that remembers: stretches of the text side by side, each read on from part to part."""
+    streams = min(STREAMS, n_targets)
+    own, stretch = range(share.rank, streams, share.count), -(-n_targets // streams)
+    total = sum(max(0, min(stretch, n_targets - row * stretch)) for row in own)
+    batches = parallel_batches(text, context_length, streams, n_targets)
+    return Work(total, (_rows(number, *batch, own) for number, batch in enumerate(batches) if own))
+
+
+def _rows(number: int, places: Ints, batch: Batch, rows: range) -> Part:
+    own = slice(rows.start, rows.stop, rows.step)
+    return Part(number, places[own], Batch(batch.tokens[own], batch.targets[own], batch.weights[own]))
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The nats of a part: of unit `first` and of those that follow it."""
+
+    n_targets: int
+    first: int
+    nats: Floats
+
+    def add_to(self, totals: Floats) -> None:
+        totals[self.first : self.first + len(self.nats)] += self.nats
+
+
+def score_part(score: ScoreWindows, part: Part, starts: Ints) -> Scored:
+    """Score a part and add up what counts by units, which begin at `starts`."""
+    batch, counted = part.batch, part.batch.weights > 0
+    nats = score(batch.tokens, batch.targets)[counted]
+    units = np.searchsorted(starts, part.places[counted], side="right") - 1
+    if not len(units):
+        return Scored(0, 0, np.zeros(0))
+    first = int(units.min())
+    return Scored(len(nats), first, np.bincount(units - first, nats).astype(np.float64))
+
+
+def _units(text: ScoredText, n_tokens: int) -> Units:
+    """The units of a text's first `n_tokens` tokens."""
     starts = text.document_starts
     n_documents = int(np.searchsorted(starts, n_tokens, side="left"))
     edges = np.append(starts[:n_documents], n_tokens)
@@ -113,10 +198,40 @@ def _units(text: ScoredText, n_tokens: int) -> tuple[str, Ints, Floats]:
     shares = np.diff(edges) / np.diff(starts[: n_documents + 1])
     n_bytes = text.document_bytes[:n_documents] * shares
     if n_documents >= FEWEST_DOCUMENTS:
-        return "documents", edges, n_bytes
-    stretches = np.unique(np.linspace(0, n_tokens, min(STRETCHES, n_tokens) + 1).astype(np.int64))
+        return Units("documents", edges, n_bytes)
+    stretches = stretch_edges(n_tokens)
     bytes_before = np.interp(stretches, edges, np.append(0, np.cumsum(n_bytes)))
-    return "stretches", stretches, np.diff(bytes_before)
+    return Units("stretches", stretches, np.diff(bytes_before))
+
+
+def stretch_edges(n_tokens: int) -> Ints:
+    """Where stretches of about equal length begin in so many tokens, and where the last one ends."""
+    return np.unique(np.linspace(0, n_tokens, min(STRETCHES, n_tokens) + 1).astype(np.int64))
+
+
+# From the nats of each unit to the figures.
+
+
+def summarize(
+    unit: str, nats: Floats, n_tokens: npt.NDArray[Any], n_bytes: npt.NDArray[Any], reencoded: bool = False
+) -> LossResult:
+    """The figures of a text of these units, from the nats, the targets and the bytes of each."""
+    total_nats, total_tokens, total_bytes = float(nats.sum()), int(n_tokens.sum()), float(n_bytes.sum())
+    mean, error = total_nats / total_tokens, ratio_error(nats, n_tokens)
+    perplexity = math.inf if mean > 700 else math.exp(mean)
+    return LossResult(
+        nats_per_token=mean,
+        nats_per_token_error=error,
+        bits_per_byte=total_nats / math.log(2) / total_bytes,
+        bits_per_byte_error=ratio_error(nats / math.log(2), n_bytes),
+        perplexity=perplexity,
+        perplexity_error=None if error is None else perplexity * error,  # linearized, as the others are
+        n_tokens=total_tokens,
+        n_bytes=round(total_bytes),
+        n_units=len(nats),
+        unit=unit,
+        reencoded=reencoded,
+    )
 
 
 def ratio_error(numerators: Floats, denominators: npt.NDArray[Any]) -> float | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from scratchlab.evaluation.batches import TOKENS_AT_ONCE, width
-from scratchlab.evaluation.processes import gathered, place_among
+from scratchlab.evaluation.processes import gathered, own_share
 from scratchlab.evaluation.results import Log, TaskResult, summarize
 from scratchlab.evaluation.scorer import Answer, Question
 from scratchlab.evaluation.subjects import Subject
@@ -53,8 +53,8 @@ def ask_all(subject: Subject, task: Task, truncate: bool = False) -> list[Asked]
 
 def score_task(subject: Subject, task: Task, asked: Sequence[Asked]) -> TaskResult:
     """Score items that were put into questions before, keeping no log; the processes of a run share them."""
-    rank, count = place_among()
-    records = gathered(answered(subject, task, asked[rank::count]))
+    share = own_share()
+    records = gathered(answered(subject, task, asked[share.rank :: share.count]))
     return summarize(Log.head_of(subject, task), sorted(records, key=lambda record: record["item"]))
 
 

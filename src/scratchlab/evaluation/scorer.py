@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -53,12 +53,24 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
+class Remembers(Protocol):
+    """A scorer of a model that remembers."""
+
+    def forget(self) -> None:
+        """Begin another text, of which nothing has been read."""
+        ...
+
+
 class ModelScorer:
     """Scores with a model of ours, without gradients."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self._state: Any = None
+
+    def forget(self) -> None:
+        self._state = None
 
     @torch.no_grad()
     def windows(self, tokens_BT: Ids, targets_BT: Ids) -> Floats:
