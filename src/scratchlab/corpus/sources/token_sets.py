@@ -77,6 +77,14 @@ class TokenSet:
             before = end
 
 
+def open_token_set(path: Path) -> TokenSet:
+    """The tokens of a file, of which nothing is read yet. CorpusError if it is damaged or holds no list of integers."""
+    span = Span(str(path), "tokens")
+    require_plain(span)
+    with _opened(span) as found:
+        return found  # what is mapped stays mapped for as long as it is held
+
+
 def cut_tokens(span: Span) -> list[Span]:
     """Ranges of tokens; they continue one another where no separator parts the file into documents."""
     require_plain(span)
