@@ -16,6 +16,7 @@ COMMANDS = {
     "tokenizer": ("scratchlab.cli.tokenizer:tokenizer", "Show and compare tokenizers."),
     "train": ("scratchlab.cli.train:train", "Train a model from a recipe, or resume a run."),
     "evaluate": ("scratchlab.cli.evaluate:evaluate", "Measure models: loss on held-out text, tasks."),
+    "compare": ("scratchlab.cli.compare:compare", "Is one model better than another? With intervals and a verdict."),
     "scoreboard": ("scratchlab.cli.scoreboard:scoreboard", "Models side by side, and whether figures agree."),
     "sample": ("scratchlab.cli.sample:sample", "Let a trained model write."),
     "show": ("scratchlab.cli.runs:show", "What a run is, how it went, where things lie."),

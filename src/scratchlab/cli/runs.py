@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from scratchlab.cli.output import as_json, count, duration, loss_text
+from scratchlab.cli.output import aligned, as_json, count, duration, loss_text
 from scratchlab.cli.output import show as print_report
 from scratchlab.errors import ScratchlabError
 
@@ -195,10 +195,7 @@ def _list_text(report: dict[str, Any]) -> str:
         rows.append(
             (run["run"], run["state"], f"{run['step']}/{run['steps']}", f"{test['bits_per_byte']:.4f}" if test else "-")
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return "\n".join(aligned(rows))
 
 
 def _diff_text(report: dict[str, Any]) -> str:
