@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from scratchlab.evaluation.comparison import Difference, compare_ratios, compare_shares, judge, units_needed
+from scratchlab.evaluation.comparison import Difference, compare_ratios, compare_shares, units_needed
 from scratchlab.evaluation.loss import ratio_error
 from scratchlab.evaluation.paired import read_results
 from scratchlab.evaluation.replicates import compare_runs
@@ -54,13 +54,14 @@ def rates(
     """What `simulations` draws come to, always the same ones for the same `key`."""
     rng = generator(0, "simulation", key)
     found = [draw(rng) for _ in range(simulations)]
-    negligible = [judge(one, True, smallest_effect).word == "no difference" for one in found]
     return Rates(
         simulations=simulations,
         claimed=float(np.mean([one.p < 0.05 for one in found])),
         covered=float(np.mean([one.low <= truth <= one.high for one in found])),
         error_ratio=float(np.mean([one.error for one in found]) / np.std([one.difference for one in found])),
-        wrongly_negligible=None if smallest_effect is None else float(np.mean(negligible)),
+        wrongly_negligible=None
+        if smallest_effect is None
+        else float(np.mean([one.within(smallest_effect) for one in found])),
     )
 
 

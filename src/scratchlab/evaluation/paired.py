@@ -46,7 +46,7 @@ class Results:
     @property
     def items(self) -> str:
         """What they are called."""
-        return "documents" if self.is_loss else "items"
+        return self.head.get("unit", "documents") if self.is_loss else "items"
 
 
 def read_results(path: Path) -> Results:
@@ -102,7 +102,7 @@ def _differing(a: Results, b: Results) -> list[str]:
 def _listed(numbers: Sequence[int], what: str) -> str:
     more = len(numbers) - SHOWN
     shown = ", ".join(map(str, numbers[:SHOWN])) + (f" and {more:,} more" if more > 0 else "")
-    return f"{what.removesuffix('s') if len(numbers) == 1 else what} {shown}"
+    return f"{what} {shown}"
 
 
 # Figures.
