@@ -1,9 +1,10 @@
 # make quickstart [TEXT=path]   train a first model      make test   check everything      make install   .venv alone
+# make simulations [LOGS='evaluations/...jsonl']   are the comparisons' errors what they say? (half an hour)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test lint clean
+.PHONY: install quickstart test lint simulations clean
 
 install: $(VENV)/installed
 
@@ -24,6 +25,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+simulations: install
+	$(BIN)/python benchmarks/comparison_simulations.py $(if $(LOGS),--log $(LOGS))
 
 clean:
 	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache

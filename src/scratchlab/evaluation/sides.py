@@ -28,6 +28,11 @@ class Run:
     """Path and head, by the hash of the task."""
     notes: tuple[str, ...] = ()
 
+    @property
+    def is_log(self) -> bool:
+        """Whether it was named by a log, not by its name."""
+        return [str(path) for path, _ in self.logs.values()] == [self.model]
+
     def tasks(self) -> str:
         return ", ".join(sorted({head["task"] for _, head in self.logs.values()})) or "nothing"
 
@@ -99,16 +104,13 @@ def _only(run: Run, task: str | None, kind: Kind | None) -> Run:
 
 def _refuse(runs: Sequence[Run], folder: Path, task: str | None, kind: Kind | None) -> None:
     """Say why no task can be compared: other items under the same name, or no results."""
-    first = runs[0]
-    for other in runs[1:]:
+    first, *others = runs
+    for other in others:
         for path, head in first.logs.values():
             for path_of_other, head_of_other in other.logs.values():
-                if (head["task"], _kind(head)) == (head_of_other["task"], _kind(head_of_other)):
+                same_name = (head["task"], _kind(head)) == (head_of_other["task"], _kind(head_of_other))
+                if same_name or (first.is_log and other.is_log):
                     check_same(read_results(path), read_results(path_of_other))
-    if all(str(path) == run.model for run in runs for path, _ in run.logs.values()) and all(run.logs for run in runs):
-        raise UsageError(
-            f"The logs are of different tasks: {'; '.join(f'{run.model}: {run.tasks()}' for run in runs)}."
-        )
     what = f" of {task}" if task else " of a loss" if kind == "loss" else ""
     there = "; ".join(f"{run.model}: {run.tasks()}" for run in runs)
     names = " ".join(shlex.quote(run.model.removesuffix(BEST)) for run in runs)
