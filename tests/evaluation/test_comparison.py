@@ -174,6 +174,10 @@ def test_verdicts() -> None:
     assert judge(unclear, higher_is_better=True, smallest_effect=0.05).needed == 126
     unlikely = judge(difference(0.03, 0.02), higher_is_better=True, smallest_effect=0.06).sentence
     assert unlikely == "undecided: 100 items would show 0.06 four times in five, so it is likely smaller"
+    assert judge(difference(0.036, 0.02), higher_is_better=True).word == "undecided", "p is .07"
+    for value in (0.05, -0.05):  # neither refuted nor found, on either side
+        assert judge(difference(value, 0.03), True, smallest_effect=0.08).word == "undecided"
+        assert judge(difference(value, 0.03), True, smallest_effect=0.11).word == "no difference"
     none = dataclasses.replace(unclear, a=0.0, p=1.0)
     assert judge(none, True).sentence == "undecided: no difference was seen; name the smallest that matters"
 
