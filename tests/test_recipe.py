@@ -94,6 +94,7 @@ OTHER: dict[str, Any] = {
     "evaluation.every": 3,
     "evaluation.max_tokens": 50,
     "evaluation.sample_tokens": 0,
+    "evaluation.snapshots": 2,
     "start.weights": "runs/earlier",
     "start.at": None,  # these need start.weights
     "start.optimizer": None,
@@ -111,7 +112,8 @@ OTHER: dict[str, Any] = {
     "execution.threads": 3,
     "execution.deterministic": True,
 }
-NEUTRAL = {"corpus", "training.checkpoint_every", "evaluation.every", "evaluation.sample_tokens"}
+CADENCES = {"training.checkpoint_every", "evaluation.every", "evaluation.sample_tokens", "evaluation.snapshots"}
+NEUTRAL = {"corpus", *CADENCES}
 SETTLED_FIELDS = [name for name, value in OTHER.items() if value is not None]
 
 

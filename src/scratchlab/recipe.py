@@ -293,6 +293,9 @@ class EvaluationSection(Section):
     """The folder where the files of the tasks lie; if not given, they come from the Hub."""
     truncate: bool = False
     """Cut off the beginning of items that are longer than the model's context, instead of refusing the task."""
+    snapshots: Annotated[int, Field(ge=0)] = 4
+    """How many snapshots to keep from a 256th of the run on, each so many times as far as the one before; 0 for none.
+    Each takes 4 bytes a parameter on disk, where the run takes 44 without them."""
 
 
 class SeedsSection(Section):
@@ -511,7 +514,10 @@ def fingerprint(
 
 CADENCES = (
     ("training", "checkpoint_every"),
-    *(("evaluation", name) for name in ("every", "sample_tokens", "suites", "suites_every", "suites_data", "truncate")),
+    *(
+        ("evaluation", name)
+        for name in ("every", "sample_tokens", "suites", "suites_every", "suites_data", "truncate", "snapshots")
+    ),
 )
 """What a run is watched by, which changes nothing that is trained."""
 

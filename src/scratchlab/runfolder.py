@@ -6,7 +6,8 @@ manifest.json    fingerprint, seeds, hashes, environment, command
 metrics.jsonl    a record a step: losses, gradient norm, learning rate (a function of the recipe, to the bit)
 meters.jsonl     time, tokens/s, MFU, memory (not a function of the recipe)
 samples.jsonl    what the model wrote along the way
-checkpoints/     the full state of the last two saves; snapshots/ weights alone
+checkpoints/     the full state of the last two saves
+snapshots/       weights alone: the best, and some on the way
 tokenizer.json   the corpus's, so that the run needs nothing else to write
 charts/          PNG files
 result.json      the final figures; it is there when the run is finished
@@ -170,8 +171,7 @@ class RunFolder:
 
     def checkpoint_steps(self) -> list[int]:
         """The steps of the checkpoints that are there, good or not, in order."""
-        found = (re.fullmatch(r"step-(\d{8,})", path.name) for path in self.path.glob("checkpoints/*"))
-        return sorted(int(match[1]) for match in found if match)
+        return _steps(self.path / "checkpoints")
 
     def checkpoint(self, step: int) -> tuple[Path, Record]:
         """The tensor file and the state of one checkpoint. `RunError` names what is damaged."""
@@ -197,6 +197,10 @@ class RunFolder:
         if not path.is_dir():
             raise RunError(f"{self.path} has no {name} snapshot.")
         return _open_saved(path)
+
+    def snapshot_steps(self) -> list[int]:
+        """The steps of the snapshots that were kept on the way, in order: `step_name` gives the name of each."""
+        return _steps(self.path / "snapshots")
 
     def chart(self, name: str) -> Path:
         return self.path / "charts" / f"{name}.png"
@@ -226,7 +230,12 @@ class RunFolder:
             shutil.rmtree(self.path)
 
     def _checkpoint(self, step: int) -> Path:
-        return self.path / "checkpoints" / f"step-{step:08d}"
+        return self.path / "checkpoints" / step_name(step)
+
+
+def step_name(step: int) -> str:
+    """What a checkpoint or a snapshot of `step` is called."""
+    return f"step-{step:08d}"
 
 
 def find_runs(folder: str | Path) -> list[RunFolder]:
@@ -236,6 +245,11 @@ def find_runs(folder: str | Path) -> list[RunFolder]:
         raise RunError(f"{folder}: there is no such folder.")
     found = [RunFolder(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
     return [run for run in found if run.exists() and not run.path.name.startswith(".")]
+
+
+def _steps(folder: Path) -> list[int]:
+    found = (re.fullmatch(r"step-(\d{8,})", path.name) for path in folder.glob("*"))
+    return sorted(int(match[1]) for match in found if match)
 
 
 def _save(path: Path, what: str, write_tensors: WriteTensors, state: Mapping[str, Any]) -> None:

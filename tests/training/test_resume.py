@@ -59,9 +59,9 @@ def outcome(folder: Path) -> dict[str, bytes]:
     """Everything of a finished run that is a function of its recipe."""
     last = RunFolder.open(folder).checkpoint(STEPS)[0]
     files = {"metrics": folder / "metrics.jsonl", "samples": folder / "samples.jsonl", "weights": last}
-    return {name: path.read_bytes() for name, path in files.items()} | {
-        "best": (folder / "snapshots/best/tensors.safetensors").read_bytes()
-    }
+    files |= {path.name: path / "tensors.safetensors" for path in folder.glob("snapshots/*")}
+    assert len(files) == 7, "three snapshots on the way, and the best"
+    return {name: path.read_bytes() for name, path in files.items()}
 
 
 def start(folder: Path, limit: Callable[[], None] | None = None) -> "subprocess.Popen[str]":
@@ -177,7 +177,7 @@ def test_full_disk_is_told_and_nothing_is_lost(recipe: Recipe, reference: Path, 
     folder = tmp_path / "run"
     create_run(recipe, folder)
     # The kernel refuses to let a file of this process grow: what a full disk does, without one.
-    process = start(folder, limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
+    process = start(folder, limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)))
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "the checkpoint of step 4 could not be written" in errors

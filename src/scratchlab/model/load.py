@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from scratchlab import hardware
 from scratchlab.errors import RunError, UsageError
 from scratchlab.model.build import Model, empty_model
-from scratchlab.runfolder import RunFolder
+from scratchlab.runfolder import RunFolder, step_name
 
 At = Literal["final", "best"]
 
@@ -31,12 +31,12 @@ def load(run: str | Path, at: At = "final", device: str = "auto") -> Logits:
     return Logits(load_model(RunFolder.open(run), at, device)).eval()
 
 
-def load_model(folder: RunFolder, at: At = "final", device: str = "auto") -> Model:
-    """The weights of the last checkpoint, or the best snapshot, in the precision they were trained in.
+def load_model(folder: RunFolder, at: At | int = "final", device: str = "auto") -> Model:
+    """The weights of the last checkpoint, the best snapshot or that of a step, in the precision they were trained in.
 
     On a device that does not have that precision, in float32. `RunError` if there are no such weights.
     """
-    if at not in typing.get_args(At):
+    if not isinstance(at, int) and at not in typing.get_args(At):
         raise UsageError(f"at = {at!r}: the weights are those of {' or '.join(typing.get_args(At))}.")
     device = hardware.choose_device(device)
     precision = folder.resolved().settled.precision
@@ -48,9 +48,9 @@ def load_model(folder: RunFolder, at: At = "final", device: str = "auto") -> Mod
     return model.to(device).eval()
 
 
-def _weights(folder: RunFolder, at: At, names: list[str]) -> dict[str, Tensor]:
-    if at == "best":
-        path, _ = folder.snapshot("best")
+def _weights(folder: RunFolder, at: At | int, names: list[str]) -> dict[str, Tensor]:
+    if at != "final":
+        path, _ = folder.snapshot(step_name(at) if isinstance(at, int) else at)
     else:
         found, problems = folder.last_good_checkpoint()
         if problems:

@@ -21,6 +21,7 @@ from scratchlab.runfolder import KEPT_CHECKPOINTS, RunFolder
 from scratchlab.training.backend import Backend
 
 BYTES_PER_PARAMETER = 12  # a weight and AdamW's two moments, float32
+SNAPSHOTS_FROM = 1 / 256  # of the run: till then a model learns little more than which tokens are frequent
 
 
 def save_checkpoint(folder: RunFolder, backend: Backend, state: Any, step: int) -> None:
@@ -29,10 +30,25 @@ def save_checkpoint(folder: RunFolder, backend: Backend, state: Any, step: int) 
     folder.save_checkpoint(step, lambda path: write_tensors(tensors, path), backend.extras(state))
 
 
-def save_best(folder: RunFolder, backend: Backend, state: Any, step: int) -> None:
-    """Keep the weights alone, as the snapshot `best`."""
+def save_snapshot(folder: RunFolder, backend: Backend, state: Any, name: str, step: int) -> None:
+    """Keep the weights alone, as the snapshot `name`."""
     weights = {name: parameter.detach().cpu() for name, parameter in backend.model(state).named_parameters()}
-    folder.save_snapshot("best", step, lambda path: write_tensors(weights, path))
+    folder.save_snapshot(name, step, lambda path: write_tensors(weights, path))
+
+
+def snapshot_steps(recipe: Recipe) -> frozenset[int]:
+    """The steps of a resolved recipe at which a snapshot is kept, to look at learning afterwards.
+
+    By the logarithm of the step, for so loss falls nearly in a line: with 4 of them, before the 256th, 64th, 16th and
+    4th part of the run is done, so that with the first and the last weights there are six losses at like distances. A
+    rule that waits for a loss would see none before the first evaluation, and by then most of the fall is over. And
+    what depends on the recipe alone is the same for a run that was killed and resumed.
+
+    Fresh weights follow from the seed and are not kept; those that another run left are, at step 0.
+    """
+    steps, kept = recipe.settled.steps, recipe.evaluation.snapshots
+    on_the_way = {round(steps * SNAPSHOTS_FROM ** (1 - place / kept)) for place in range(kept)} - {0, steps}
+    return frozenset(on_the_way | {0} if kept and recipe.start.weights is not None else on_the_way)
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -67,13 +83,15 @@ def restore_checkpoint(folder: RunFolder, backend: Backend, say: Callable[[str],
 
 
 def check_disk(free_bytes: int, recipe: Recipe, vocab_size: int) -> int:
-    """Bytes the run's checkpoints and best snapshot will take. `RunError` if the disk does not have them."""
+    """Bytes the checkpoints and snapshots of a resolved recipe will take. `RunError` if the disk does not have them."""
     parameters = parameter_count(recipe.model, vocab_size)
-    # One more checkpoint than is kept, and one more snapshot: each is written before the old one goes.
-    needed = parameters * (BYTES_PER_PARAMETER * (KEPT_CHECKPOINTS + 1) + 2 * 4)
+    # One more checkpoint than is kept, and one more `best`: each is written before the old one goes.
+    on_the_way = 4 * len(snapshot_steps(recipe))
+    needed = parameters * (BYTES_PER_PARAMETER * (KEPT_CHECKPOINTS + 1) + 2 * 4 + on_the_way)
     if needed > free_bytes:
+        few = " Or keep fewer: evaluation.snapshots=0." if on_the_way else ""
         raise RunError(
             f"The run needs {needed / 1e9:.1f} GB of disk for its checkpoints and {free_bytes / 1e9:.1f} GB are free. "
-            "Free some space or put the run on another disk with --out."
+            f"Free some space or put the run on another disk with --out.{few}"
         )
     return needed

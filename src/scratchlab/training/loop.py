@@ -18,9 +18,9 @@ from scratchlab.generation.engine import Settings
 from scratchlab.generation.text import write
 from scratchlab.model.count import parameter_count, training_flops_per_token
 from scratchlab.recipe import GPTSection, ModelSection, Recipe, load_recipe
-from scratchlab.runfolder import Record, RunFolder
+from scratchlab.runfolder import Record, RunFolder, step_name
 from scratchlab.training.charts import draw_charts
-from scratchlab.training.checkpoint import save_best, save_checkpoint
+from scratchlab.training.checkpoint import save_checkpoint, save_snapshot, snapshot_steps
 from scratchlab.training.progress import Reporter, Silent
 from scratchlab.training.schedule import learning_rate
 from scratchlab.training.signals import StopRequest, stop_on_signals
@@ -57,7 +57,7 @@ def resume(out: str | Path, report: Reporter | None = None) -> Record:
 
 def train_steps(run: Run, batches: Iterator[Any], stop: StopRequest) -> None:
     """Train from `run.step` to the end, with one extra turn so that the last save and evaluation need no copy."""
-    training, evaluation = run.recipe.training, run.recipe.evaluation
+    training, evaluation, kept = run.recipe.training, run.recipe.evaluation, snapshot_steps(run.recipe)
     for step in range(run.step, run.steps + 1):
         last = step == run.steps
         due = last or stop.requested or step % training.checkpoint_every == 0
@@ -65,6 +65,8 @@ def train_steps(run: Run, batches: Iterator[Any], stop: StopRequest) -> None:
             save(run, step)  # before it is evaluated: a resume from here repeats the evaluation
         if stop.requested and not last:
             raise Terminated(f"Stopped at step {step}. To go on: scratchlab train --resume {run.folder.path}")
+        if step in kept:
+            keep(run, step)
         if last or (step > 0 and step % evaluation.every == 0):
             evaluate(run, step)
         if run.tasks and (last or (step > 0 and step % evaluation.suites_every == 0)):
@@ -93,6 +95,13 @@ def save(run: Run, step: int) -> None:
         save_checkpoint(run.folder, run.backend, run.state, step)
 
 
+def keep(run: Run, step: int) -> None:
+    """A snapshot of the weights on their way."""
+    write_metrics(run)
+    with run.journal.spent_on("snapshots"):
+        save_snapshot(run.folder, run.backend, run.state, step_name(step), step)
+
+
 def evaluate(run: Run, step: int) -> None:
     """The validation loss, the weights if they are the best so far, and a sample of what they write."""
     write_metrics(run)
@@ -106,7 +115,7 @@ def evaluate(run: Run, step: int) -> None:
                 return  # it has diverged: nothing to keep, and nothing it could write
             if nats < run.best:
                 run.best = nats
-                save_best(run.folder, run.backend, run.state, step)
+                save_snapshot(run.folder, run.backend, run.state, "best", step)
         if run.recipe.evaluation.sample_tokens:
             run.folder.append_sample({"step": step, "text": write_sample(run)})
 

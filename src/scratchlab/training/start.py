@@ -98,7 +98,7 @@ def create_run(recipe: Recipe, out: str | Path, say: Callable[[str], None] = lam
         "vocab_size": corpus.vocab_size,
         "end_of_text": corpus.tokenizer.end_of_text,
         "windows": {"per_epoch": len(windows), "remainder_tokens": windows.remainder},
-        "disk_bytes_needed": check_disk(free, recipe, corpus.vocab_size),
+        "disk_bytes_needed": check_disk(free, resolved, corpus.vocab_size),
         "environment": hardware.environment(resolved.execution.device),
         "command": sys.argv,
     }
