@@ -94,6 +94,10 @@ OTHER: dict[str, Any] = {
     "evaluation.every": 3,
     "evaluation.max_tokens": 50,
     "evaluation.sample_tokens": 0,
+    "evaluation.suites": "hellaswag:200",
+    "evaluation.suites_every": 7,
+    "evaluation.suites_data": "evals",
+    "evaluation.truncate": True,
     "evaluation.snapshots": 2,
     "start.weights": "runs/earlier",
     "start.at": None,  # these need start.weights
@@ -112,7 +116,13 @@ OTHER: dict[str, Any] = {
     "execution.threads": 3,
     "execution.deterministic": True,
 }
-CADENCES = {"training.checkpoint_every", "evaluation.every", "evaluation.sample_tokens", "evaluation.snapshots"}
+CADENCES = {
+    "training.checkpoint_every",
+    *(
+        f"evaluation.{name}"
+        for name in ("every", "sample_tokens", "snapshots", "suites", "suites_every", "suites_data", "truncate")
+    ),
+}
 NEUTRAL = {"corpus", *CADENCES}
 SETTLED_FIELDS = [name for name, value in OTHER.items() if value is not None]
 

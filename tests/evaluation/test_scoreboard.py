@@ -27,7 +27,10 @@ def test_rank_correlation_is_spearmans_and_its_p_is_that_of_all_orders(n):
 
 
 def test_three_models_in_the_same_order_prove_nothing():
-    assert rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([5.0, 6.0, 9.0])) == (pytest.approx(1), pytest.approx(1 / 3))
+    assert rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([5.0, 6.0, 9.0])) == (
+        pytest.approx(1),
+        pytest.approx(1 / 3),
+    )
 
 
 def test_it_holds_what_was_kept_and_only_whole_results(tmp_path):

@@ -20,16 +20,22 @@ Report = dict[str, Any]
     "scratchlab evaluate runs/first --split validation --json"
 )
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--suite", metavar="NAMES", help="Tasks to ask: basic, core, or names and files (hellaswag:500,my.jsonl).")
+@click.option(
+    "--suite", metavar="NAMES", help="Tasks to ask: basic, core, or names and files (hellaswag:500,my.jsonl)."
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Where the tasks' files lie; else from the Hub.")
-@click.option("--corpus", metavar="PLACE", help="Text to score: a corpus, or a file of tokens (.bin, .npy, .safetensors).")
+@click.option(
+    "--corpus", metavar="PLACE", help="Text to score: a corpus, or a file of tokens (.bin, .npy, .safetensors)."
+)
 @click.option("--split", help="Of a corpus: train, validation or test.  [default: test]")
 @click.option("--tokens", metavar="START:STOP", help="Of the text, these tokens alone.")
 @click.option("--made-by", metavar="TOKENIZER", help="The tokenizer of a file of tokens: gpt2, or its path.")
 @click.option("--stride", type=click.IntRange(min=1), help="Let windows overlap, beginning so many tokens apart.")
 @click.option("--truncate", is_flag=True, help="Cut off the beginning of items that are longer than a model's context.")
 @click.option("--tokenizer", metavar="TOKENIZER", help="Of a model that brings none, such as an endpoint's.")
-@click.option("--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Weights of a run.")
+@click.option(
+    "--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Weights of a run."
+)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or mps.")
 @click.option("--out", "folder", type=click.Path(path_type=Path), default=Path("evaluations"), show_default=True,
               help="Where every item's result is kept.")  # fmt: skip
@@ -132,7 +138,9 @@ def _own_corpus(models: Sequence[str]) -> str:
                 f"{recorded['sha256'][:12]}. Put the old corpus back, or name another with --corpus."
             )
     if len(own) > 1:
-        raise UsageError(f"These runs have different corpora of their own ({', '.join(own.values())}): name one (--corpus).")
+        raise UsageError(
+            f"These runs have different corpora of their own ({', '.join(own.values())}): name one (--corpus)."
+        )
     return next(iter(own.values()))
 
 

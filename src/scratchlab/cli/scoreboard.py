@@ -30,7 +30,10 @@ def scoreboard(models: tuple[str, ...], folder: Path, markdown: Path | None, as_
 
 def _rows(board: dict[str, Any]) -> list[list[str]]:
     head = ["model", *board["columns"]]
-    return [head, *([name, *(_cell(row, column) for column in board["columns"])] for name, row in board["models"].items())]
+    return [
+        head,
+        *([name, *(_cell(row, column) for column in board["columns"])] for name, row in board["models"].items()),
+    ]
 
 
 def _cell(row: dict[str, Any], column: str) -> str:

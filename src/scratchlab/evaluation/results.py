@@ -143,7 +143,8 @@ class TaskResult:
 
 
 def summarize(head: Record, records: Sequence[Record]) -> TaskResult:
-    """The figures of the items of a log."""
+    """The figures of the items of a log, whatever order they were asked in."""
+    records = sorted(records, key=lambda record: record["item"])
     nats = np.array([record["nats"][record["gold"]] for record in records])
     sizes = np.array([record["bytes"][record["gold"]] for record in records])
     bits = nats / math.log(2)

@@ -55,7 +55,7 @@ def score_task(subject: Subject, task: Task, asked: Sequence[Asked]) -> TaskResu
     """Score items that were put into questions before, keeping no log; the processes of a run share them."""
     share = own_share()
     records = gathered(answered(subject, task, asked[share.rank :: share.count]))
-    return summarize(Log.head_of(subject, task), sorted(records, key=lambda record: record["item"]))
+    return summarize(Log.head_of(subject, task), records)
 
 
 def answered(subject: Subject, task: Task, asked: Sequence[Asked]) -> list[Record]:

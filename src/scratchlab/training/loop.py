@@ -12,6 +12,7 @@ from typing import Any
 from scratchlab import hardware
 from scratchlab.errors import RunError, Terminated
 from scratchlab.evaluation.loss import LossResult, evaluate_loss
+from scratchlab.evaluation.results import TaskResult
 from scratchlab.evaluation.running import score_task
 from scratchlab.evaluation.subjects import model_subject
 from scratchlab.generation.engine import Settings
@@ -126,9 +127,15 @@ def ask_tasks(run: Run, step: int) -> None:
     with run.journal.spent_on("suites"):
         subject = model_subject(str(run.folder.path), "", run.backend.model(run.state), run.corpus.tokenizer)
         results = {task.name: score_task(subject, task, asked) for task, asked in run.tasks}
-        run.journal.note({"step": step, "suites": {name: result.to_json() for name, result in results.items()}})
+        figures = {name: figures_of(result) for name, result in results.items()}
+        run.journal.note({"step": step, "suites": figures})
     for name, result in results.items():
         run.report.say(f"step {step}: {name} {result.metric} {result.main} (n = {result.n:,})")
+
+
+def figures_of(result: TaskResult) -> Record:
+    """What metrics.jsonl says of a task: not where the run lies, which the metrics do not depend on."""
+    return {name: value for name, value in result.to_json().items() if name not in ("model", "task")}
 
 
 def split_loss(run: Run, split: str, max_tokens: int | None = None) -> LossResult:
