@@ -104,17 +104,25 @@ def without_masks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_weights(find: Find, origin: str) -> tuple[dict[str, Tensor], list[Path]]:
+    files = weight_files(find, origin)
+    if files[0].name == OLD_WEIGHTS:
+        return tensors_of(read_pickle(files[0]), files[0]), files
+    shards = [path for path in files if path.name != INDEX]
+    return {name: tensor for path in shards for name, tensor in read_safetensors(path).items()}, files
+
+
+def weight_files(find: Find, origin: str) -> list[Path]:
+    """Where the weights of a model lie: a file, or an index and the files it names. `RunError` if there are none."""
     if path := find(WEIGHTS):
-        return read_safetensors(path), [path]
+        return [path]
     if index := find(INDEX):
         shards = sorted({str(name) for name in read_json(index).get("weight_map", {}).values()})
         files = {name: find(name) if Path(name).name == name else None for name in shards}
         if missing := [name for name, path in files.items() if path is None]:
             raise RunError(f"{origin}: {INDEX} names {listed(missing)}, and there is no such file.")
-        found = [path for path in files.values() if path]
-        return {name: tensor for path in found for name, tensor in read_safetensors(path).items()}, [index, *found]
+        return [index, *(path for path in files.values() if path)]
     if path := find(OLD_WEIGHTS):
-        return tensors_of(read_pickle(path), path), [path]
+        return [path]
     raise RunError(f"{origin} has no weights: {WEIGHTS}, {INDEX} or {OLD_WEIGHTS} was expected.")
 
 
