@@ -10,6 +10,7 @@ checkpoints/     the full state of the last two saves
 snapshots/       weights alone: the best, and some on the way
 tokenizer.json   the corpus's, so that the run needs nothing else to write
 charts/          PNG files
+gallery.html     what the model wrote at which loss, once it was asked for; gallery.md the same
 result.json      the final figures; it is there when the run is finished
 """
 
@@ -193,20 +194,26 @@ class RunFolder:
 
     def snapshot(self, name: str) -> tuple[Path, Record]:
         """The tensor file of a snapshot and its step. `RunError` if it is missing or damaged."""
-        path = self.path / "snapshots" / name
-        if not path.is_dir():
+        if not self.has_snapshot(name):
             raise RunError(f"{self.path} has no {name} snapshot.")
-        return _open_saved(path)
+        return _open_saved(self.path / "snapshots" / name)
 
     def snapshot_steps(self) -> list[int]:
         """The steps of the snapshots that were kept on the way, in order: `step_name` gives the name of each."""
         return _steps(self.path / "snapshots")
+
+    def has_snapshot(self, name: str) -> bool:
+        return (self.path / "snapshots" / name).is_dir()
 
     def chart(self, name: str) -> Path:
         return self.path / "charts" / f"{name}.png"
 
     def charts(self) -> list[Path]:
         return sorted(self.path.glob("charts/*.png"))
+
+    @property
+    def gallery_path(self) -> Path:
+        return self.path / "gallery.html"
 
     # How it ended.
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": ("scratchlab.cli.compare:compare", "Is one model better than another? With intervals and a verdict."),
     "scoreboard": ("scratchlab.cli.scoreboard:scoreboard", "Models side by side, and whether figures agree."),
     "sample": ("scratchlab.cli.sample:sample", "Let a trained model write."),
+    "gallery": ("scratchlab.cli.gallery:gallery", "What a run wrote at which loss, as a page."),
     "show": ("scratchlab.cli.runs:show", "What a run is, how it went, where things lie."),
     "runs": ("scratchlab.cli.runs:runs", "List runs, compare two, delete one."),
     "import": ("scratchlab.cli.interop:import_model", "Make a run of a model that another program trained."),

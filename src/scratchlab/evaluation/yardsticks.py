@@ -69,12 +69,13 @@ def xz_bits_per_byte(train: str, test: str) -> float:
 
 def known_word_share(sample: str, train: str) -> float | None:
     """The share of the sample's words of four letters and more that occur in the training text; None without words."""
-    words = _words(sample)
-    known = set(_words(train))
-    return sum(word in known for word in words) / len(words) if words else None
+    found = words(sample)
+    known = set(words(train))
+    return sum(word in known for word in found) / len(found) if found else None
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """The words of four letters and more in a text, in lower case."""
     return re.findall(r"[^\W\d_]{4,}", text.casefold())
 
 

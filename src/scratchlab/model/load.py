@@ -4,12 +4,13 @@ import typing
 from pathlib import Path
 from typing import Literal
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from scratchlab import hardware
 from scratchlab.errors import RunError, UsageError
-from scratchlab.model.build import Model, empty_model
+from scratchlab.model.build import Model, build_model, empty_model
 from scratchlab.runfolder import RunFolder, step_name
 
 At = Literal["final", "best"]
@@ -38,14 +39,23 @@ def load_model(folder: RunFolder, at: At | int = "final", device: str = "auto") 
     """
     if not isinstance(at, int) and at not in typing.get_args(At):
         raise UsageError(f"at = {at!r}: the weights are those of {' or '.join(typing.get_args(At))}.")
-    device = hardware.choose_device(device)
-    precision = folder.resolved().settled.precision
-    if precision not in hardware.precisions_of(device):
-        precision = "float32"
-    manifest, dtype = folder.manifest(), hardware.compute_dtype(precision)
+    device, manifest = hardware.choose_device(device), folder.manifest()
+    dtype = _compute_dtype(folder, device)
     model = empty_model(folder.resolved().model, manifest["vocab_size"], dtype, manifest.get("end_of_text"))
     model.load_state_dict(_weights(folder, at, [name for name, _ in model.named_parameters()]), assign=True)
     return model.to(device).eval()
+
+
+def fresh_model(folder: RunFolder, device: str = "auto") -> Model:
+    """The weights that a run's seed gives: what it had before its first step, unless it began from others."""
+    device, manifest, recipe = hardware.choose_device(device), folder.manifest(), folder.resolved()
+    vocab_size, end_of_text, dtype = manifest["vocab_size"], manifest.get("end_of_text"), _compute_dtype(folder, device)
+    return build_model(recipe.model, vocab_size, recipe.seeds.init, dtype, device, end_of_text).eval()
+
+
+def _compute_dtype(folder: RunFolder, device: str) -> torch.dtype:
+    precision = folder.resolved().settled.precision
+    return hardware.compute_dtype(precision if precision in hardware.precisions_of(device) else "float32")
 
 
 def _weights(folder: RunFolder, at: At | int, names: list[str]) -> dict[str, Tensor]:
