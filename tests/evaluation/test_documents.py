@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -252,7 +253,8 @@ def figures_together(rank: int, store: str, folder: str) -> list[dict[str, float
     """The figures of one of two processes."""
     torch.set_num_threads(1)
     module.TOKENS_AT_ONCE = 4 * CONTEXT
-    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    minute = timedelta(minutes=1)
+    distributed.init_process_group("gloo", init_method=f"file://{store}", timeout=minute, rank=rank, world_size=2)
     try:
         return figures(Path(folder))
     finally:
@@ -280,8 +282,11 @@ def test_the_figures_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
     path = json.dumps([str(here.parent), str(here.parents[1]), *sys.path])
     store, folder = str(tmp_path / "store"), str(tmp_path / "together")
     with subprocess.Popen([sys.executable, "-c", OTHER, store, folder, path], stdout=subprocess.PIPE) as other:
-        first = figures_together(0, store, folder)
-        second = json.loads(other.communicate(timeout=60)[0])
+        try:
+            first = figures_together(0, store, folder)
+            second = json.loads(other.communicate(timeout=60)[0])
+        finally:
+            other.kill()
     one = figures(tmp_path / "alone")
     assert first[:-1] == second[:-1]
     for mine, theirs in zip(one[:-1], first[:-1], strict=True):
