@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -57,6 +58,18 @@ def run(arguments: list[str]) -> Result:
     return result
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `evaluate` keeps its results."""
+    monkeypatch.chdir(tmp_path)
+
+
+def loss_of(arguments: list[str]) -> dict[str, Any]:
+    """What `evaluate` says of the only model."""
+    (model,) = json.loads(run(arguments).stdout)["models"]
+    return model["loss"]
+
+
 def fail(arguments: list[str]) -> ScratchlabError:
     with pytest.raises(ScratchlabError) as caught:
         CliRunner().invoke(cli, arguments, catch_exceptions=False)
@@ -77,7 +90,7 @@ def test_train_says_what_came_of_it(workplace: Path) -> None:
 def test_result_is_what_evaluate_says(workplace: Path) -> None:
     shown = json.loads(run(["show", f"{workplace}/runs/first", "--json"]).output)["result"]
     for split in ("test", "validation"):
-        again = json.loads(run(["evaluate", f"{workplace}/runs/first", "--split", split, "--json"]).output)
+        again = loss_of(["evaluate", f"{workplace}/runs/first", "--split", split, "--json"])
         assert again["nats_per_token"] == shown[split]["nats_per_token"]
         assert again["bits_per_byte_error"] == shown[split]["bits_per_byte_error"]
 
@@ -85,7 +98,7 @@ def test_result_is_what_evaluate_says(workplace: Path) -> None:
 def test_best_weights_can_be_asked_for(workplace: Path) -> None:
     shown = json.loads(run(["show", f"{workplace}/runs/first", "--json"]).output)["result"]
     arguments = ["evaluate", f"{workplace}/runs/first", "--split", "validation", "--at", "best", "--json"]
-    assert json.loads(run(arguments).output)["nats_per_token"] == shown["best_validation"]["nats_per_token"]
+    assert loss_of(arguments)["nats_per_token"] == shown["best_validation"]["nats_per_token"]
 
 
 def test_the_same_recipe_gives_the_same_run(workplace: Path) -> None:
@@ -271,7 +284,7 @@ def test_a_run_that_diverges_says_so_and_writes_only_json(workplace: Path, tmp_p
     for line in Path(folder, "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         json.loads(line, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
     assert "not finite" in str(fail(["sample", folder]))
-    assert json.loads(run(["evaluate", folder, "--json"]).stdout)["nats_per_token"] is None
+    assert loss_of(["evaluate", folder, "--json"])["nats_per_token"] is None
     assert "not finite" in run(["evaluate", folder]).stdout
 
 

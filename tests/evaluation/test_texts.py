@@ -13,7 +13,7 @@ from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.store import Corpus
 from scratchlab.corpus.tokenizer import Tokenizer, train_tokenizer
 from scratchlab.errors import CorpusError, UsageError
-from scratchlab.evaluation import texts as module
+from scratchlab.evaluation import loss
 from scratchlab.evaluation.texts import Text, open_text, text_for
 
 STORY = "Käthe saw 12 ships,\nand 赵 counted them: {} and {}.\n\n  Then\tthe fog came in. "
@@ -42,7 +42,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.fixture(autouse=True)
 def in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TOKENS_READ", 37)
+    monkeypatch.setattr(loss, "TOKENS_READ", 37)
 
 
 def ids(text: Text, start: int = 0, stop: int | None = None) -> list[int]:
@@ -168,7 +168,7 @@ def endless(spec: str, end_of_text: bool = True) -> Tokenizer:
 def test_encoded_again_it_is_each_document_in_the_other_tokens(
     corpus: Corpus, tmp_path: Path, encoder: Tokenizer, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TOKENS_READ", step)
+    monkeypatch.setattr(loss, "TOKENS_READ", step)
     text = open_text(corpus.path, "train")
     again = text_for(text, encoder, tmp_path)
     expected = [[*encoder.encode(story(number)).tolist(), encoder.end_of_text] for number in range(12)]

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchlab.corpus.windows import Batch, Consecutive, TokenStream, parallel_batches
+from scratchlab.corpus.words import Symbols
 from scratchlab.errors import CorpusError
 from scratchlab.evaluation.processes import Share, own_share, summed
 from scratchlab.evaluation.scorer import ScoreWindows
@@ -24,6 +25,7 @@ Floats = npt.NDArray[np.float64]
 FEWEST_DOCUMENTS = 8
 STRETCHES = 32
 TOKENS_AT_ONCE = 16_384
+TOKENS_READ = 2**20  # of a text that is looked through, at once
 STREAMS = 16  # stretches that a model which remembers reads side by side; each begins with nothing remembered
 
 
@@ -89,16 +91,18 @@ def evaluate_loss(
     max_tokens: int | None = None,
     remembers: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    symbol_bytes: Ints | None = None,
 ) -> LossResult:
     """Score `text` (its first `max_tokens` targets if given) with `score(tokens_BT, targets_BT) -> nats_BT`.
 
     Windows do not overlap. A scorer that remembers gets the text in 16 stretches side by side, and is given each in
     order. Where torch.distributed has several processes, all must call this; each scores its share, and all get the
-    same figures. `progress` is told of the targets of the own share.
+    same figures. `progress` is told of the targets of the own share. By `symbol_bytes` (of each symbol, see
+    `byte_lengths`) the bytes of stretches are exact; without them they are shared out evenly over a document.
     """
     check_length(text)
     n_targets = len(text) - 1 if max_tokens is None else min(max_tokens, len(text) - 1)
-    units = _units(text, n_targets + 1)
+    units = _units(text, n_targets + 1, symbol_bytes)
     if remembers:
         work = work_in_streams(text, context_length, n_targets, own_share())
     else:
@@ -189,7 +193,7 @@ def score_part(score: ScoreWindows, part: Part, starts: Ints) -> Scored:
     return Scored(len(nats), first, np.bincount(units - first, nats).astype(np.float64))
 
 
-def _units(text: ScoredText, n_tokens: int) -> Units:
+def _units(text: ScoredText, n_tokens: int, symbol_bytes: Ints | None) -> Units:
     """The units of a text's first `n_tokens` tokens."""
     starts = text.document_starts
     n_documents = int(np.searchsorted(starts, n_tokens, side="left"))
@@ -200,6 +204,8 @@ def _units(text: ScoredText, n_tokens: int) -> Units:
     if n_documents >= FEWEST_DOCUMENTS:
         return Units("documents", edges, n_bytes)
     stretches = stretch_edges(n_tokens)
+    if symbol_bytes is not None:
+        return Units("stretches", stretches, count_bytes(text, stretches, symbol_bytes))
     bytes_before = np.interp(stretches, edges, np.append(0, np.cumsum(n_bytes)))
     return Units("stretches", stretches, np.diff(bytes_before))
 
@@ -207,6 +213,26 @@ def _units(text: ScoredText, n_tokens: int) -> Units:
 def stretch_edges(n_tokens: int) -> Ints:
     """Where stretches of about equal length begin in so many tokens, and where the last one ends."""
     return np.unique(np.linspace(0, n_tokens, min(STRETCHES, n_tokens) + 1).astype(np.int64))
+
+
+def byte_lengths(encoder: Symbols) -> Ints:
+    """How many bytes each token stands for: (vocab_size,)."""
+    return np.array([len(encoder.token_bytes(token)) for token in range(encoder.vocab_size)], np.int64)
+
+
+def count_bytes(tokens: TokenStream, edges: Ints, lengths: Ints) -> Ints:
+    """The bytes of the tokens from each edge to the next: (len(edges) - 1,)."""
+    counts = np.zeros(len(edges) - 1, np.int64)
+    for low, high in steps(0, int(edges[-1])):
+        first, last = int(np.searchsorted(edges, low, side="right")) - 1, int(np.searchsorted(edges, high))
+        begins = np.maximum(edges[first:last], low) - low
+        counts[first:last] += np.add.reduceat(lengths[tokens.read(low, high)], begins)
+    return counts
+
+
+def steps(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """From `start` to `stop`, in steps that are read at once."""
+    return ((low, min(low + TOKENS_READ, stop)) for low in range(start, stop, TOKENS_READ))
 
 
 # From the nats of each unit to the figures.

@@ -19,15 +19,21 @@ from scratchlab.corpus.sources.token_sets import TokenSet, open_token_set
 from scratchlab.corpus.store import open_corpus
 from scratchlab.corpus.windows import TokenStream
 from scratchlab.errors import CorpusError, UsageError
-from scratchlab.evaluation.loss import FEWEST_DOCUMENTS, Units, check_length, stretch_edges
+from scratchlab.evaluation.loss import (
+    FEWEST_DOCUMENTS,
+    Units,
+    byte_lengths,
+    check_length,
+    count_bytes,
+    steps,
+    stretch_edges,
+)
 from scratchlab.evaluation.subjects import Encoder
 from scratchlab.files import disk_errors, sha256_of_json
 
 Ints = npt.NDArray[np.int64]
 
 TOKEN_SETS = (".bin", ".npy", ".safetensors")
-TOKENS_READ = 2**20
-"""So many are looked through at once, and of a longer document so many are decoded at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,29 +125,10 @@ def _text(
     return Text(name, identity, encoder, tokens, documents, Units(kind, edges, n_bytes))
 
 
-def byte_lengths(encoder: Encoder) -> Ints:
-    """How many bytes each token stands for: (vocab_size,)."""
-    return np.array([len(encoder.token_bytes(token)) for token in range(encoder.vocab_size)], np.int64)
-
-
-def count_bytes(tokens: TokenStream, edges: Ints, lengths: Ints) -> Ints:
-    """The bytes of the tokens from each edge to the next: (len(edges) - 1,)."""
-    counts = np.zeros(len(edges) - 1, np.int64)
-    for low, high in _steps(0, len(tokens)):
-        first, last = int(np.searchsorted(edges, low, side="right")) - 1, int(np.searchsorted(edges, high))
-        begins = np.maximum(edges[first:last], low) - low
-        counts[first:last] += np.add.reduceat(lengths[tokens.read(low, high)], begins)
-    return counts
-
-
-def _steps(start: int, stop: int) -> Iterator[tuple[int, int]]:
-    return ((low, min(low + TOKENS_READ, stop)) for low in range(start, stop, TOKENS_READ))
-
-
 def _sha256(tokens: TokenStream) -> str:
     """The same whatever type the file has them in."""
     found = hashlib.sha256()
-    for low, high in _steps(0, len(tokens)):
+    for low, high in steps(0, len(tokens)):
         found.update(tokens.read(low, high).astype("<u4").tobytes())
     return found.hexdigest()
 
@@ -276,7 +263,7 @@ def _pieces(text: Text, encoder: Encoder) -> Iterator[tuple[Ints, bool]]:
 def _decoded(tokens: TokenStream, start: int, stop: int, symbols: list[bytes]) -> Iterator[str]:
     """A document's text. A long one comes in pieces, parted where every tokenizer parts words anyway."""
     decoder, rest = codecs.getincrementaldecoder("utf-8")("replace"), ""
-    for low, high in _steps(start, stop):
+    for low, high in steps(start, stop):
         rest += decoder.decode(b"".join([symbols[token] for token in tokens.read(low, high).tolist()]), high == stop)
         cut = len(rest) if high == stop else _seam(rest)
         if cut:

@@ -11,7 +11,7 @@ from typing import Any
 
 from scratchlab import hardware
 from scratchlab.errors import RunError, Terminated
-from scratchlab.evaluation.loss import LossResult, evaluate_loss
+from scratchlab.evaluation.loss import LossResult, byte_lengths, evaluate_loss
 from scratchlab.evaluation.results import TaskResult
 from scratchlab.evaluation.running import score_task
 from scratchlab.evaluation.subjects import model_subject
@@ -142,7 +142,8 @@ def split_loss(run: Run, split: str, max_tokens: int | None = None) -> LossResul
     """Loss of the weights as they are on one split of the corpus that scores."""
     score = run.backend.scorer(run.state).windows
     model = run.recipe.model
-    return evaluate_loss(score, run.yardstick.split(split), model.context_length, max_tokens, model.remembers)
+    text, sizes = run.yardstick.split(split), byte_lengths(run.yardstick.tokenizer)
+    return evaluate_loss(score, text, model.context_length, max_tokens, model.remembers, symbol_bytes=sizes)
 
 
 def write_sample(run: Run) -> str:
