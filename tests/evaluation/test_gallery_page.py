@@ -31,7 +31,7 @@ PROMPTS = ("", "It was", "```\n<b>`")
 
 
 def loss(nats: float) -> LossResult:
-    return LossResult(nats, 0.01, nats / math.log(2), None, 1000, 1000, 32, "stretches")
+    return LossResult(nats, 0.01, nats / math.log(2), None, math.exp(nats), None, 1000, 1000, 32, "stretches")
 
 
 def entry(step: int, nats: float, samples: tuple[str, ...], **others: float | tuple[float, ...]) -> Entry:

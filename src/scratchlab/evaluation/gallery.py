@@ -15,7 +15,7 @@ import numpy as np
 from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import CorpusError, RunError
-from scratchlab.evaluation.loss import LossResult, ScoredText, evaluate_loss
+from scratchlab.evaluation.loss import Ints, LossResult, ScoredText, byte_lengths, evaluate_loss
 from scratchlab.evaluation.scorer import ModelScorer
 from scratchlab.evaluation.yardsticks import words
 from scratchlab.generation.engine import Settings
@@ -102,7 +102,7 @@ def make_gallery(
         prompt_tokens(tokenizer, prompt)  # what cannot be encoded is refused before anything long begins
     measured: list[Entry] = []
     for step, weights in sorted(places(folder).items()):
-        measured.append(measure(folder, step, weights, text, device))
+        measured.append(measure(folder, step, weights, text, byte_lengths(tokenizer), device))
         say(f"step {step}: {measured[-1].loss.nats_per_token:.4f} nats/token")
     known = known_words(folder, tokenizer)
     entries: list[Entry] = []
@@ -159,7 +159,7 @@ def _model(folder: RunFolder, step: int, weights: Weights, device: str) -> Model
             return load_model(folder, "final", device)
 
 
-def measure(folder: RunFolder, step: int, weights: Weights, text: ScoredText, device: str) -> Entry:
+def measure(folder: RunFolder, step: int, weights: Weights, text: ScoredText, symbol_bytes: Ints, device: str) -> Entry:
     """An entry without samples. Its loss is measured as those along the training were."""
     recipe, lineage = folder.resolved(), folder.manifest().get("lineage", [])
     model, most = _model(folder, step, weights, device), recipe.evaluation.max_tokens
@@ -169,7 +169,7 @@ def measure(folder: RunFolder, step: int, weights: Weights, text: ScoredText, de
         step=step,
         weights=weights,
         tokens=before + step * recipe.training.global_batch_size * length,
-        loss=evaluate_loss(score, text, length, most, recipe.model.remembers),
+        loss=evaluate_loss(score, text, length, most, recipe.model.remembers, symbol_bytes=symbol_bytes),
     )
 
 
