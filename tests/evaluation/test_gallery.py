@@ -147,14 +147,28 @@ def test_a_run_without_snapshots_shows_what_it_has_and_says_so(gallery: Gallery,
 
 
 def test_weights_that_are_not_finite_write_nothing_and_are_never_the_nearest(copy: Copy) -> None:
-    folder = copy()
-    broken = {name: tensor * math.nan for name, tensor in load_file(folder.snapshot(step_name(4))[0]).items()}
-    folder.save_snapshot(step_name(4), 4, lambda path: save_file(broken, path))
-    entries = {entry.step: entry for entry in show(folder).entries}
-    assert not entries[4].finite
-    assert not entries[4].samples
-    assert all(entry.samples for step, entry in entries.items() if step != 4)
-    assert [entry.step for entry in show(folder, losses=[math.e]).entries] != [4]
+    folder = copy(lineage=[{"tokens": 0}])
+    damage(folder, 1)
+    entries = show(folder).entries
+    assert [(entry.step, entry.finite, len(entry.samples)) for entry in entries] == [
+        (1, False, 0),
+        (4, True, 1),
+        (16, True, 1),
+        (64, True, 1),
+    ]
+    assert [entry.step for entry in show(folder, losses=[9.0]).entries] == [4]
+    shutil.rmtree(folder.path / "checkpoints")
+    shutil.rmtree(folder.path / "snapshots/best")
+    damage(folder, 4, 16)
+    with pytest.raises(RunError, match="None of the weights"):
+        show(folder, losses=[9.0])
+
+
+def damage(folder: RunFolder, *steps: int) -> None:
+    """Make the weights of these snapshots NaN."""
+    for step in steps:
+        broken = {name: tensor * math.nan for name, tensor in load_file(folder.snapshot(step_name(step))[0]).items()}
+        folder.save_snapshot(step_name(step), step, lambda path, broken=broken: save_file(broken, path))
 
 
 def test_a_run_under_way_is_shown_as_far_as_it_is(copy: Copy) -> None:

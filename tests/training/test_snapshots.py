@@ -42,6 +42,8 @@ def test_twice_as_many_hold_these_too() -> None:
 def test_never_of_what_is_there_anyway(steps: int, snapshots: int) -> None:
     assert all(0 < step < steps for step in of(steps, snapshots)), "neither fresh weights nor the last"
     assert len(of(steps, snapshots)) <= snapshots
+    begun = tiny_recipe({"training.steps": steps, "evaluation.snapshots": snapshots, "start.weights": "runs/earlier"})
+    assert snapshot_steps(begun) == {*of(steps, snapshots), *([0] if steps and snapshots else [])}
 
 
 def test_their_place_on_the_disk_is_counted() -> None:

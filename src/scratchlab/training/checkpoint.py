@@ -47,8 +47,9 @@ def snapshot_steps(recipe: Recipe) -> frozenset[int]:
     Fresh weights follow from the seed and are not kept; those that another run left are, at step 0.
     """
     steps, kept = recipe.settled.steps, recipe.evaluation.snapshots
-    on_the_way = {round(steps * SNAPSHOTS_FROM ** (1 - place / kept)) for place in range(kept)} - {0, steps}
-    return frozenset(on_the_way | {0} if kept and recipe.start.weights is not None else on_the_way)
+    begin = {0} if kept and recipe.start.weights is not None else set[int]()
+    on_the_way = {round(steps * SNAPSHOTS_FROM ** (1 - place / kept)) for place in range(kept)} - {0}
+    return frozenset((begin | on_the_way) - {steps})
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
