@@ -267,8 +267,8 @@ def _notes(folder: RunFolder, last: Entry, known: frozenset[str] | None) -> list
     steps, unit = folder.resolved().settled.steps, last.loss.unit
     notes = [
         f"Losses are of {last.loss.n_tokens:,} tokens of the validation split ({last.loss.n_bytes:,} bytes), with the "
-        f"standard error over {last.loss.n_units} {unit}. Most of that error comes of how hard the text happens to be; "
-        "it is the same text for all entries, so that their differences are surer."
+        f"standard error over {last.loss.n_units} {unit}. It is the same text for all entries, so that their errors "
+        "are not independent."
     ]
     if not folder.snapshot_steps():
         notes.append(

@@ -268,8 +268,8 @@ def _step_mark(x: float, step: int) -> str:
 
 
 def _point(step: int, loss: float, x: float, y: float, labeled: bool) -> str:
-    side, shift = ("end", -7) if x > WIDTH - 60 else ("start", 7)
-    label = f'<text x="{x + shift:.1f}" y="{y - 6:.1f}" text-anchor="{side}">{loss:.2f}</text>' if labeled else ""
+    side = "middle" if x > LEFT + 12 else "start"  # where the axis has its own numbers
+    label = f'<text x="{x:.1f}" y="{y - 9:.1f}" text-anchor="{side}">{loss:.2f}</text>' if labeled else ""
     where = f"step {step:,}: {loss:.4f} nats per token"
     return f'<a href="#step-{step}"><title>{where}</title><circle cx="{x:.1f}" cy="{y:.1f}" r="5"/>{label}</a>'
 
