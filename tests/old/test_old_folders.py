@@ -34,7 +34,9 @@ def test_an_old_corpus_opens_and_is_intact(old: Path) -> None:
 def test_an_old_run_scores_what_it_scored(old: Path) -> None:
     recorded = json.loads((old / "runs/old/result.json").read_text(encoding="utf-8"))["test"]
     result = CliRunner().invoke(cli, ["evaluate", "runs/old", "--json"], catch_exceptions=False)
-    assert json.loads(result.stdout)["nats_per_token"] == pytest.approx(recorded["nats_per_token"], rel=1e-5)
+    assert json.loads(result.stdout)["models"][0]["loss"]["nats_per_token"] == pytest.approx(
+        recorded["nats_per_token"], rel=1e-5
+    )
     assert CliRunner().invoke(cli, ["sample", "runs/old"], catch_exceptions=False).exit_code == 0
     assert "finished" in CliRunner().invoke(cli, ["show", "runs/old"], catch_exceptions=False).stdout
 
