@@ -13,7 +13,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from scratchlab.evaluation.comparison import Difference, compare_ratios, compare_shares, units_needed
+from scratchlab.evaluation.comparison import Difference, compare_ratios, compare_shares, power, units_needed
 from scratchlab.evaluation.loss import ratio_error
 from scratchlab.evaluation.paired import read_results
 from scratchlab.evaluation.replicates import compare_runs
@@ -120,12 +120,11 @@ class Documents:
         return sizes, a + self.effect * sizes, b
 
     def variance(self) -> float:
-        """Of one document: the printed error of 200,000, times their number."""
-        found = Documents(200_000, self.spread, 0.0, self.per_document)
-        sizes, a, b = found.losses(generator(0, "simulation", "variance"))
-        error = ratio_error(a - b, sizes)
-        assert error is not None
-        return found.n * error**2
+        """Of one document's part in the difference: the squared error of many documents, times their number."""
+        mean = math.exp(
+            6.0 + self.spread**2 / 2
+        )  # of a lognormal length; its mean square is e**spread**2 times the square
+        return self.per_document**2 * math.exp(self.spread**2) + 2 / mean
 
 
 # Runs.
@@ -181,58 +180,83 @@ def halves_of_log(path: Path) -> dict[str, Any]:
 # All of it.
 
 
-def scenarios() -> Mapping[str, tuple[Callable[[Rng], Difference], float, float | None]]:
-    """By name: a draw, the true difference, and the smallest effect if its test is looked at."""
-    found: dict[str, tuple[Callable[[Rng], Difference], float, float | None]] = {}
+@dataclass(frozen=True)
+class Scenario:
+    """A draw, the true difference, and what else is looked at."""
+
+    draw: Callable[[Rng], Difference]
+    truth: float = 0.0
+    smallest_effect: float | None = None
+    planned: float | None = None
+
+
+def choices() -> Iterator[tuple[str, Scenario]]:
     for n in (200, 500, 2000):
         for share, correlation in ((0.3, 0.5), (0.6, 0.9), (0.85, 0.8)):
             name = f"choices, {n} items, accuracy {share}, correlation {correlation}"
-            found[f"{name}, no difference"] = Choices(n, share, share, correlation).draw, 0.0, None
-            found[f"{name}, difference .05"] = Choices(n, share + 0.05, share, correlation).draw, 0.05, 0.05
+            yield f"{name}, no difference", Scenario(Choices(n, share, share, correlation).draw)
+            yield f"{name}, difference .05", Scenario(Choices(n, share + 0.05, share, correlation).draw, 0.05, 0.05)
     for share, effect, correlation in ((0.3, 0.05, 0.5), (0.6, 0.03, 0.9), (0.85, 0.03, 0.8)):
-        planned = Choices(0, share + effect, share, correlation)
-        n = units_needed(planned.discordant(), effect)
+        variance = Choices(0, share + effect, share, correlation).discordant()
+        n = units_needed(variance, effect)
         name = f"choices, planned: {n} items for {effect}, accuracy {share}, correlation {correlation}"
-        found[name] = Choices(n, planned.share_a, share, correlation).draw, effect, None
+        draw = Choices(n, share + effect, share, correlation).draw
+        yield name, Scenario(draw, effect, planned=power(n, variance, effect))
+
+
+def documents() -> Iterator[tuple[str, Scenario]]:
     for n in (10, 20, 50, 200, 1000, 3000):
         for spread in (0.5, 1.0, 1.5)[n == 3000 :]:  # bootstraps take long
-            found[f"loss, {n} documents, spread {spread}, no difference"] = Documents(n, spread).draw, 0.0, None
+            yield f"loss, {n} documents, spread {spread}, no difference", Scenario(Documents(n, spread).draw)
     for n in (50, 3000):
-        found[f"loss, {n} documents, spread 1.0, difference .03"] = Documents(n, 1.0, 0.03).draw, 0.03, 0.03
+        draw = Documents(n, 1.0, 0.03).draw
+        yield f"loss, {n} documents, spread 1.0, difference .03", Scenario(draw, 0.03, 0.03)
     for effect, spread in ((0.05, 0.5), (0.02, 1.0), (0.009, 1.0), (0.02, 1.5)):
-        n = units_needed(Documents(0, spread).variance(), effect)
+        variance = Documents(0, spread).variance()
+        n = units_needed(variance, effect)
         name = f"loss, planned: {n} documents for {effect}, spread {spread}"
-        found[name] = Documents(n, spread, effect).draw, effect, None
+        yield name, Scenario(Documents(n, spread, effect).draw, effect, planned=power(n, variance, effect))
+
+
+def runs() -> Iterator[tuple[str, Scenario]]:
     for n_a, n_b, paired in ((3, 3, True), (5, 5, True), (3, 3, False), (3, 8, False), (5, 5, False), (1, 5, False)):
         name = f"runs, {n_a} and {n_b}, {'paired' if paired else 'apart'}"
-        found[f"{name}, no difference"] = Runs(n_a, n_b, paired).draw, 0.0, None
-        found[f"{name}, difference 1"] = Runs(n_a, n_b, paired, 1.0).draw, 1.0, 1.0
+        yield f"{name}, no difference", Scenario(Runs(n_a, n_b, paired).draw)
+        yield f"{name}, difference 1", Scenario(Runs(n_a, n_b, paired, 1.0).draw, 1.0, 1.0)
     for effect in (1.5, 3.0):
-        n = units_needed(2.0, effect)
-        for paired in (True, False):
+        for paired, groups in ((True, 1), (False, 2)):
+            n = units_needed(2.0, effect, groups)
             name = f"runs, planned: {n} a side for {effect}, {'paired' if paired else 'apart'}"
-            found[name] = Runs(n, n, paired, effect).draw, effect, None
-    return found
+            yield name, Scenario(Runs(n, n, paired, effect).draw, effect, planned=power(n, 2.0, effect, groups))
+
+
+KINDS = {"choices": choices, "documents": documents, "runs": runs}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=2000)
+    parser.add_argument("--only", nargs="*", choices=list(KINDS), default=list(KINDS), help="others stay as they were")
     parser.add_argument("--log", type=Path, nargs="*", default=[], help="logs of per-document losses")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/comparison.json")
     arguments = parser.parse_args()
-    start, found = time.perf_counter(), dict[str, Any]()
-    for name, (draw, truth, smallest_effect) in scenarios().items():
-        one = rates(draw, truth, arguments.simulations, name, smallest_effect)
-        found[name] = {field: value for field, value in vars(one).items() if value is not None}
-        print(f"{name}: claimed {one.claimed:.3f}, covered {one.covered:.3f}, error {one.error_ratio:.3f}", flush=True)
+    start = time.perf_counter()
+    kept = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
+    simulated: dict[str, Any] = kept.get("simulated", {})
+    for kind in arguments.only:
+        simulated[kind] = {}
+        for name, scenario in KINDS[kind]():
+            one = rates(scenario.draw, scenario.truth, arguments.simulations, name, scenario.smallest_effect)
+            found = {**vars(one), "planned": scenario.planned}
+            simulated[kind][name] = {field: value for field, value in found.items() if value is not None}
+            print(f"{name}: {simulated[kind][name]}", flush=True)
     made_up = {}
     for n in (100, 1000, 10_000):
         sizes, a, _ = Documents(n, 1.0).losses(generator(0, "simulation", "made up"))
         spread, printed = spread_over_halves(a, sizes)
         made_up[f"{n} documents"] = {"spread_over_200_halves": spread, "printed_error": printed}
     report = {
-        "simulated": found,
+        "simulated": simulated,
         "halves_of_made_up_documents": made_up,
         "halves_of_logs": [halves_of_log(path) for path in arguments.log],
         "seconds": time.perf_counter() - start,

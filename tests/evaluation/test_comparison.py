@@ -148,6 +148,7 @@ def test_runs_are_compared_by_the_t_tests_of_scipy() -> None:
     assert (found.p, found.low, found.high) == pytest.approx((expected.pvalue, *expected.confidence_interval(0.95)))
     alone, expected = compare_runs(a[:1], b, paired=False), stats.ttest_ind(a[:1], b)
     assert alone.p == pytest.approx(expected.pvalue)
+    assert (alone.groups, found.groups) == (2, 1)
     half = stats.t.isf(0.025, 3) * b.std(ddof=1) * np.sqrt(1 + 1 / 4)  # the prediction interval
     assert (alone.low, alone.high) == pytest.approx((a[0] - b.mean() - half, a[0] - b.mean() + half))
 
@@ -194,8 +195,9 @@ def test_a_verdict_does_not_depend_on_the_unit() -> None:
 
 
 def test_units_needed_are_those_of_textbooks() -> None:
-    """Cohen's table for a paired t test at 5% and 80%: 34 pairs for half a standard deviation, 10 for a whole."""
+    """Cohen's tables of t tests at 5% and 80%: 34 pairs for half a standard deviation, 64 a group, and so on."""
     assert [units_needed(1.0, effect) for effect in (0.1, 0.5, 1.0)] == [785, 34, 10]
+    assert [units_needed(2.0, effect, groups=2) for effect in (0.5, 1.0)] == [64, 17], "of two groups"
 
 
 # By simulation: few of what benchmarks/comparison_simulations.py does in full.

@@ -51,6 +51,8 @@ class Difference:
     method: str
     variance: float
     """`n` times the squared error: what each of them adds to the noise."""
+    groups: int = 1
+    """Two where the two sides are not paired: each has its own mean to be estimated from."""
 
     @property
     def difference(self) -> float:
@@ -62,7 +64,7 @@ class Difference:
 
     def needed(self, effect: float) -> int:
         """How many units would show a true difference of `effect` four times in five."""
-        return units_needed(self.variance, effect)
+        return units_needed(self.variance, effect, self.groups)
 
     def to_json(self) -> dict[str, Any]:
         return {"difference": self.difference, **asdict(self)}
@@ -206,21 +208,22 @@ def _enough(n: int, unit: str) -> int:
 # What follows.
 
 
-def units_needed(variance: float, effect: float) -> int:
-    """How many units show a true difference of `effect` with power 80% in a two-sided test at 5%.
+def units_needed(variance: float, effect: float, groups: int = 1) -> int:
+    """How many units (in each of `groups`) show a true difference of `effect` with power 80%, two-sided at 5%.
 
-    `variance` is that of one unit. For few units the t distribution makes it more than the normal one would.
+    `variance` is that of one unit's difference. For few units the t distribution makes it more than the normal would.
     """
     z = float(stats.norm.isf(LEVEL / 2) + stats.norm.ppf(POWER))
     n = max(2, math.ceil(z**2 * variance / effect**2))
-    while n < 100 and _power(n, variance, effect) < POWER:
+    while n < 100 and power(n, variance, effect, groups) < POWER:
         n += 1
     return n
 
 
-def _power(n: int, variance: float, effect: float) -> float:
-    limit, shift = stats.t.isf(LEVEL / 2, n - 1), effect / math.sqrt(variance / n)
-    return float(stats.nct.sf(limit, n - 1, shift))
+def power(n: int, variance: float, effect: float, groups: int = 1) -> float:
+    """How often `n` units (in each of `groups`) show a true difference of `effect`: from the noncentral t."""
+    freedom, shift = groups * (n - 1), effect / math.sqrt(variance / n)
+    return float(stats.nct.sf(stats.t.isf(LEVEL / 2, freedom), freedom, shift))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,10 +32,12 @@ def compare_runs(a: Floats, b: Floats, paired: bool) -> Difference:
         error, n = math.sqrt(sum(squares)), min(len(a), len(b))
         freedom = _welch_freedom(squares, (len(a), len(b)))
         method, variance = f"Welch's t, {len(a)} and {len(b)} runs", float(a.var(ddof=1) + b.var(ddof=1))
-    return _by_t(a, b, error, freedom, n, method, variance)
+    return _by_t(a, b, error, freedom, n, method, variance, 1 if paired else 2)
 
 
-def _by_t(a: Floats, b: Floats, error: float, freedom: float, n: int, method: str, variance: float) -> Difference:
+def _by_t(
+    a: Floats, b: Floats, error: float, freedom: float, n: int, method: str, variance: float, groups: int
+) -> Difference:
     difference = float(a.mean() - b.mean())
     wide, narrow = (float(stats.t.isf(tail, freedom)) * error for tail in (LEVEL / 2, LEVEL))
     return Difference(
@@ -51,6 +53,7 @@ def _by_t(a: Floats, b: Floats, error: float, freedom: float, n: int, method: st
         unit="runs a side",
         method=method,
         variance=variance,
+        groups=groups,
     )
 
 
