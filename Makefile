@@ -1,5 +1,5 @@
 # make quickstart [TEXT=path]   train a first model      make test   check everything      make install   .venv alone
-# make simulations [LOGS='evaluations/...jsonl']   are the comparisons' errors what they say? (half an hour)
+# make simulations [LOGS='evaluations/...jsonl']   are the comparisons' errors what they say? (a quarter of an hour)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
