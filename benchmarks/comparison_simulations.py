@@ -91,6 +91,28 @@ class Choices:
         return float(self.share_a + self.share_b - 2 * both)
 
 
+def mcnemar_errors(n: int, share: float) -> dict[str, float]:
+    """How often three forms of McNemar's test claim a difference where there is none; exact, by adding up all cases.
+
+    `share` of the `n` items are expected to be right for one model alone.
+    """
+    found = {"exact": 0.0, "mid-p": 0.0, "asymptotic": 0.0}
+    for differ in range(1, n + 1):
+        only_a = np.arange(differ + 1)
+        weights = stats.binom.pmf(differ, n, share) * stats.binom.pmf(only_a, differ, 0.5)
+        fewer = np.minimum(only_a, differ - only_a)
+        tail, seen = stats.binom.cdf(fewer, differ, 0.5), stats.binom.pmf(fewer, differ, 0.5)
+        score = np.square(2 * only_a - differ) / differ
+        claims = {
+            "exact": 2 * tail < 0.05,
+            "mid-p": 2 * tail - seen < 0.05,
+            "asymptotic": stats.chi2.sf(score, 1) < 0.05,
+        }
+        for name, claimed in claims.items():
+            found[name] += float(weights[claimed].sum())
+    return found
+
+
 # Losses.
 
 
@@ -125,6 +147,18 @@ class Documents:
             6.0 + self.spread**2 / 2
         )  # of a lognormal length; its mean square is e**spread**2 times the square
         return self.per_document**2 * math.exp(self.spread**2) + 2 / mean
+
+
+def usual_coverage(documents: Documents, simulations: int) -> float:
+    """How often the usual interval holds the truth: the printed error times t with n - 1 degrees of freedom."""
+    rng, limit = generator(0, "simulation", "usual"), float(stats.t.isf(0.025, documents.n - 1))
+    held = 0
+    for _ in range(simulations):
+        sizes, a, b = documents.losses(rng)
+        error = ratio_error(a - b, sizes)
+        assert error is not None
+        held += abs((a - b).sum() / sizes.sum()) < limit * error
+    return held / simulations
 
 
 # Runs.
@@ -257,6 +291,15 @@ def main() -> None:
         made_up[f"{n} documents"] = {"spread_over_200_halves": spread, "printed_error": printed}
     report = {
         "simulated": simulated,
+        "mcnemar_claims_where_there_is_no_difference": {
+            f"{n} items, {share:.0%} differ": mcnemar_errors(n, share)
+            for n, share in ((200, 0.02), (200, 0.1), (500, 0.05), (2000, 0.1))
+        },
+        "coverage_of_the_usual_interval": {
+            f"{n} documents, spread {spread}": usual_coverage(Documents(n, spread), arguments.simulations)
+            for n in (20, 50, 200)
+            for spread in (0.5, 1.0, 1.5)
+        },
         "halves_of_made_up_documents": made_up,
         "halves_of_logs": [halves_of_log(path) for path in arguments.log],
         "seconds": time.perf_counter() - start,

@@ -76,8 +76,8 @@ class Difference:
 def compare_shares(right_a: Bools, right_b: Bools) -> Difference:
     """The difference of two accuracies on the same items: McNemar's test, and Tango's interval, which belongs to it.
 
-    The test is the mid-p one: the exact one finds too little (at 200 items of which 20 differ it is wrong in 2.2 cases
-    of 100 where 5 are meant, the mid-p one in 4.1; Fagerland, Lydersen and Laake 2013, BMC Medical Research
+    The test is the mid-p one: the exact one finds too little (at 200 items of which 20 differ it is wrong in 2.9 cases
+    of 100 where 5 are meant, the mid-p one in 4.6; Fagerland, Lydersen and Laake 2013, BMC Medical Research
     Methodology 13:91, recommend it). UsageError for fewer than two items.
     """
     n = _enough(len(right_a), "items")
