@@ -190,7 +190,20 @@ def test_the_overview_says_what_the_commands_say() -> None:
 
 
 def test_what_reports_has_json() -> None:
-    reporting = ["corpus build", "corpus show", "train", "evaluate", "sample", "show", "runs", "runs list", "runs diff"]
+    reporting = [
+        "corpus build",
+        "corpus show",
+        "train",
+        "evaluate",
+        "compare",
+        "scoreboard",
+        "gallery",
+        "sample",
+        "show",
+        "runs",
+        "runs list",
+        "runs diff",
+    ]
     reporting += ["tokenizer show", "tokenizer compare", "recipe check", "corpus verify", "corpus overlap"]
     reporting += ["corpus push", "corpus pull", "import", "export"]
     for name in reporting:

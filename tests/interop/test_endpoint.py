@@ -232,7 +232,10 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "null": (logprobs(token_logprobs=lambda given: [*given[:4], None, given[5]]), "token 5 of 5 is None"),
     "text": (logprobs(token_logprobs=lambda given: [*given[:4], "-1", given[5]]), "token 5 of 5 is '-1'"),
     "a-probability": (logprobs(token_logprobs=lambda given: [*given[:4], 0.3, given[5]]), "token 5 of 5 is 0.3"),
-    "not-finite": (logprobs(token_logprobs=lambda given: [*given[:4], float("nan"), given[5]]), "token 5 of 5 is nan"),
+    "not-finite": (
+        logprobs(token_logprobs=lambda given: [*given[:4], -float("inf"), given[5]]),
+        "token 5 of 5 is -inf",
+    ),
     "no-likeliest": (logprobs(top_logprobs=lambda top: [*top[:4], None, top[5]]), "the place of token 5 of 5 are None"),
     "no-json": (lambda answer: "<html>", "no JSON: <html>"),
 }

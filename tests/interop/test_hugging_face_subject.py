@@ -55,7 +55,7 @@ MODELS: dict[str, tuple[Any, bool, bool]] = {
     "qwen": (Qwen2Config(**GROUPED), True, True),
     "logits-scaled-after-the-head": (CohereConfig(**GROUPED), True, True),
     "logits-capped-and-windows": (Gemma2Config(**GROUPED, sliding_window=6, final_logit_softcapping=2.0), True, False),
-    "window": (MistralConfig(**GROUPED, sliding_window=6), True, False),
+    "window": (MistralConfig(**GROUPED, sliding_window=12), True, False),
     "turned-by-length": (LlamaConfig(**GROUPED, rope_parameters=DYNAMIC), True, False),
     "recurrent": (MambaConfig(hidden_size=16, num_hidden_layers=2, vocab_size=50, state_size=4), True, False),
 }
@@ -222,6 +222,14 @@ def test_a_model_without_a_tokenizer_takes_one_that_is_named(tmp_path: Path) -> 
     path.write_text(others.make_tokenizer().to_json(), encoding="utf-8")
     subject = open_subject(str(tmp_path / "model"), tokenizer=str(path))
     assert subject.encoder.vocab_size == SYMBOLS
+
+
+def test_an_empty_text_begins_as_the_model_says(tmp_path: Path) -> None:
+    make_gpt2(tmp_path / "model")
+    assert open_subject(str(tmp_path / "model")).start == SYMBOLS - 1
+    for token, start in ((5, 5), (None, SYMBOLS - 1)):
+        change_config(tmp_path / "model", bos_token_id=token)
+        assert open_subject(str(tmp_path / "model")).start == start
 
 
 def test_what_does_not_fit_or_is_damaged_is_said_plainly(tmp_path: Path) -> None:

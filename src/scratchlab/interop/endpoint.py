@@ -46,7 +46,7 @@ TRIAL = "one two three"
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A key is for the address it was given to, and nowhere else."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> None:
         return None
 
 
@@ -136,7 +136,8 @@ class EndpointScorer:
         return [tuple(next(answers) for _ in question.continuations) for question in questions]
 
 
-In, Out = TypeVar("In"), TypeVar("Out")
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 def _all_of(do: Callable[[In], Out], places: Iterable[In]) -> list[Out]:
@@ -183,7 +184,7 @@ class Endpoint:
 
     def _ask(self, method: str, path: str, content: Any, where: str) -> Any:
         """The JSON that it answers. Tries again where that may help."""
-        request = self._request(method, path, content)
+        request, problem = self._request(method, path, content), ""
         for wait in (*WAITS, None):
             try:
                 with _OPENER.open(request, timeout=TIMEOUT) as response:
