@@ -8,12 +8,14 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
+import torch
 
 from scratchlab.corpus.tokenizer import train_tokenizer
-from scratchlab.errors import CorpusError, ScratchlabError, UsageError
+from scratchlab.errors import CorpusError, RunError, ScratchlabError, UsageError
 from scratchlab.evaluation import running
 from scratchlab.evaluation.items import Item, Wording
 from scratchlab.evaluation.results import Log, read_log, share, summarize
@@ -91,6 +93,20 @@ def test_a_context_too_long_is_refused_with_the_item_or_cut_off_and_counted(tmp_
     assert cut == 7
     assert text_of(questions[0])[1] == " 1? a longer text"
     assert evaluate_task(small, task(), tmp_path, truncate=True).cut == 20
+
+
+def test_an_answer_that_alone_is_too_long_is_refused_even_so():
+    with pytest.raises(UsageError, match=r"numbers, item 1: an answer alone has 14 tokens, and runs/tiny 1 sees 8"):
+        ask(task(), 0, subject(context=8), truncate=True)
+
+
+def test_a_model_whose_losses_are_no_numbers_chooses_nothing(tmp_path):
+    someone = subject()
+    model = cast(ModelScorer, someone.scorer)._model
+    with torch.no_grad():
+        model.head_weight.fill_(float("nan"))
+    with pytest.raises(RunError, match=r"numbers, item \d+: runs/tiny 1 gives a loss that is not finite"):
+        evaluate_task(someone, task(), tmp_path)
 
 
 def test_a_character_that_a_tokenizer_lacks_is_an_error_with_the_item():

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from scratchlab.errors import RunError
 from scratchlab.evaluation.batches import TOKENS_AT_ONCE, width
 from scratchlab.evaluation.processes import gathered, own_share
 from scratchlab.evaluation.results import Log, TaskResult, summarize
@@ -64,6 +67,11 @@ def answered(subject: Subject, task: Task, asked: Sequence[Asked]) -> list[Recor
     records: list[Record] = []
     for place, questions, cut in asked:
         own: list[Answer] = [answer for _ in questions for answer in next(answers)]
+        if not all(np.isfinite(answer.nats).all() for answer in own):
+            raise RunError(
+                f"{task.name}, item {task.items[place].number}: {subject.name} gives a loss that is not finite, so it "
+                "cannot choose. It has diverged, or its weights are damaged."
+            )
         records.append(record(task, place, own, cut))
     return records
 

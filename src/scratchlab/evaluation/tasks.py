@@ -49,15 +49,22 @@ def ask(task: Task, place: int, subject: Subject, truncate: bool = False) -> tup
     longest = max(len(context) + len(continuation) - 1 for context, continuation in pairs)
     excess = max(0, longest - (subject.context_length or longest))
     if excess:
-        _check_length(task, item, subject, longest, truncate)
+        _check_length(task, item, subject, longest, pairs, truncate)
         pairs = [(context[min(excess, len(context) - 1) :], continuation) for context, continuation in pairs]
     if len({context.tobytes() for context, _ in pairs}) == 1:
         return [Question(pairs[0][0], tuple(continuation for _, continuation in pairs))], excess
     return [Question(context, (continuation,)) for context, continuation in pairs], excess
 
 
-def _check_length(task: Task, item: Item, subject: Subject, longest: int, truncate: bool) -> None:
+def _check_length(
+    task: Task, item: Item, subject: Subject, longest: int, pairs: Sequence[tuple[Ids, Ids]], truncate: bool
+) -> None:
     assert subject.context_length is not None
+    if (alone := max(len(continuation) for _, continuation in pairs)) > subject.context_length:
+        raise UsageError(
+            f"{task.name}, item {item.number}: an answer alone has {alone} tokens, and {subject.name} sees "
+            f"{subject.context_length} at once. Leave this task out."
+        )
     if not truncate:
         raise UsageError(
             f"{task.name}, item {item.number}: it has {longest} tokens, and {subject.name} sees "
