@@ -244,8 +244,8 @@ def test_a_model_that_remembers_begins_each_text_with_nothing_remembered(tmp_pat
 OTHER = """
 import json, sys
 sys.path[:0] = json.loads(sys.argv[3])
-import test_documents
-print(json.dumps(test_documents.figures_together(1, sys.argv[1], sys.argv[2])))
+import test_text_loss
+print(json.dumps(test_text_loss.figures_together(1, sys.argv[1], sys.argv[2])))
 """
 
 
