@@ -6,7 +6,9 @@ DATA is a folder with hellaswag/hellaswag_val.jsonl, evals/*.jsonl and gpt2_bpe/
 Hugging Face models (`pip install 'lm-eval[hf]'`). The harness reads the same items from files, by task configurations
 with the same wording. Its own model class scores a GPT-2 with random weights, and the export of RUN (a run folder, if
 its model can be exported); its evaluator also asks our adapter for RUN. Both sides have the same precision (float32)
-and at most as many rows in a batch. Writes benchmarks/results/harness_agreement.json with every item that differs.
+and at most as many rows in a batch; items that a model cannot see at once lose their beginning on both. Speed is wall
+time, in turns; beside it the processor's time, which says more on a machine that others use too. Writes
+benchmarks/results/harness_agreement.json with every item that differs.
 """
 
 import argparse
@@ -188,7 +190,9 @@ def harness_records(lm: Any, task: Task, folder: Path) -> tuple[list[Record], An
 
 
 def our_records(subject: Subject, task: Task) -> list[Record]:
-    return answered(subject, task, [(place, *ask(task, place, subject)) for place in range(len(task.items))])
+    return answered(
+        subject, task, [(place, *ask(task, place, subject, truncate=True)) for place in range(len(task.items))]
+    )
 
 
 def choices(record: Record) -> tuple[Any, ...]:
@@ -228,30 +232,37 @@ def explanation(mine: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 def compare(subject: Subject, lm: Any, task: Task, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Agreement and speed of both on one task."""
     theirs, requests = harness_records(lm, task, folder)
-    asked = [question for place in range(len(task.items)) for question in ask(task, place, subject)[0]]
+    asked = [question for place in range(len(task.items)) for question in ask(task, place, subject, truncate=True)[0]]
     longest = max(map(batches.width, asked))
     before, batches.TOKENS_AT_ONCE = batches.TOKENS_AT_ONCE, arguments.rows * longest
     ours = our_records(subject, task)
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    work: dict[str, list[float]] = {"ours": [], "theirs": []}
     sides = {
         "ours": lambda: our_records(subject, task),
         "theirs": lambda: lm.loglikelihood(requests.instances, disable_tqdm=True),
     }
     for turn in range(arguments.turns):
         for side in ("ours", "theirs") if turn % 2 else ("theirs", "ours"):
-            start = time.perf_counter()
+            start, worked = time.perf_counter(), time.process_time()
             sides[side]()
             seconds[side].append(time.perf_counter() - start)
+            work[side].append(time.process_time() - worked)
     batches.TOKENS_AT_ONCE = before
-    rates = {side: len(task.items) / statistics.median(times) for side, times in seconds.items()}
+    rates, thrift = (
+        {side: len(task.items) / statistics.median(times) for side, times in taken.items()} for taken in (seconds, work)
+    )
     otherwise = differing(ours, theirs)
     apart = max(difference(mine, other) for mine, other in zip(ours, theirs, strict=True))
     return {
         "items": len(task.items),
+        "cut": sum(record["cut"] > 0 for record in ours),
         "agreed": len(task.items) - len(otherwise),
         "largest_difference_in_nats": apart,
         "items_per_second": rates,
         "times_as_fast": rates["ours"] / rates["theirs"],
+        "items_per_processor_second": thrift,
+        "times_as_thrifty": thrift["ours"] / thrift["theirs"],
         "differing": otherwise,
     }
 

@@ -97,11 +97,11 @@ def one_by_one(model: Any, question: Question) -> list[tuple[np.ndarray, bool]]:
 def test_each_answer_is_that_of_the_question_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config, chooses, shares = MODELS[kind]
     model = make(config)
-    scorer = CausalLMScorer(model, kind, CONTEXT)
-    assert (scorer._reader.chooses, scorer._shares) == (chooses, shares)  # pyright: ignore[reportPrivateUsage]
     rng = np.random.default_rng(4)
     for shared, at_once in ((0, 2**25), (7, 2**25), (7, 50 * 30)):
-        monkeypatch.setattr(hugging_face_scorer, "LOGITS_AT_ONCE", at_once)
+        monkeypatch.setitem(hugging_face_scorer.LOGITS_AT_ONCE, "cpu", at_once)
+        scorer = CausalLMScorer(model, kind, CONTEXT)
+        assert (scorer._reader.chooses, scorer._shares) == (chooses, shares)  # pyright: ignore[reportPrivateUsage]
         asked = questions(rng, 8, shared)
         for question, found in zip(asked, scorer.answers(asked), strict=True):
             for answer, (nats, greedy) in zip(found, one_by_one(model, question), strict=True):
@@ -174,12 +174,12 @@ def test_a_run_and_its_export_have_the_same_loss(run: Path) -> None:
 
 
 def test_windows_in_pieces_are_those_together(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer = open_subject(str(run / "export"), device="cpu").scorer
     rng = np.random.default_rng(0)
     tokens, targets = (rng.integers(0, 280, (5, 9)) for _ in range(2))
-    together = scorer.windows(tokens, targets)
-    monkeypatch.setattr(hugging_face_scorer, "LOGITS_AT_ONCE", 280 * 20)
-    np.testing.assert_allclose(scorer.windows(tokens, targets), together, rtol=1e-5)
+    together = open_subject(str(run / "export"), device="cpu").scorer.windows(tokens, targets)
+    monkeypatch.setitem(hugging_face_scorer.LOGITS_AT_ONCE, "cpu", 280 * 20)
+    in_pieces = open_subject(str(run / "export"), device="cpu").scorer.windows(tokens, targets)
+    np.testing.assert_allclose(in_pieces, together, rtol=1e-5)
     assert together.shape == (5, 9)
 
 
