@@ -33,6 +33,7 @@ ORDER = [
     ("evaluation",),
     ("training",),
     ("interop",),
+    ("study",),
     ("cli",),
 ]
 LAYER = {part: layer for layer, parts in enumerate(ORDER) for part in parts}

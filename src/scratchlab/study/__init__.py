@@ -1,0 +1,1 @@
+"""Studies: which changes are real. A baseline, what to try, seeds, one metric declared before anything runs."""
