@@ -69,7 +69,7 @@ def test_the_command_prints_it_and_writes_markdown(tmp_path):
     arguments = ["scoreboard", *names, "--out", f"{tmp_path}/kept"]
     shown = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert "runs/tiny 2" in shown.output
-    assert " ± " in shown.output
+    assert "0.3000 (0.0800 to 0.5200)" in shown.output  # t(.975, 19) = 2.093
     board = json.loads(CliRunner().invoke(cli, [*arguments, "--json"], catch_exceptions=False).output)
     assert board["columns"] == ["numbers", "numbers bits per byte"]
     CliRunner().invoke(cli, [*arguments, "--markdown", f"{tmp_path}/board.md"], catch_exceptions=False)

@@ -119,24 +119,11 @@ def _range(tokens: str | None) -> tuple[int, int | None] | None:
 
 def _own_corpus(models: Sequence[str]) -> str:
     """The corpus that the runs were scored on while they trained, which must be the same one."""
-    from scratchlab.corpus.store import open_corpus
-    from scratchlab.errors import CorpusError, UsageError
+    from scratchlab.errors import UsageError
+    from scratchlab.evaluation.texts import own_corpus
     from scratchlab.runfolder import RunFolder
 
-    own: dict[str, str] = {}
-    for model in models:
-        recorded = RunFolder.open(model).manifest()["evaluation_corpus"]
-        if recorded["path"] is None:
-            raise UsageError(
-                f"{model} was imported and has no corpus of its own: name one with --corpus (scratchlab corpus build "
-                "TEXT... --out DIR)."
-            )
-        own[recorded["sha256"]] = recorded["path"]
-        if (found := open_corpus(recorded["path"]).sha256) != recorded["sha256"]:
-            raise CorpusError(
-                f"{recorded['path']} is not the corpus that {model} was scored on: its hash is {found[:12]}, the run's "
-                f"{recorded['sha256'][:12]}. Put the old corpus back, or name another with --corpus."
-            )
+    own = {corpus.sha256: str(corpus.path) for corpus in (own_corpus(RunFolder.open(model)) for model in models)}
     if len(own) > 1:
         raise UsageError(
             f"These runs have different corpora of their own ({', '.join(own.values())}): name one (--corpus)."

@@ -1,28 +1,32 @@
 """`scratchlab scoreboard`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
-from scratchlab.cli.output import aligned, as_json, duration, show, with_error
+from scratchlab.cli.output import aligned, as_json, duration, show
 
 
 @click.command(epilog="Example: scratchlab scoreboard runs/* --markdown scoreboard.md")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--out", "folder", type=click.Path(path_type=Path), default=Path("evaluations"), show_default=True,
               help="Where scratchlab evaluate kept results.")  # fmt: skip
+@click.option("--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Weights of runs.")
 @click.option("--markdown", type=click.Path(path_type=Path), metavar="FILE", help="Write it as Markdown too.")
 @as_json
-def scoreboard(models: tuple[str, ...], folder: Path, markdown: Path | None, as_json: bool) -> None:
+def scoreboard(
+    models: tuple[str, ...], folder: Path, at: Literal["final", "best"], markdown: Path | None, as_json: bool
+) -> None:
     """All that is known of each MODEL side by side, and whether the columns rank the models alike.
 
-    Figures are those that scratchlab evaluate kept; of runs also the tokens and the time that training took.
+    Figures are those that scratchlab evaluate kept, each with its 95% interval; of runs also the tokens and the time
+    that training took.
     """
     from scratchlab.evaluation import scoreboard as boards
     from scratchlab.files import write_atomically
 
-    board = boards.scoreboard(models, folder).to_json()
+    board = boards.scoreboard(models, folder, at).to_json()
     if markdown:
         write_atomically(markdown, _markdown(board))
     show(board, as_json, _text)
@@ -45,7 +49,13 @@ def _cell(row: dict[str, Any], column: str) -> str:
         case "seconds":
             return duration(figure["value"])
         case _:
-            return with_error(figure["value"], figure["error"])
+            return _with_interval(figure)
+
+
+def _with_interval(figure: dict[str, Any]) -> str:
+    if figure["low"] is None:
+        return f"{figure['value']:.4f}"
+    return f"{figure['value']:.4f} ({figure['low']:.4f} to {figure['high']:.4f})"
 
 
 def _agreement(found: dict[str, Any]) -> str:

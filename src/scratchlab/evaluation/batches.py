@@ -1,6 +1,6 @@
 """Questions in batches: of like length, so that little is padding, and no larger than what can be held at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,6 +44,26 @@ def in_batches(questions: Sequence[Asked], most: int | None) -> Iterator[list[in
         (prefix, choice), rows = longer, more
     if batch:
         yield batch
+
+
+ROWS_WORTH_A_CALL = 16
+SHORT = 0.75
+
+
+def of_like_length(lengths: Mapping[int, int]) -> Iterator[list[int]]:
+    """Rows by their lengths, in groups to be read together, long ones first; rows of length 0 are in none.
+
+    A group of several rows ends where the next row would be padded by a third: one padded to the longest of all its
+    questions' continuations reads twice as many tokens as HellaSwag's have.
+    """
+    group = list[int]()
+    for row in sorted((row for row, length in lengths.items() if length), key=lambda row: -lengths[row]):
+        if len(group) >= ROWS_WORTH_A_CALL and lengths[row] < SHORT * lengths[group[0]]:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
 
 
 def shared_length(questions: Sequence[Asked]) -> int:

@@ -8,6 +8,7 @@ interruption scores none of them again, and ends with the same figures. The log 
 """
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,9 +121,14 @@ def _table(records: list[Record]) -> Floats:
 
 def _records(table: Floats) -> list[Record]:
     return [
-        {"item": number, "nats": nats, "tokens": int(tokens), "bytes": int(size)}
+        {"item": number, "nats": _finite(nats), "tokens": int(tokens), "bytes": int(size)}
         for number, (nats, tokens, size) in enumerate(table.T.tolist(), start=1)
     ]
+
+
+def _finite(nats: float) -> float | None:
+    """JSON has no numbers that are not finite: a loss that is none is kept as null, and read back as nan."""
+    return nats if math.isfinite(nats) else None
 
 
 # Scoring.
@@ -153,8 +159,8 @@ def _in_windows(subject: Subject, text: Text, log: Log, progress: Progress) -> l
     progress(done, work.n_targets)
     for part in work.parts:
         scored = own[part.number] = score_part(subject.scorer.windows, part, text.units.starts)
-        record = {"item": part.number, "tokens": scored.n_targets, "first": scored.first, "nats": scored.nats.tolist()}
-        kept.append([record])
+        nats = [_finite(loss) for loss in scored.nats.tolist()]
+        kept.append([{"item": part.number, "tokens": scored.n_targets, "first": scored.first, "nats": nats}])
         progress(done := done + scored.n_targets, work.n_targets)
     return [own[number] for number in sorted(own)]
 

@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scratchlab.corpus.store import Corpus, open_corpus
+from scratchlab.corpus.store import open_corpus
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import CorpusError, RunError
 from scratchlab.evaluation.loss import Ints, LossResult, ScoredText, byte_lengths, evaluate_loss
 from scratchlab.evaluation.scorer import ModelScorer
+from scratchlab.evaluation.texts import own_corpus
 from scratchlab.evaluation.yardsticks import words
 from scratchlab.generation.engine import Settings
 from scratchlab.generation.text import prompt_tokens, run_tokenizer, write
@@ -96,7 +97,7 @@ def make_gallery(
     Raises RunError for a run without weights, CorpusError if the text that scored it is not there, or for a prompt that
     its tokenizer cannot encode.
     """
-    text, tokenizer = scoring_corpus(folder).split("validation"), run_tokenizer(folder)
+    text, tokenizer = own_corpus(folder).split("validation"), run_tokenizer(folder)
     prompts = tuple(prompts) or ("", *openings(text, tokenizer))
     for prompt in prompts:
         prompt_tokens(tokenizer, prompt)  # what cannot be encoded is refused before anything long begins
@@ -118,20 +119,6 @@ def make_gallery(
         curve=curve(folder.metrics()),
         notes=tuple(_notes(folder, measured[-1], known)),
     )
-
-
-def scoring_corpus(folder: RunFolder) -> Corpus:
-    """The corpus that scored a run. CorpusError if it is not there or is another by now."""
-    recorded = folder.manifest()["evaluation_corpus"]
-    if recorded["path"] is None:
-        raise RunError(f"{folder.path} was imported: of how it was trained nothing is known. Ask for a run of ours.")
-    corpus = open_corpus(recorded["path"])
-    if corpus.sha256 != recorded["sha256"]:
-        raise CorpusError(
-            f"{corpus.path} is not the corpus that {folder.path} was scored on: its hash is {corpus.sha256[:12]}, the "
-            f"run's {recorded['sha256'][:12]}. Put the old corpus back."
-        )
-    return corpus
 
 
 def places(folder: RunFolder) -> dict[int, Weights]:

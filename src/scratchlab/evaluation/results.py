@@ -69,7 +69,9 @@ class Log:
     def append(self, records: Iterable[Record]) -> None:
         """Add lines, which are on the disk when this returns."""
         with disk_errors(self.path, "the results"), self.path.open("ab") as file:
-            file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode())
+            file.write(
+                "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records).encode()
+            )
             file.flush()
             os.fsync(file.fileno())
 

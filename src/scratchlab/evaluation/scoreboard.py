@@ -17,6 +17,8 @@ from scratchlab.evaluation.documents import KIND as LOSS
 from scratchlab.evaluation.documents import read_loss
 from scratchlab.evaluation.loss import LossResult
 from scratchlab.evaluation.results import Figure, file_name, read_log, summarize
+from scratchlab.evaluation.subjects import BEST
+from scratchlab.model.load import At
 from scratchlab.runfolder import RunFolder
 
 MOST_ORDERS = 50_000
@@ -48,14 +50,35 @@ class Scoreboard:
     def to_json(self) -> dict[str, Any]:
         return {
             "columns": list(self.columns),
-            "models": {name: {column: asdict(cell) for column, cell in row.items()} for name, row in self.rows.items()},
+            "models": {name: {column: _cell(cell) for column, cell in row.items()} for name, row in self.rows.items()},
             "agreements": [asdict(agreement) for agreement in self.agreements],
         }
 
 
-def scoreboard(models: Sequence[str], folder: Path) -> Scoreboard:
-    """What is known of each model: the results in `folder`, and of run folders what training took."""
-    rows = {model: {**figures_of(folder / file_name(model)), **_effort(Path(model))} for model in models}
+def _cell(figure: Figure) -> dict[str, Any]:
+    low, high = interval(figure) or (None, None)
+    return asdict(figure) | {"low": low, "high": high}
+
+
+def interval(figure: Figure) -> tuple[float, float] | None:
+    """The 95% interval of a figure by Student's t; None where there is no error to give."""
+    from scipy.stats import t
+
+    if figure.error is None:
+        return None
+    half = float(t.ppf(0.975, figure.n - 1)) * figure.error
+    return figure.value - half, figure.value + half
+
+
+def scoreboard(models: Sequence[str], folder: Path, at: At = "final") -> Scoreboard:
+    """What is known of each model: the results in `folder`, and of run folders what training took.
+
+    Of a run these are the results of its final weights, or of its best ones.
+    """
+    rows: dict[str, dict[str, Figure]] = {}
+    for model in models:
+        own = at == "best" and RunFolder(Path(model)).exists()
+        rows[model] = {**figures_of(folder / file_name(model + BEST * own)), **_effort(Path(model))}
     columns = tuple(dict.fromkeys(column for row in rows.values() for column in row))
     scored = [column for column in columns if column not in ("tokens", "seconds")]
     return Scoreboard(columns, rows, tuple(_agreements(rows, scored)))

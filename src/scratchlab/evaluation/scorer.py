@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from scratchlab.evaluation.batches import in_batches, shared_length
+from scratchlab.evaluation.batches import in_batches, of_like_length, shared_length
 from scratchlab.model.build import Model
 from scratchlab.model.gpt import GPT
 from scratchlab.model.layers import Cache
@@ -106,12 +106,11 @@ class ModelScorer:
         prefixes, hidden_BTC = start.read([0] * len(questions), [question.prefix[shared:] for question in questions])
         ends = [len(question.prefix) - shared - 1 for question in questions]
         last_BC = hidden_BTC[torch.arange(len(questions)), ends]
-        longer = [row for row, (_, choice) in enumerate(choices) if len(choice) > 1]
         inside: dict[int, Tensor] = {}
-        if longer:
-            rows = [choices[row] for row in longer]
+        for alike in of_like_length({row: len(choice) - 1 for row, (_, choice) in enumerate(choices)}):
+            rows = [choices[row] for row in alike]
             _, hidden_NTC = prefixes.read([place for place, _ in rows], [choice[:-1] for _, choice in rows])
-            inside = {row: hidden_NTC[at, : len(choices[row][1]) - 1] for at, row in enumerate(longer)}
+            inside |= {row: hidden_NTC[at, : len(choices[row][1]) - 1] for at, row in enumerate(alike)}
         parts = [
             part
             for row, (place, _) in enumerate(choices)

@@ -12,11 +12,11 @@ from typing import Literal
 
 from scratchlab.errors import ScratchlabError, UsageError
 from scratchlab.evaluation.paired import Comparison, Seeds, check_same, compare_task, read_results
+from scratchlab.evaluation.subjects import BEST
 from scratchlab.evaluation.tasks import Record
 from scratchlab.runfolder import RunFolder
 
 Kind = Literal["choices", "loss"]
-BEST = " (best)"  # what a run's name ends with where its best weights were evaluated, not its final ones
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,9 @@ class Encoder(Protocol):
     def token_bytes(self, token: int, /) -> bytes: ...
 
 
+BEST = " (best)"  # what a run's name ends with where its best weights are evaluated, not its final ones
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """A model to be evaluated."""
@@ -56,7 +59,7 @@ def run_subject(path: str | Path, at: At = "final", device: str = "auto") -> Sub
     """The model of a run folder."""
     folder = RunFolder.open(path)
     model, tokenizer = load_model(folder, at, device), run_tokenizer(folder)
-    name = str(path) if at == "final" else f"{path} ({at})"
+    name = str(path) if at == "final" else f"{path}{BEST}"
     saved = folder.snapshot("best") if at == "best" else folder.checkpoint(folder.checkpoint_steps()[-1])
     return model_subject(
         name, sha256_of_json([saved[1]["sha256"], tokenizer.meaning, str(model.compute_dtype)]), model, tokenizer

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from scratchlab.corpus.pretrained import KNOWN_TOKENIZERS, open_tokenizer
 from scratchlab.corpus.sources.token_sets import TokenSet, open_token_set
-from scratchlab.corpus.store import open_corpus
+from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.corpus.windows import TokenStream
-from scratchlab.errors import CorpusError, UsageError
+from scratchlab.errors import CorpusError, RunError, UsageError
 from scratchlab.evaluation.loss import (
     FEWEST_DOCUMENTS,
     Units,
@@ -30,6 +30,7 @@ from scratchlab.evaluation.loss import (
 )
 from scratchlab.evaluation.subjects import Encoder
 from scratchlab.files import disk_errors, sha256_of_json
+from scratchlab.runfolder import RunFolder
 
 Ints = npt.NDArray[np.int64]
 
@@ -54,6 +55,23 @@ class Text:
     units: Units
     """What errors are clustered by, with exact bytes."""
     reencoded: bool = False
+
+
+def own_corpus(folder: RunFolder) -> Corpus:
+    """The corpus that scored a run while it trained. RunError or CorpusError if it has none, or if that has changed."""
+    recorded = folder.manifest()["evaluation_corpus"]
+    if recorded["path"] is None:
+        raise RunError(
+            f"{folder.path} was imported: it has no corpus of its own, and of how it was trained nothing is known. To "
+            "evaluate it, name a corpus with --corpus (scratchlab corpus build TEXT... --out DIR)."
+        )
+    corpus = open_corpus(recorded["path"])
+    if corpus.sha256 != recorded["sha256"]:
+        raise CorpusError(
+            f"{corpus.path} is not the corpus that {folder.path} was scored on: its hash is {corpus.sha256[:12]}, the "
+            f"run's {recorded['sha256'][:12]}. Put the old corpus back."
+        )
+    return corpus
 
 
 def open_text(
