@@ -13,6 +13,7 @@ benchmarks/results/harness_agreement.json with every item that differs.
 
 import argparse
 import json
+import shutil
 import statistics
 import tempfile
 import time
@@ -67,7 +68,7 @@ def main() -> None:
             "GPT-2 with random weights": (open_subject(str(place / "gpt2")), own_class(place / "gpt2", arguments.rows))
         }
         if arguments.run:
-            pairs |= run_pairs(arguments.run, place, arguments.rows)
+            pairs |= run_pairs(in_float32(arguments.run, place), place, arguments.rows)
         for model, (subject, lm) in pairs.items():
             results["models"][model] = {
                 task.name: compare(subject, lm, task, place / "items", arguments) for task in tasks
@@ -99,6 +100,16 @@ def own_class(folder: Path, rows: int) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     return HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=rows)
+
+
+def in_float32(run: Path, place: Path) -> Path:
+    """A copy of a run that is scored in float32 whatever it was trained in, since the harness's class does so."""
+    copy = place / run.name
+    shutil.copytree(run, copy)
+    resolved = json.loads((copy / "resolved.json").read_text(encoding="utf-8"))
+    resolved["training"]["precision"] = "float32"
+    (copy / "resolved.json").write_text(json.dumps(resolved), encoding="utf-8")
+    return copy
 
 
 def run_pairs(run: Path, place: Path, rows: int) -> dict[str, tuple[Subject, Any]]:
@@ -234,7 +245,8 @@ def compare(subject: Subject, lm: Any, task: Task, folder: Path, arguments: argp
     theirs, requests = harness_records(lm, task, folder)
     asked = [question for place in range(len(task.items)) for question in ask(task, place, subject, truncate=True)[0]]
     longest = max(map(batches.width, asked))
-    before, batches.TOKENS_AT_ONCE = batches.TOKENS_AT_ONCE, arguments.rows * longest
+    before = batches.TOKENS_AT_ONCE["cpu"]
+    batches.TOKENS_AT_ONCE["cpu"] = min(before, arguments.rows * longest)
     ours = our_records(subject, task)
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
     work: dict[str, list[float]] = {"ours": [], "theirs": []}
@@ -248,7 +260,7 @@ def compare(subject: Subject, lm: Any, task: Task, folder: Path, arguments: argp
             sides[side]()
             seconds[side].append(time.perf_counter() - start)
             work[side].append(time.process_time() - worked)
-    batches.TOKENS_AT_ONCE = before
+    batches.TOKENS_AT_ONCE["cpu"] = before
     rates, thrift = (
         {side: len(task.items) / statistics.median(times) for side, times in taken.items()} for taken in (seconds, work)
     )

@@ -62,7 +62,7 @@ def one_by_one(model: Model, question: Question) -> list[tuple[np.ndarray, bool]
 @pytest.mark.parametrize("at_once", [1, 60, 10_000])
 @pytest.mark.parametrize("shared", [0, 7])
 def test_each_answer_is_that_of_the_question_alone(monkeypatch, make, at_once, shared):
-    monkeypatch.setattr(batches, "TOKENS_AT_ONCE", at_once)
+    monkeypatch.setitem(batches.TOKENS_AT_ONCE, "cpu", at_once)
     model, asked = make(), questions(np.random.default_rng(at_once + shared), 12, shared)
     answers = ModelScorer(model).answers(asked)
     for question, found in zip(asked, answers, strict=True):
@@ -101,7 +101,7 @@ def test_a_common_beginning_is_read_once(monkeypatch):
 
 def test_batches_hold_all_once_and_no_more_than_fits():
     asked = questions(np.random.default_rng(2), 200)
-    found = list(batches.in_batches(asked, CONTEXT))
+    found = list(batches.in_batches(asked, CONTEXT, "cpu"))
     assert sorted(place for batch in found for place in batch) == list(range(200))
     for batch in found:
         longest = max(len(asked[place].prefix) for place in batch)

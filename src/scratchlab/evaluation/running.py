@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from scratchlab.errors import RunError
-from scratchlab.evaluation.batches import TOKENS_AT_ONCE, width
+from scratchlab.evaluation.batches import width
 from scratchlab.evaluation.processes import gathered, own_share
 from scratchlab.evaluation.results import Log, TaskResult, summarize
 from scratchlab.evaluation.scorer import Answer, Question
 from scratchlab.evaluation.subjects import Subject
 from scratchlab.evaluation.tasks import Record, Task, ask, record
 
-TOKENS_KEPT = 4 * TOKENS_AT_ONCE
+TOKENS_KEPT = 65_536
 """Results are written each time that items of about so many tokens are done: seconds at most are lost."""
 
 Asked = tuple[int, list[Question], int]

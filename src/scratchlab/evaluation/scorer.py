@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from scratchlab.evaluation.batches import in_batches, of_like_length, shared_length
+from scratchlab.evaluation.batches import in_batches, of_like_length, shared_length, worth_sharing
 from scratchlab.model.build import Model
 from scratchlab.model.gpt import GPT
 from scratchlab.model.layers import Cache
@@ -86,19 +86,21 @@ class ModelScorer:
     @torch.no_grad()
     def answers(self, questions: Sequence[Question]) -> list[tuple[Answer, ...]]:
         found: list[tuple[Answer, ...]] = [()] * len(questions)
-        read = self._read_shared if isinstance(self._model, GPT) else self._read_whole
-        for batch in in_batches(questions, self._model.most_tokens):
+        for batch in in_batches(questions, self._model.most_tokens, self._model.head_weight.device.type):
             asked = [questions[place] for place in batch]
-            for place, answers in zip(batch, self._judge(asked, read(asked)), strict=True):
+            for place, answers in zip(batch, self._judge(asked, self._read(asked)), strict=True):
                 found[place] = answers
         return found
 
-    def _read_shared(self, questions: Sequence[Question]) -> Tensor:
-        """The hidden states from which the tokens of all continuations are predicted, in their order: (N, C).
-
-        What the questions begin with in common is read once, each prefix once, and then the continuations.
-        """
+    def _read(self, questions: Sequence[Question]) -> Tensor:
+        """The hidden states from which the tokens of all continuations are predicted, in their order: (N, C)."""
         shared = shared_length(questions)
+        can = isinstance(self._model, GPT)  # the state of a recurrent network cannot be cut back to a shorter row's end
+        saves = can and worth_sharing(questions, shared)
+        return self._read_shared(questions, shared) if saves else self._read_whole(questions)
+
+    def _read_shared(self, questions: Sequence[Question], shared: int) -> Tensor:
+        """What the questions begin with in common is read once, each prefix once, and then the continuations."""
         choices = [(place, choice) for place, question in enumerate(questions) for choice in question.continuations]
         start = _Reading.empty(self._model)
         if shared:
@@ -119,7 +121,7 @@ class ModelScorer:
         return torch.cat(parts)
 
     def _read_whole(self, questions: Sequence[Question]) -> Tensor:
-        """The same for a model whose state cannot be cut back to where a shorter row ends: each row whole."""
+        """Each continuation is read with all that stands before it."""
         rows = [
             (len(question.prefix), np.concatenate([question.prefix, choice[:-1]]))
             for question in questions

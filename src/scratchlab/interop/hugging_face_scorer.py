@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from scratchlab.errors import UsageError
-from scratchlab.evaluation.batches import in_batches, shared_length, width
+from scratchlab.evaluation.batches import in_batches, shared_length, width, worth_sharing
 from scratchlab.evaluation.scorer import Answer, Floats, Ids, Question, as_answers, padded
 
 LOGITS_AT_ONCE = {"cpu": 2**23, "other": 2**28}
@@ -31,8 +31,6 @@ LOGITS_AT_ONCE = {"cpu": 2**23, "other": 2**28}
 
 On a CPU they are to stay in its cache (measured for a vocabulary of 50,257: with 128 MB at a time a third slower).
 """
-WORTH_SHARING = 2 / 3
-"""Of the tokens that would be read otherwise: reading in several passes costs something too."""
 TRIAL_TOKENS = 8
 """Of the longest row in the trial of a model."""
 Places = tuple[Ids, Ids]
@@ -72,7 +70,7 @@ class CausalLMScorer:
         for question in questions:
             self._check_length(width(question))
         found: list[tuple[Answer, ...]] = [()] * len(questions)
-        for batch in in_batches(questions, self._context_length):
+        for batch in in_batches(questions, self._context_length, self._model.device.type):
             for part in self._parts(questions, batch):
                 asked = [questions[place] for place in part]
                 for place, answers in zip(part, as_answers(asked, *self._read(asked)), strict=True):
@@ -81,7 +79,7 @@ class CausalLMScorer:
 
     def _read(self, questions: Sequence[Question]) -> tuple[Floats, npt.NDArray[np.bool_]]:
         shared = shared_length(questions)
-        saves = self._shares and _work_shared(questions, shared) < WORTH_SHARING * _work_whole(questions)
+        saves = self._shares and worth_sharing(questions, shared)
         return self._reader.shared(questions, shared) if saves else self._reader.whole(questions)
 
     def _check_length(self, tokens: int) -> None:
@@ -113,18 +111,6 @@ class CausalLMScorer:
         reader, shared = self._reader, shared_length(asked)
         may = _keeps_every_token(self._model)
         self._shares = may and _agree(plain, lambda: reader.shared(asked, shared)[0], tolerance)
-
-
-def _work_whole(questions: Sequence[Question]) -> int:
-    """The tokens that are read, padding included, where each candidate is a row with all that stands before it."""
-    return sum(len(question.continuations) for question in questions) * max(map(width, questions))
-
-
-def _work_shared(questions: Sequence[Question], shared: int) -> int:
-    """The same where what is in common is read once."""
-    choices = [len(choice) for question in questions for choice in question.continuations]
-    longest = max(len(question.prefix) for question in questions)
-    return shared + len(questions) * (longest - shared) + sum(size > 1 for size in choices) * (max(choices) - 1)
 
 
 @dataclass(frozen=True, slots=True)
