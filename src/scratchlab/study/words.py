@@ -122,8 +122,8 @@ def _lonely(table: Table, noise: Noise | None) -> Iterable[str]:
         half = float(special.stdtrit(noise.n - 1, 0.975)) * noise.error
         yield (
             f"an arm with one run is held against the mean of {noise.n} baseline runs with other seeds, "
-            f"{figure(noise.mean, noise.sd)}: one more run of the baseline would fall within {figure(half)} of it in 95 "
-            "cases of 100"
+            f"{figure(noise.mean, noise.sd)}: one more run of the baseline would fall within {figure(half)} of it in "
+            "95 cases of 100"
         )
     elif len(table.blocks) == 1:
         yield (
