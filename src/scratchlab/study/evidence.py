@@ -120,7 +120,7 @@ def gather(table: Table, noise: Noise | None) -> dict[str, Evidence]:
 
 def _by_fit(table: Table, name: str, a: int, fit: Fit) -> Evidence:
     effect, known = float(fit.effects[a]), fit.freedom > 0
-    error = math.sqrt(fit.variance * float(fit.scale[a])) if known else math.nan
+    error = math.sqrt(fit.variance * float(fit.covariance[a, a])) if known else math.nan
     arms = int(np.isfinite(fit.residuals).any(1).sum())
     return _evidence(
         table,

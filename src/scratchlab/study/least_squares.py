@@ -21,8 +21,8 @@ RATIO = 3.0
 class Fit:
     effects: Floats
     """(A,), arm less baseline; NaN where no chain of shared blocks links the two."""
-    scale: Floats
-    """(A,), squared standard error of each effect, in units of `variance`."""
+    covariance: Floats
+    """(A, A), of the effects, in units of `variance`: they share the baseline's runs."""
     residuals: Floats
     """(A, B); NaN where there is no run."""
     variance: float
@@ -54,8 +54,9 @@ def fit_blocks(values_AB: Floats, covariate_AB: npt.NDArray[np.int_] | None = No
     freedom = len(y_N) - round(float(np.trace(known_KK)))
     variance = _variance(residuals_AB[here], y_N, freedom)
     effects = np.where(told, beta_K[arm_columns], np.nan)
-    scale = np.where(told, np.diag(inverse_KK)[arm_columns], np.nan)
-    return Fit(np.r_[0.0, effects], np.r_[0.0, scale], residuals_AB, variance, freedom)
+    covariance = np.zeros((arms, arms))
+    covariance[1:, 1:] = np.where(np.outer(told, told), inverse_KK[arm_columns, arm_columns], np.nan)
+    return Fit(np.r_[0.0, effects], covariance, residuals_AB, variance, freedom)
 
 
 def _indicators(covariate_AB: npt.NDArray[np.int_] | None, here: Bools) -> Floats:
