@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -214,8 +215,8 @@ def _rates(table: Table, arm: str) -> tuple[int, int]:
 def _fisher(arm: tuple[int, int], baseline: tuple[int, int]) -> float:
     from scipy import stats  # half a second, and runs seldom diverge
 
-    _, p = stats.fisher_exact([arm, baseline])
-    return float(p)
+    result: Any = stats.fisher_exact([arm, baseline])
+    return float(result.pvalue)
 
 
 def _hardware(table: Table) -> npt.NDArray[np.int_] | None:

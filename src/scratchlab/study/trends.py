@@ -56,8 +56,8 @@ def fit_sweep(
     """Fit figure ~ block + parabola(points): `points` holds the swept field or two of each run.
 
     The interval of the optimum comes from drawing the coefficients again from what the fit says of them (multivariate
-    t), which keeps it honest where the curve is flat and Fieller's interval would be infinite. UsageError for fewer than
-    three different values of a field (six points for two), or nothing left to estimate the error from.
+    t), which keeps it honest where the curve is flat and Fieller's interval would be infinite. UsageError for fewer
+    than three different values of a field (six points for two), or nothing left to estimate the error from.
     """
     raw = np.array(points, np.float64)
     _check_points(fields, raw)
