@@ -236,7 +236,28 @@ def test_looks_split_the_level_and_an_early_claim_stands() -> None:
     assert late["arm 1"].verdict == "helps"
     assert late["arm 1"].decided_at == 3
     assert any("look after 3 blocks" in note for note in late["arm 1"].notes)
+    assert late["arm 1"].p_holm == early["arm 1"].p_holm
     assert late["arm 2"].p_holm == late["arm 2"].p, "what is decided leaves the family"
+
+
+def test_what_is_decided_leaves_the_family_though_its_later_p_be_the_larger() -> None:
+    values = np.random.default_rng(10).normal(size=(3, 8)) * 0.1
+    values[1] += np.array([-5, -5, -5, 5, 5, 5, 5, -5])
+    values[2] -= 0.08
+    late = analyze(table(values), HARDLY, looks=(3, 8))
+    assert late["arm 1"].decided_at == 3
+    assert late["arm 1"].p is not None
+    assert late["arm 2"].p is not None
+    assert late["arm 2"].p_holm == late["arm 2"].p
+
+
+def test_an_early_look_asks_for_more() -> None:
+    apart = np.array([1.0, 1.2, 0.8])  # paired t: p = .013
+    values = np.array([[0.0, 3, 6], [0, 3, 6]])
+    values[1] += apart
+    assert 0.005 < stats.ttest_1samp(apart, 0).pvalue < 0.05
+    assert analyze(table(values), HARDLY).arms[0].verdict == "hurts"
+    assert analyze(table(values), HARDLY, looks=(3, 5, 8)).arms[0].verdict == "undecided"
 
 
 def test_before_the_first_look_there_is_no_verdict() -> None:

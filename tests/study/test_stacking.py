@@ -50,7 +50,7 @@ def test_a_stack_without_its_runs_is_refused() -> None:
         stacking(table(ARMS, blocks=1), "both", ["a", "b"])
 
 
-@pytest.mark.parametrize(("changes", "arms"), [(4, 8), (5, 16), (7, 16), (8, 16)])
+@pytest.mark.parametrize(("changes", "arms"), [(4, 8), (5, 16), (7, 16), (8, 16), (9, 32)])
 def test_a_screen_is_of_resolution_four(changes: int, arms: int) -> None:
     names = [chr(ord("a") + i) for i in range(changes)]
     design = screen_design(names)

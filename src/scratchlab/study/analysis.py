@@ -54,7 +54,7 @@ class ArmResult:
     p: float | None
     """That the arm is as the baseline; two-sided, not adjusted."""
     p_holm: float | None
-    """p adjusted for the declared interventions; None for an exploratory arm."""
+    """p adjusted for the declared interventions, as of the look that decided it; None for an exploratory arm."""
     verdict: Verdict
     seeds_needed: int | None
     """How many more seeds would settle an undecided arm four times in five, if the effect is what was seen."""
@@ -170,6 +170,8 @@ class Claim:
 
     word: Literal["helps", "hurts"]
     blocks: int
+    adjusted: float
+    """Its p then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +195,7 @@ def _judge_at(
     exploring = [name for name in evidence if name not in family]
     adjusted = _adjust_family(evidence, still) | _adjust_exploratory(evidence, exploring)
     new = {
-        name: Claim("helps" if evidence[name].better(table.higher_is_better) else "hurts", blocks)
+        name: Claim("helps" if evidence[name].better(table.higher_is_better) else "hurts", blocks, p)
         for name, p in adjusted.items()
         if p < level and name not in claims
     }
@@ -293,7 +295,7 @@ def _arm(
     """The row of an arm: its evidence, the verdict on it, and both in words."""
     claim = claims.get(one.name)
     verdict = _verdict(one, claim, smallest if judged.level else None)
-    adjusted = judged.adjusted.get(one.name)
+    adjusted = judged.adjusted.get(one.name) if claim is None else claim.adjusted
     needed = _more_seeds(one, smallest, level) if verdict == "undecided" else None
     low, high = one.interval(LEVEL)
     low_90, high_90 = one.interval(2 * LEVEL)

@@ -128,7 +128,6 @@ def screen_design(changes: Sequence[str]) -> list[dict[str, bool]]:
     if len(changes) < 2:
         raise UsageError(f"A screen takes two changes at least, not {len(changes)}.")
     signs = np.asarray(pydoe.fracfact_by_res(len(changes), min(4, len(changes) + 1)))
-    signs = signs * -signs[0]  # a fraction stays one when a change's two levels are swapped: the first arm has none
     rows = sorted(map(tuple, signs.tolist()), key=lambda row: (sum(row), [-sign for sign in row]))
     return [dict(zip(changes, (sign > 0 for sign in row), strict=True)) for row in rows]
 
