@@ -25,7 +25,7 @@ ORDER = [
     ("errors",),
     ("seeds",),
     ("files",),
-    ("hardware", "problems"),
+    ("hardware", "problems", "processes"),
     ("recipe",),
     ("runfolder",),
     ("corpus", "model"),

@@ -28,6 +28,10 @@ class RunError(ScratchlabError):
     """A run folder that is locked, missing, damaged or does not fit what was asked of it."""
 
 
+class RunBusyError(RunError):
+    """A run that another process is writing."""
+
+
 class UnfinishedError(ScratchlabError):
     """Work that something outside put a stop to, such as a full disk: it goes on when the command is run again."""
 

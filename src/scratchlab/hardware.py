@@ -207,6 +207,20 @@ def peak_memory(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def forget_peak_memory(device: str) -> None:
+    """Count `peak_memory` anew from here on (on a CPU: where it is Linux's)."""
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write(RESET_PEAK)
+
+
+RESET_PEAK = "5"  # from proc(5)
+
+
 def environment(device: str) -> dict[str, str]:
     """What a result may depend on besides the recipe; recorded with every run."""
     import numpy

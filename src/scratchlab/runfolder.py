@@ -27,7 +27,7 @@ from typing import Any
 
 import filelock
 
-from scratchlab.errors import RunError
+from scratchlab.errors import RunBusyError, RunError
 from scratchlab.files import (
     disk_errors,
     folder_in_one_piece,
@@ -96,13 +96,13 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Generator[None]:
-        """Hold the run for writing. `RunError` if another process does; the lock dies with its process."""
+        """Hold the run for writing. `RunBusyError` if another process does; the lock dies with its process."""
         lock = filelock.FileLock(self.path / ".lock")
         with disk_errors(self.path, "the lock of the run"):
             try:
                 lock.acquire(timeout=0)
             except filelock.Timeout:
-                raise RunError(f"{self.path} is being written by another process; wait for it or end it.") from None
+                raise RunBusyError(f"{self.path} is being written by another process; wait for it or end it.") from None
         try:
             yield
         finally:

@@ -4,9 +4,7 @@ import contextlib
 import ctypes
 import gc
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -14,9 +12,9 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from scratchlab.errors import UnfinishedError
+from scratchlab.processes import end_with_parent
 
 M_MMAP_THRESHOLD = -3  # of mallopt(3)
-PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -74,25 +72,11 @@ def _begin() -> None:
     """Before a worker's first task."""
     gc.freeze()  # what was imported need not be looked through again and again
     _give_memory_back()
-    _end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends them
+    end_with_parent()
 
 
 def _give_memory_back() -> None:
     """The C library keeps what was freed of long texts, more and more of it, unless large blocks are mapped alone."""
     with contextlib.suppress(OSError, AttributeError):  # where it is not glibc
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed must not go on writing into a folder that the next build uses."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends them
-    with contextlib.suppress(OSError, AttributeError):  # Linux does it at once
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
