@@ -3,6 +3,8 @@
 import importlib
 import io
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -24,29 +26,35 @@ COMMANDS = {
     "runs": ("scratchlab.cli.runs:runs", "List runs, compare two, delete one."),
     "import": ("scratchlab.cli.interop:import_model", "Make a run of a model that another program trained."),
     "export": ("scratchlab.cli.interop:export_model", "Write a run as a model that other programs load."),
+    "study": ("scratchlab.cli.study:study", "Which changes are real? Plan, run and judge a study."),
     "recipe": ("scratchlab.cli.recipe:recipe", "Check a recipe, or print the JSON Schema of all recipes."),
 }
 
 
 class LazyCommands(click.Group):
-    """A group whose commands are imported when they are called, not before."""
+    """A group whose commands are imported when they are called, not before: `table` says where each lives."""
+
+    def __init__(self, *arguments: Any, table: Mapping[str, tuple[str, str]], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.table = table
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self.table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.table:
             return None
-        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        module, _, name = self.table[cmd_name][0].partition(":")
         return getattr(importlib.import_module(module), name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
 
 
 @click.group(
     cls=LazyCommands,
+    table=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: scratchlab corpus build my-writing/ --out corpora/mine",
 )

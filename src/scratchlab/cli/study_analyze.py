@@ -64,7 +64,7 @@ def analyze(
         declared=_declared(table.arms[1:], exploratory),
         noise=None if noise is None else read_noise(noise, baseline),
     )
-    show(found.to_json(), as_json, _text)
+    show(found.to_json(), as_json, analysis_text)
 
 
 def _declared(arms: tuple[str, ...], exploratory: str | None) -> list[str]:
@@ -77,7 +77,8 @@ def _declared(arms: tuple[str, ...], exploratory: str | None) -> list[str]:
     return [name for name in arms if name not in apart]
 
 
-def _text(report: dict[str, Any]) -> str:
+def analysis_text(report: dict[str, Any]) -> str:
+    """An analysis for people."""
     from rich.console import Console
 
     console = Console(highlight=False, width=max(100, shutil.get_terminal_size((120, 24)).columns))

@@ -148,11 +148,14 @@ def analyze(
 
 
 def _levels(table: Table, looks: Sequence[int] | None) -> list[tuple[int, float]]:
-    """(blocks, level) of each look. The levels grow as 1, 3, 6, ...: early claims must be strong; together 5%."""
-    if looks is None:
-        return [(len(table.blocks), LEVEL)]
-    weights = [(i + 1) * (i + 2) / 2 for i in range(len(looks))]
-    return [(blocks, LEVEL * weight / sum(weights)) for blocks, weight in zip(looks, weights, strict=True)]
+    """(blocks, level) of each look."""
+    return [(len(table.blocks), LEVEL)] if looks is None else list(zip(looks, look_levels(len(looks)), strict=True))
+
+
+def look_levels(looks: int) -> list[float]:
+    """The level of each of so many looks. They grow as 1, 3, 6, ...: early claims must be strong; together 5%."""
+    weights = [(i + 1) * (i + 2) / 2 for i in range(looks)]
+    return [LEVEL * weight / sum(weights) for weight in weights]
 
 
 def _done(table: Table, arms: Sequence[str]) -> int:

@@ -1,0 +1,164 @@
+"""`scratchlab study run` and `study status`."""
+
+import time
+from typing import Any
+
+import click
+
+from scratchlab.cli.output import aligned, as_json, count, duration, show
+from scratchlab.errors import RunError, UsageError
+from scratchlab.hardware import usable_cores
+
+ENGINES = ("local", "ray", "slurm")
+
+
+def say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+@click.command(epilog="Example: scratchlab study run studies/nano-char.toml --workers 2")
+@click.argument("path", metavar="STUDY")
+@click.option("--on", type=click.Choice(ENGINES), default="local", show_default=True, help="Where runs are done.")
+@click.option("--workers", type=click.IntRange(1), help="Runs at a time.  [default: one a core, or a GPU]")
+@as_json
+def run(path: str, on: str, workers: int | None, as_json: bool) -> None:
+    """Run what is missing in STUDY, block by block, then say what came of it. Finished runs are never done again.
+
+    Stopped by Ctrl-C or SIGTERM, its runs save checkpoints, and it exits with 143; the same command goes on.
+    """
+    from scratchlab.study.coordinate import coordinate
+    from scratchlab.study.definition import load_study
+    from scratchlab.study.judging import judge_of
+    from scratchlab.study.settle import settle_study
+
+    study = load_study(path)
+    workers = workers or default_workers(study)
+    settled = settle_study(study, workers, say)
+    now, progress = coordinate(study, settled, engine_of(on, workers), judge_of(study), Lines())
+    show(standing(study, now) | {"ran": progress.ran, "failed": list(progress.failed.values())}, as_json, status_text)
+    if progress.failed:
+        raise RunError(f"{count(len(progress.failed), 'run')} failed; the same command tries them again.")
+
+
+@click.command(epilog="Example: scratchlab study status studies/nano-char.toml")
+@click.argument("path", metavar="STUDY")
+@as_json
+def status(path: str, as_json: bool) -> None:
+    """Where STUDY stands: its runs, and the verdicts of its last look."""
+    from scratchlab.study.definition import load_study
+    from scratchlab.study.design import schedule
+    from scratchlab.study.folder import known_runs
+    from scratchlab.study.judging import judge_of
+    from scratchlab.study.settle import settle
+    from scratchlab.study.settled import read_settled
+
+    study = load_study(path)
+    before = read_settled(study)
+    if before is None:
+        show(
+            {"study": path, "state": "not begun"}, as_json, lambda _: f"{path}: not begun. scratchlab study run {path}"
+        )
+        return
+    settled = settle(study, before, 1, say)
+    show(standing(study, schedule(study, settled, known_runs(study, settled), judge_of(study))), as_json, status_text)
+
+
+def default_workers(study: Any) -> int:
+    """As many runs at a time as there are devices: GPUs, or the cores of a CPU."""
+    from scratchlab.hardware import choose_device
+
+    device = choose_device(study.baseline.execution.device)
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.device_count()
+    return usable_cores() if device == "cpu" else 1
+
+
+def engine_of(on: str, workers: int) -> Any:
+    """The engine of that name; its package is asked for when it is used."""
+    match on:
+        case "local":
+            from scratchlab.study.local import LocalEngine
+
+            return LocalEngine(workers)
+        case _:
+            raise UsageError(f"--on {on}: there is no such engine.")
+
+
+class Lines:
+    """A line for each run that ends, with the time left of its phase."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._total = self._ended = 0
+
+    def phase(self, before: Any) -> None:
+        self._began, self._total, self._ended = time.monotonic(), len(before.missing), 0
+        say(f"{count(len(before.counted), 'run')} there, {count(self._total, 'run')} to the next look.")
+
+    def ended(self, run: Any, figures: Any, message: str) -> None:
+        self._ended += 1
+        each = (time.monotonic() - self._began) / self._ended
+        left = f", {duration(each * (self._total - self._ended))} left" if self._ended < self._total else ""
+        outcome = f"failed: {message}" if figures is None else figure_text(figures)
+        say(f"[{self._ended}/{self._total}{left}] {run.label}: {outcome}")
+
+    def waiting(self, runs: int) -> None:
+        say(f"Waiting for {count(runs, 'run')} that others are at.")
+
+
+def figure_text(figures: Any) -> str:
+    value = "diverged" if figures.value is None else f"{figures.value:.5g}"
+    return f"{value} ({duration(figures.seconds + figures.other_seconds)})"
+
+
+def standing(study: Any, now: Any) -> dict[str, Any]:
+    """Where a study stands, for --json."""
+    from scratchlab.study.judging import analysis_of
+
+    analysis = analysis_of(study, now)
+    missing = [
+        {"label": run.label, "run": str(study.runs / run.name), "begun": _begun(study, run)} for run in now.missing
+    ]
+    return {
+        "study": str(study.path),
+        "state": "complete" if now.complete else "under way",
+        "design": study.design,
+        "metric": study.file.study.metric,
+        "looks": list(study.looks),
+        "looks_done": now.look,
+        "runs_done": len(now.counted),
+        "runs_missing": missing,
+        "tuned": {arm: dict(changes) for arm, changes in now.tuned.items()},
+        "diverged": [run.label for run, figures in now.counted if figures.value is None],
+        "analysis": analysis and analysis.to_json(),
+    }
+
+
+def _begun(study: Any, run: Any) -> int | None:
+    """The step of the last checkpoint of a run that was begun."""
+    from scratchlab.runfolder import RunFolder
+
+    folder = RunFolder(study.runs / run.name)
+    return max(folder.checkpoint_steps(), default=0) if folder.exists() else None
+
+
+def status_text(report: dict[str, Any]) -> str:
+    """A study's standing for people."""
+    from scratchlab.cli.study_analyze import analysis_text
+
+    begun = [run for run in report["runs_missing"] if run["begun"] is not None]
+    missing = f", {len(report['runs_missing'])} missing ({len(begun)} begun)" if report["runs_missing"] else ""
+    lines = [
+        f"{report['study']}: {report['state']}, {count(report['runs_done'], 'run')} done{missing}, "
+        f"{report['looks_done']} of {count(len(report['looks']), 'look')} taken",
+        *(f"  diverged: {label}" for label in report["diverged"]),
+        *(f"  failed: {message}" for message in report.get("failed", [])),
+        *(f"  {arm} tuned: {_values(changes)}" for arm, changes in report["tuned"].items()),
+    ]
+    return "\n".join([*lines, *(["", analysis_text(report["analysis"])] if report["analysis"] else [])])
+
+
+def _values(changes: dict[str, Any]) -> str:
+    return ", ".join(f"{field} = {value:g}" for field, value in changes.items())
