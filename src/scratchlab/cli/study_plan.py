@@ -12,7 +12,7 @@ from scratchlab.cli.output import aligned, as_json, count, duration, show
 @click.option("--workers", type=click.IntRange(1), help="Runs at a time.  [default: one a core, or a GPU]")
 @as_json
 def plan(path: str, workers: int | None, as_json: bool) -> None:
-    """What STUDY takes and what it can see, before anything runs. Where no run tells how long it takes, steps are timed."""
+    """What STUDY takes and what it can see, before anything runs; steps are timed where no finished run tells."""
     from scratchlab.cli.study_run import default_workers, say
     from scratchlab.study.definition import load_study
     from scratchlab.study.folder import known_runs
@@ -32,7 +32,7 @@ def plan(path: str, workers: int | None, as_json: bool) -> None:
 def plan_text(report: dict[str, Any]) -> str:
     """A plan for people."""
     arms = [
-        (arm["name"], _changes(arm["changes"]), f"{arm['steps']:,}", f"{arm['tokens']:,}", duration(arm["seconds"]))
+        (arm["name"], _changes(arm), f"{arm['steps']:,}", f"{arm['tokens']:,}", duration(arm["seconds"]))
         for arm in report["arms"]
     ]
     looks = [
@@ -53,15 +53,18 @@ def plan_text(report: dict[str, Any]) -> str:
             f"{report['match']}; decided by {report['metric']}",
             *aligned([("arm", "changes", "steps", "tokens", "a run"), *arms]),
             "",
-            f"If every arm stays undecided, {count(report['workers'], 'run')} at a time ({report['arms'][0]['source']}):",
+            f"If every arm stays undecided, {count(report['workers'], 'run')} at a time (a run: "
+            f"{report['arms'][0]['source']}):",
             *aligned([("blocks", "runs (missing)", "device time", "waiting", "money", "disk", "sees"), *looks]),
             *_what_is_seen(report),
         ]
     )
 
 
-def _changes(changes: dict[str, Any]) -> str:
-    return ", ".join(f"{field}={value}" for field, value in changes.items()) or "-"
+def _changes(arm: dict[str, Any]) -> str:
+    if len(arm["members"]) > 1:
+        return f"{len(arm['members'])} interventions"
+    return ", ".join(f"{field}={value}" for field, value in arm["changes"].items()) or "-"
 
 
 def _seen(look: dict[str, Any]) -> str:

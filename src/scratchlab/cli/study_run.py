@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from scratchlab.cli.output import aligned, as_json, count, duration, show
+from scratchlab.cli.output import as_json, count, duration, show
 from scratchlab.errors import RunError, UsageError
 from scratchlab.hardware import usable_cores
 

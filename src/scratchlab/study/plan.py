@@ -24,6 +24,7 @@ class ArmPlan:
 
     name: str
     changes: Mapping[str, Any]
+    members: tuple[str, ...]
     steps: int
     tokens: int
     seconds: float
@@ -128,9 +129,17 @@ def _plan_arm(study: Study, name: str, arm: SettledArm, known: Known) -> ArmPlan
         scored = _scored_tokens(arm, {split: record.tokens for split, record in yardstick.manifest.splits.items()})
         seconds = a_step * (arm.recipe.settled.steps + scored / tokens_per_step(arm.recipe) / 3)
         source = "steps timed here, one run alone"
-    tokens = arm.recipe.settled.steps * tokens_per_step(arm.recipe)
-    disk = check_disk(2**63, arm.recipe, corpus.vocab_size)
-    return ArmPlan(name, dict(study.arm(name).changes), arm.recipe.settled.steps, tokens, seconds, source, disk)
+    given, steps = study.arm(name), arm.recipe.settled.steps
+    return ArmPlan(
+        name=name,
+        changes=dict(given.changes),
+        members=given.members,
+        steps=steps,
+        tokens=steps * tokens_per_step(arm.recipe),
+        seconds=seconds,
+        source=source,
+        disk_bytes=check_disk(2**63, arm.recipe, corpus.vocab_size),
+    )
 
 
 def _scored_tokens(arm: SettledArm, splits: Mapping[str, int]) -> int:

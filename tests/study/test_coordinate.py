@@ -1,0 +1,153 @@
+"""The coordinator with real runs of a fraction of a second, and engines that fail on purpose."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from scratchlab.errors import RunError
+from scratchlab.runfolder import RunFolder
+from scratchlab.study import coordinate as coordinator
+from scratchlab.study.coordinate import Progress, coordinate
+from scratchlab.study.definition import Study
+from scratchlab.study.design import Figures, PlannedRun, Schedule
+from scratchlab.study.folder import has_diverged, known_runs, read_figures
+from scratchlab.study.jobs import Engine, Job, Outcome, Tell
+from scratchlab.study.judging import analysis_of, judge_of
+from scratchlab.study.plan import plan_study
+from scratchlab.study.settle import settle_study
+from scratchlab.study.table import read_table
+from tiny_study import TWO, Here, load, real_place, write_baseline
+
+ONE = {"interventions": {"a": TWO["a"]}}
+
+
+class Quiet:
+    """Counts what it is told."""
+
+    def __init__(self) -> None:
+        self.ended_runs: list[str] = []
+        self.waited = 0
+
+    def phase(self, before: Schedule) -> None: ...
+
+    def ended(self, run: PlannedRun, figures: Figures | None, message: str) -> None:
+        self.ended_runs.append(run.label)
+
+    def waiting(self, runs: int) -> None:
+        self.waited += 1
+
+
+def go(study: Study, engine: Engine, watch: Quiet | None = None) -> tuple[Schedule, Progress]:
+    settled = settle_study(study, 64, lambda text: None)
+    return coordinate(study, settled, engine, judge_of(study), watch or Quiet())
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return real_place(tmp_path)
+
+
+def test_a_study_runs_once_and_a_second_one_takes_what_is_there(place: Path) -> None:
+    study, engine = load(place, ONE, looks=[2]), Here()
+    now, progress = go(study, engine)
+    assert engine.done == ["baseline, block 0", "a, block 0", "baseline, block 1", "a, block 1"]
+    assert (now.complete, progress.ran, progress.failed) == (True, 4, {})
+    table = read_table(study.folder / "table.csv", "baseline", metric="test.bits_per_byte")
+    first = RunFolder(study.runs / now.counted[0][0].name).result()
+    assert first is not None
+    assert table.cells[0].value == first["test"]["bits_per_byte"]
+    assert {cell.seeds for cell in table.cells if cell.block == "1"} == {now.counted[2][0].seeds}
+    analysis = analysis_of(study, now)
+    assert analysis is not None
+    assert analysis["a"].n == 2
+
+    again = Here()
+    assert go(study, again)[0] == now
+    other = load(place, {"interventions": {"b": TWO["b"]}}, looks=[2])
+    study_of_b = go(other, again)[0]
+    assert again.done == ["b, block 0", "b, block 1"]  # the baseline's runs are shared
+    assert study_of_b.complete
+
+    settled = settle_study(other, 64, lambda text: None)
+    plan = plan_study(other, settled, known_runs(other, settled), 2)
+    assert (plan.sd_runs, plan.looks[0].runs, plan.looks[0].missing) == (2, 4, 0)
+    assert plan.arms[0].source == "2 finished runs"
+    assert plan.looks[0].smallest_visible == pytest.approx(plan.sd * plan.looks[0].smallest_visible_in_sd)  # pyright: ignore[reportOptionalOperand]
+
+
+def test_a_baseline_that_diverges_is_told(place: Path) -> None:
+    write_baseline(place, place / "corpus", {"training.learning_rate": 1e38, "training.clip_norm": 0.0})
+    engine = Here()
+    with pytest.raises(RunError, match=r"The baseline diverged .* Lower training\.learning_rate in base\.toml"):
+        go(load(place, ONE, looks=[2]), engine)
+    assert engine.done == ["baseline, block 0"]  # nothing is wasted on the rest
+
+
+def test_an_arm_that_diverges_is_a_result(place: Path) -> None:
+    wild = {"wild": {"training.learning_rate": 1e38, "training.clip_norm": 0.0}}
+    now, progress = go(load(place, {"interventions": wild}, looks=[2]), Here())
+    assert now.complete
+    assert not progress.failed
+    assert [figures.value for run, figures in now.counted if run.arm == "wild"] == [None, None]
+
+
+def test_a_run_that_gave_up_for_want_of_finite_gradients_has_diverged(place: Path) -> None:
+    study = load(place, ONE, looks=[2])
+    now, _ = go(study, Here())
+    folder = RunFolder(study.runs / now.counted[0][0].name)
+    (folder.path / "result.json").unlink()
+    settled = settle_study(study, 64, lambda text: None)
+    assert read_figures(study, settled, folder.path) is None
+    folder.append_metrics([{"step": 4 + step, "loss": None, "skipped": True} for step in range(100)])
+    assert has_diverged(folder)
+    figures = read_figures(study, settled, folder.path)
+    assert figures is not None
+    assert figures.value is None
+
+
+class Clumsy:
+    """An engine at which one arm always fails."""
+
+    def __init__(self) -> None:
+        self.tried: list[str] = []
+        self.here = Here()
+
+    def run(self, jobs: Sequence[Job], tell: Tell) -> None:
+        for job in jobs:
+            self.tried.append(job.label)
+            if job.label.startswith("a,"):
+                tell(Outcome(job, "failed", "the disk is full"))
+            else:
+                self.here.run([job], tell)
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(place: Path) -> None:
+    engine = Clumsy()
+    now, progress = go(load(place, ONE, looks=[2]), engine)
+    assert sorted(progress.failed.values()) == ["a, block 0: the disk is full", "a, block 1: the disk is full"]
+    assert len(engine.tried) == 4
+    assert len(now.counted) == 2
+
+
+class Busy:
+    """An engine whose jobs another coordinator is at, which are done when it is asked again."""
+
+    def __init__(self) -> None:
+        self.here, self.calls = Here(), 0
+
+    def run(self, jobs: Sequence[Job], tell: Tell) -> None:
+        self.calls += 1
+        if self.calls > 1:
+            self.here.run(jobs, tell)
+            return
+        for job in jobs:
+            tell(Outcome(job, "elsewhere"))
+
+
+def test_runs_of_others_are_waited_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinator, "WAIT_SECONDS", 0.0)
+    watch = Quiet()
+    now, _ = go(load(place, ONE, looks=[2]), Busy(), watch)
+    assert now.complete
+    assert watch.waited == 1
