@@ -179,6 +179,16 @@ def prepare_process() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
+def prepare_worker() -> None:
+    """The same in a process that will do one run after another, of which any may ask for deterministic kernels.
+
+    cuBLAS reads its setting once a process. torch must not be loaded yet.
+    """
+    prepare_process()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
+
+
+CUBLAS_WORKSPACE = ":4096:8"
 SPIN_COUNT = "20000"  # measured: fewer cost speed on a quiet machine, more cost it beside a busy one
 
 

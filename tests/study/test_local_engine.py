@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from scratchlab.errors import RunBusyError, UsageError
+from scratchlab.errors import UsageError
 from scratchlab.runfolder import RunFolder
 from scratchlab.study import local
 from scratchlab.study.jobs import Job
 from scratchlab.study.local import LocalEngine
-from scratchlab.study.perform import held, perform
+from scratchlab.study.perform import perform
+from scratchlab.study.places import held, is_held
 from tiny_jobs import (
     CHECKPOINT_EVERY,
     Told,
@@ -144,18 +145,10 @@ def test_a_killed_coordinator_takes_its_workers_along_and_a_second_goes_on(corpu
     with coordinator(jobs, tmp_path) as process:
         wait_until(lambda: all(reached(job.out, CHECKPOINT_EVERY) for job in jobs))
         process.kill()
-    wait_until(lambda: all(free(job) for job in jobs), seconds=5)
+    wait_until(lambda: not any(is_held(job.out) for job in jobs), seconds=5)
     assert all(RunFolder(job.out).result() is None for job in jobs)
     assert [perform(job).state for job in jobs] == ["finished", "finished"]
     assert all(steps_trained(job.out) <= 80 + 2 * CHECKPOINT_EVERY for job in jobs)
-
-
-def free(job: Job) -> bool:
-    try:
-        with held(job.out):
-            return True
-    except RunBusyError:
-        return False
 
 
 def test_cards_are_dealt_out_unless_a_recipe_names_one(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:

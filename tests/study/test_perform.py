@@ -12,7 +12,8 @@ import torch
 
 from scratchlab.errors import RunBusyError, Terminated
 from scratchlab.runfolder import RunFolder
-from scratchlab.study.perform import fingerprint_of, held, perform
+from scratchlab.study.perform import fingerprint_of, perform
+from scratchlab.study.places import held
 from scratchlab.training.loop import train
 from scratchlab.training.signals import StopRequest
 from tiny_jobs import bits, job, reached, resolved_recipe, steps_trained, tiny_corpus, wait_until

@@ -31,7 +31,27 @@ class Outcome:
     """Of a job that failed: why, and what to do."""
 
 
+def elsewhere(job: Job) -> Outcome:
+    """What is told of a job whose place another process holds."""
+    return Outcome(job, "elsewhere", f"Another process is at {job.out}.")
+
+
 Tell = Callable[[Outcome], None]
+
+
+def anchored(job: Job) -> Job:
+    """The same job where another folder is the current one: its paths are absolute."""
+    recipe, changes = job.recipe, dict[str, str]()
+    paths = {
+        "corpus": recipe.corpus,
+        "evaluation.corpus": recipe.evaluation.corpus,
+        "evaluation.suites_data": recipe.evaluation.suites_data,
+        "start.weights": recipe.start.weights,
+    }
+    for field, path in paths.items():
+        if path is not None:
+            changes[field] = str(Path(path).absolute())
+    return Job(recipe.replaced(changes), job.out.absolute(), job.label)
 
 
 class Engine(Protocol):

@@ -11,15 +11,16 @@ import signal
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Literal
 
 from scratchlab.errors import Terminated, UsageError
-from scratchlab.hardware import prepare_process
+from scratchlab.hardware import prepare_worker
 from scratchlab.processes import end_with_parent
-from scratchlab.study.jobs import Job, Outcome, Tell
+from scratchlab.study.jobs import Job, Outcome, Tell, elsewhere
+from scratchlab.study.places import is_held
 from scratchlab.training.signals import StopRequest, stop_on_signals
 
 DEATHS = 4  # of workers at one job: the first, and three tries more
@@ -76,14 +77,17 @@ class LocalEngine:
         """See `Engine`. The second Ctrl-C or SIGTERM does not wait for checkpoints."""
         waiting = deque(Attempt(job) for job in jobs)
         cards = _cards(jobs)
-        prepare_process()  # what the workers inherit
         with stop_on_signals() as stop, self._dismissed():
             while waiting or self._busy():
                 if stop.requested:
                     waiting.clear()
                     self._ask_to_stop()
                 while waiting and len(self._busy()) < self.workers:
-                    self._idle_worker(cards).begin(waiting.popleft())
+                    attempt = waiting.popleft()
+                    if is_held(attempt.job.out):
+                        tell(elsewhere(attempt.job))
+                    else:
+                        self._idle_worker(cards).begin(attempt)
                 for worker in self._ready():
                     self._hear(worker, waiting, tell, stop)
             if stop.requested:
@@ -106,7 +110,7 @@ class LocalEngine:
             worker.connection.close()
             worker.process.join()
         if isinstance(answer, Outcome):
-            tell(answer)
+            tell(replace(answer, job=attempt.job))
             return
         attempt.deaths += 1
         if stop.requested:
@@ -162,8 +166,7 @@ def _work(connection: Connection, card: str | None) -> None:
         end_with_parent()
         if card is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = card
-        # cuBLAS reads it once a process, and a later job may ask for deterministic kernels.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        prepare_worker()
         from scratchlab.study.perform import perform  # loads torch
 
         while not stop.requested:

@@ -1,13 +1,6 @@
 """What a worker does with one job, whichever engine it works for.
 
-    runs/<name>/             the run
-    runs/.locks/<name>       held by the process that is at it, from before the folder is made until the run has ended
-    runs/failures/<name>.log tracebacks of what went wrong by no fault of the recipe, the corpus or the machine
-
-The lock is the system's (flock), so it is let go when its process ends, however it ends. It keeps processes of one
-machine apart, and those of several on a network folder whose file system passes locks on: NFS does (since Linux 2.6.12;
-of a machine that vanished after the server's lease, 90 seconds as a rule), Lustre if mounted with `flock`. Where locks
-reach one machine only, coordinators on two may train the same run at the same time: a waste, and a damaged log.
+What goes wrong by no fault of the recipe, the corpus or the machine leaves its traceback in runs/failures/<name>.log.
 """
 
 import glob
@@ -15,19 +8,16 @@ import platform
 import shutil
 import time
 import traceback
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
-import filelock
 import torch
 
 from scratchlab.errors import RunBusyError, RunError, ScratchlabError, Terminated
-from scratchlab.files import disk_errors
 from scratchlab.hardware import forget_peak_memory
 from scratchlab.recipe import Recipe, fingerprint
 from scratchlab.runfolder import RunFolder
-from scratchlab.study.jobs import Job, Outcome
+from scratchlab.study.jobs import Job, Outcome, elsewhere
+from scratchlab.study.places import held
 from scratchlab.training.loop import resume
 from scratchlab.training.signals import StopRequest
 from scratchlab.training.source import find_source
@@ -44,8 +34,8 @@ def perform(job: Job, stop: StopRequest | None = None) -> Outcome:
         with held(job.out):
             _bring_to_its_end(job, stop or StopRequest())
         return Outcome(job, "finished")
-    except RunBusyError as error:
-        return Outcome(job, "elsewhere", str(error))
+    except RunBusyError:
+        return elsewhere(job)
     except Terminated:
         raise
     except ScratchlabError as error:
@@ -53,23 +43,6 @@ def perform(job: Job, stop: StopRequest | None = None) -> Outcome:
     except Exception as error:
         log = _keep_traceback(job)
         return Outcome(job, "failed", f"{type(error).__name__}: {error}. Where it happened is in {log}.")
-
-
-@contextmanager
-def held(out: Path) -> Generator[None]:
-    """Hold the place of a run, whether there is a folder yet or not. `RunBusyError` if another process does."""
-    path = out.parent / ".locks" / out.name
-    lock = filelock.FileLock(path)
-    with disk_errors(path, "the lock of the run"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise RunBusyError(f"Another process is at {out}.") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _bring_to_its_end(job: Job, stop: StopRequest) -> None:

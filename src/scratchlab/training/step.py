@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scratchlab.corpus.windows import Batch
 from scratchlab.evaluation.scorer import ModelScorer, Scorer
-from scratchlab.hardware import allow_tf32, compute_dtype, keep_freed_memory
+from scratchlab.hardware import CUBLAS_WORKSPACE, allow_tf32, compute_dtype, keep_freed_memory
 from scratchlab.model.build import Model, build_model
 from scratchlab.model.loss import Objective
 from scratchlab.model.rnn import Carried
@@ -69,7 +69,9 @@ class TorchBackend:
         keep_freed_memory()
         torch.set_num_threads(self.settled.threads)
         if recipe.execution.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, and says so only late
+            os.environ.setdefault(
+                "CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE
+            )  # cuBLAS asks for it, and says so only late
         torch.use_deterministic_algorithms(recipe.execution.deterministic)
         allow_tf32(self.settled.precision)
 
