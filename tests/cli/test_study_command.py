@@ -14,7 +14,7 @@ from tiny_study import Here, real_place
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(study_run, "engine_of", lambda on, workers: Here())
+    monkeypatch.setattr(study_run, "engine_of", lambda on, workers, study: Here())
     return real_place(tmp_path)
 
 

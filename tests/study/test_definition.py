@@ -119,18 +119,20 @@ def test_a_stack_has_all_and_all_but_each(place: Path) -> None:
     assert [name for name in members if " " not in name] == ["baseline", *FIVE, "stack"]
     assert study.arm("stack without c").changes == {**FIVE["a"], **FIVE["b"]}
     assert study.declared == tuple(FIVE)
+    assert study.without == {name: f"stack without {name}" for name in names}
 
 
 def test_a_stack_of_two_needs_no_arm_without_each(place: Path) -> None:
     study = load(place, {"interventions": TWO, "stack": {"members": ["a", "b"]}})
     assert [arm.name for arm in study.arms] == ["baseline", "a", "b", "stack"]
+    assert study.without == {"a": "b", "b": "a"}
 
 
 def test_a_screen_is_of_resolution_four(place: Path) -> None:
     """Every main effect is free of every other and of every interaction of two: products of two and three columns."""
     study = load(place, {"interventions": FIVE, "screen": {}})
     assert len(study.arms) == 16
-    signs = np.array([[1 if name in arm.members else -1 for name in FIVE] for arm in study.arms])
+    signs = np.array([[1 if study.switches[arm.name][name] else -1 for name in FIVE] for arm in study.arms])
     assert not signs.sum(axis=0).any()
     for count in (2, 3):
         for columns in itertools.combinations(range(5), count):

@@ -19,7 +19,7 @@ def say(text: str) -> None:
 @click.command(epilog="Example: scratchlab study run studies/nano-char.toml --workers 2")
 @click.argument("path", metavar="STUDY")
 @click.option("--on", type=click.Choice(ENGINES), default="local", show_default=True, help="Where runs are done.")
-@click.option("--workers", type=click.IntRange(1), help="Runs at a time.  [default: one a core, or a GPU]")
+@click.option("--workers", type=click.IntRange(1), help="Runs at a time.  [default: all that fit]")
 @as_json
 def run(path: str, on: str, workers: int | None, as_json: bool) -> None:
     """Run what is missing in STUDY, block by block, then say what came of it. Finished runs are never done again.
@@ -32,9 +32,8 @@ def run(path: str, on: str, workers: int | None, as_json: bool) -> None:
     from scratchlab.study.settle import settle_study
 
     study = load_study(path)
-    workers = workers or default_workers(study)
-    settled = settle_study(study, workers, say)
-    now, progress = coordinate(study, settled, engine_of(on, workers), judge_of(study), Lines())
+    settled = settle_study(study, workers or default_workers(study), say)
+    now, progress = coordinate(study, settled, engine_of(on, workers, study), judge_of(study), Lines())
     show(standing(study, now) | {"ran": progress.ran, "failed": list(progress.failed.values())}, as_json, status_text)
     if progress.failed:
         raise RunError(f"{count(len(progress.failed), 'run')} failed; the same command tries them again.")
@@ -75,13 +74,17 @@ def default_workers(study: Any) -> int:
     return usable_cores() if device == "cpu" else 1
 
 
-def engine_of(on: str, workers: int) -> Any:
+def engine_of(on: str, workers: int | None, study: Any) -> Any:
     """The engine of that name; its package is asked for when it is used."""
     match on:
         case "local":
             from scratchlab.study.local import LocalEngine
 
-            return LocalEngine(workers)
+            return LocalEngine(workers or default_workers(study))
+        case "ray":
+            from scratchlab.study.ray_engine import RayEngine
+
+            return RayEngine(workers=workers)
         case _:
             raise UsageError(f"--on {on}: there is no such engine.")
 

@@ -11,6 +11,7 @@ from typing import Any
 from scratchlab.errors import RecipeError
 from scratchlab.recipe import LENGTHS, Recipe, fingerprint
 from scratchlab.study.sections import BASELINE, Arm, Changes, NoiseSection, StudyFile, SweepSection, design_of
+from scratchlab.study.stacking import screen_design
 
 MOST_ARMS = 500
 STACK = "stack"
@@ -103,14 +104,9 @@ def _stack_arms(members: list[Arm]) -> list[Arm]:
 
 
 def _screen_arms(factors: list[Arm]) -> list[Arm]:
-    """The rows of a resolution IV fraction: main effects are free of each other and of interactions of two.
-
-    The row in which everything is off, which every such fraction has, is the baseline.
-    """
-    import pydoe
-
-    rows = pydoe.fracfact_by_res(len(factors), 4)
-    switched = [[arm for arm, sign in zip(factors, row, strict=True) if sign > 0] for row in rows]
+    """The rows of a resolution IV fraction, but for the one in which everything is off: that is the baseline."""
+    rows = screen_design([arm.name for arm in factors])
+    switched = [[arm for arm in factors if row[arm.name]] for row in rows]
     return [together("+".join(arm.name for arm in members), members) for members in switched if members]
 
 

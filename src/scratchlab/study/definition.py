@@ -83,6 +83,18 @@ class Study:
         """Its runs, and those of other studies."""
         return self.path.parent / self.file.study.runs
 
+    @property
+    def without(self) -> dict[str, str]:
+        """By member of the stack, the arm that is the stack without it: of two, the other one alone."""
+        members = () if self.file.stack is None else self.file.stack.members
+        by_members = {frozenset(arm.members): arm.name for arm in self.arms}
+        return {name: by_members[frozenset(members) - {name}] for name in members}
+
+    @property
+    def switches(self) -> dict[str, dict[str, bool]]:
+        """By arm, which interventions are on: what a screen is judged by."""
+        return {arm.name: {name: name in arm.members for name in self.interventions} for arm in self.arms}
+
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
 
