@@ -106,6 +106,8 @@ def test_noise_is_a_grid_with_the_blocks_on_its_diagonal(place: Path) -> None:
     grid = [run for run in runs if not run.rerun and not run.factors]
     assert len({run.seeds[0] for run in grid}) == len({run.seeds[1] for run in grid}) == 3
     assert len({run.seeds for run in grid}) == len({run.seeds[2] for run in grid}) == 9
+    cells = {run.block: run.seeds for run in grid}
+    assert cells["0 x 1"][:2] == (seeds_of(0)[0], seeds_of(1)[1])
     paired = Bench(load(place)).now().missing
     assert {run.name for run in paired if run.arm == "baseline"} <= {run.name for run in grid}
     reruns = [run for run in runs if run.rerun]
