@@ -1,10 +1,14 @@
 # make quickstart [TEXT=path]   train a first model      make test   check everything      make install   .venv alone
 # make simulations [LOGS='evaluations/...jsonl']   are the comparisons' errors what they say? (a quarter of an hour)
+# make study-simulations   are the verdicts of studies what they claim? (five minutes)
+# make studies [TEXT=path]   the study of nano-char: 70 runs, about an hour on two cores
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test lint simulations clean
+SHAKESPEARE = $(if $(TEXT),$(TEXT),../shared/data/tinyshakespeare/input.txt)
+
+.PHONY: install quickstart test lint simulations study-simulations studies clean
 
 install: $(VENV)/installed
 
@@ -28,6 +32,14 @@ lint: install
 
 simulations: install
 	$(BIN)/python benchmarks/comparison_simulations.py $(if $(LOGS),--log $(LOGS))
+
+study-simulations: install
+	$(BIN)/python benchmarks/study_simulations.py
+
+studies: install
+	test -d corpora/shakespeare || $(BIN)/scratchlab corpus build '$(SHAKESPEARE)' --out corpora/shakespeare \
+	  --tokenizer char --split contiguous:.9,.05,.05
+	$(BIN)/scratchlab study run studies/nano-char.toml --workers 2
 
 clean:
 	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache
