@@ -1,10 +1,13 @@
 """Tiny jobs for the tests of engines: runs of a second or less, and what of them must be equal to the bit."""
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from scratchlab.corpus.build import build_corpus
 from scratchlab.files import sha256_of_file
@@ -78,6 +81,16 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 def reached(out: Path, step: int) -> bool:
     """Whether a run has a checkpoint as late as `step`."""
     return max(RunFolder(out).checkpoint_steps(), default=0) >= step
+
+
+def process_at(job: Job) -> psutil.Process:
+    """The process of this one's that is at a run: it holds the lock of its place."""
+    lock = str(job.out.parent / ".locks" / job.out.name)
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any(file.path == lock for file in process.open_files()):
+                return process
+    raise AssertionError(f"nobody is at {job.out}")
 
 
 class Told:

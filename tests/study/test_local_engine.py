@@ -53,18 +53,18 @@ def running(engine: LocalEngine, jobs: Sequence[Job], told: Told) -> Iterator[No
     assert not thread.is_alive()
 
 
-def test_a_killed_worker_costs_a_retry_and_the_run_is_the_same(corpus: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_a_retry_and_what_fails_holds_nobody_up(corpus: Path, tmp_path: Path) -> None:
     (wanted,) = jobs_of(corpus, tmp_path / "runs", 1, LONG)
-    others = jobs_of(corpus, tmp_path / "runs", 2, {"training.steps": 4})
+    failing, other, last = jobs_of(corpus, tmp_path / "runs", 3, {"training.steps": 4})
+    failing.out.mkdir(parents=True)
     told = Told()
-    with running(LocalEngine(1), [wanted, *others], told):
+    with held(other.out), running(LocalEngine(1), [wanted, failing, other, last], told):
         wait_until(lambda: reached(wanted.out, 8))
         (worker,) = multiprocessing.active_children()
         worker.kill()
-    assert told.states == ["finished"] * 3
-    assert [outcome.job for outcome in told.outcomes] == [wanted, *others], "in the order given"
+    assert told.states == ["finished", "failed", "elsewhere", "finished"]
+    assert [outcome.job for outcome in told.outcomes] == [wanted, failing, other, last], "in the order given"
     assert 80 <= steps_trained(wanted.out) <= 80 + 2 * CHECKPOINT_EVERY
-    assert [steps_trained(other.out) for other in others] == [4, 4]
     assert multiprocessing.active_children() == []
     (alone,) = jobs_of(corpus, tmp_path / "alone", 1, LONG)
     perform(alone)
@@ -85,15 +85,6 @@ def test_a_job_at_which_every_worker_dies_fails(corpus: Path, tmp_path: Path) ->
     assert len(killed) == local.DEATHS
     assert "4 workers died at it" in told.outcomes[0].message
     assert "SIGKILL" in told.outcomes[0].message
-
-
-def test_a_job_that_fails_or_is_elsewhere_holds_nobody_up(corpus: Path, tmp_path: Path) -> None:
-    jobs = jobs_of(corpus, tmp_path, 3, {"training.steps": 4})
-    jobs[0].out.mkdir()
-    told = Told()
-    with held(jobs[1].out):
-        LocalEngine(1).run(jobs, told)
-    assert told.states == ["failed", "elsewhere", "finished"]
 
 
 COORDINATOR = """
@@ -140,15 +131,15 @@ def test_told_to_stop_all_save_a_checkpoint(corpus: Path, tmp_path: Path) -> Non
     assert not jobs[2].out.exists()
 
 
-def test_a_killed_coordinator_takes_its_workers_along_and_a_second_goes_on(corpus: Path, tmp_path: Path) -> None:
-    jobs = jobs_of(corpus, tmp_path / "runs", 2, LONG)
-    with coordinator(jobs, tmp_path) as process:
-        wait_until(lambda: all(reached(job.out, CHECKPOINT_EVERY) for job in jobs))
+def test_a_killed_coordinator_takes_its_worker_along_and_the_next_goes_on(corpus: Path, tmp_path: Path) -> None:
+    (wanted,) = jobs_of(corpus, tmp_path / "runs", 1, LONG)
+    with coordinator([wanted], tmp_path) as process:
+        wait_until(lambda: reached(wanted.out, CHECKPOINT_EVERY))
         process.kill()
-    wait_until(lambda: not any(is_held(job.out) for job in jobs), seconds=5)
-    assert all(RunFolder(job.out).result() is None for job in jobs)
-    assert [perform(job).state for job in jobs] == ["finished", "finished"]
-    assert all(steps_trained(job.out) <= 80 + 2 * CHECKPOINT_EVERY for job in jobs)
+    wait_until(lambda: not is_held(wanted.out), seconds=5)
+    assert RunFolder(wanted.out).result() is None
+    assert perform(wanted).state == "finished"
+    assert 80 <= steps_trained(wanted.out) <= 80 + 2 * CHECKPOINT_EVERY
 
 
 def test_cards_are_dealt_out_unless_a_recipe_names_one(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
