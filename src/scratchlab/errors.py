@@ -32,6 +32,10 @@ class RunBusyError(RunError):
     """A run that another process is writing."""
 
 
+class DivergedError(RunError):
+    """A run that gave up, for it came to no finite gradient any more: a result of its recipe, of which no figure is."""
+
+
 class UnfinishedError(ScratchlabError):
     """Work that something outside put a stop to, such as a full disk: it goes on when the command is run again."""
 

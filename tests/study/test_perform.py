@@ -175,6 +175,17 @@ def test_a_fault_of_ours_keeps_its_traceback(corpus: Path, tmp_path: Path, monke
     assert "in broken" in log.read_text(encoding="utf-8")
 
 
+def test_a_run_that_diverges_is_finished_and_not_tried_again(corpus: Path, tmp_path: Path) -> None:
+    changes = {"training.steps": 120, "training.learning_rate": 1e30, "training.clip_norm": 0.0}
+    wanted = job(resolved_recipe(corpus, changes), tmp_path)
+    outcome = perform(wanted)
+    assert outcome.state == "finished"
+    assert "the run has diverged" in outcome.message
+    before = (wanted.out / "metrics.jsonl").stat().st_mtime_ns
+    assert perform(wanted).state == "finished"
+    assert (wanted.out / "metrics.jsonl").stat().st_mtime_ns == before
+
+
 def test_a_run_from_anothers_weights_knows_itself_again(corpus: Path, tmp_path: Path) -> None:
     """What making a run settles, of where the other ended, may stand in the job's recipe or not."""
     train(resolved_recipe(corpus, {"training.steps": 4}), tmp_path / "first")

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
-from scratchlab.errors import RunBusyError, RunError, ScratchlabError, Terminated
+from scratchlab.errors import DivergedError, RunBusyError, RunError, ScratchlabError, Terminated
 from scratchlab.hardware import forget_peak_memory
 from scratchlab.recipe import Recipe, fingerprint
 from scratchlab.runfolder import RunFolder
+from scratchlab.study.folder import has_diverged
 from scratchlab.study.jobs import Job, Outcome, elsewhere
 from scratchlab.study.places import held
 from scratchlab.training.loop import resume
@@ -27,8 +28,9 @@ from scratchlab.training.start import create_run, open_corpora
 def perform(job: Job, stop: StopRequest | None = None) -> Outcome:
     """Bring a job's run to its end from wherever it stands: finished, cut off, or not begun.
 
-    What goes wrong is an outcome. Only `Terminated` is raised, by a run that was told to stop and saved a checkpoint;
-    `stop` says whether that was asked before the run could listen.
+    What goes wrong is an outcome, and so is a run that diverges: it is finished, without a result.json. Only
+    `Terminated` is raised, by a run that was told to stop and saved a checkpoint; `stop` says whether that was asked
+    before the run could listen.
     """
     try:
         with held(job.out):
@@ -38,6 +40,8 @@ def perform(job: Job, stop: StopRequest | None = None) -> Outcome:
         return elsewhere(job)
     except Terminated:
         raise
+    except DivergedError as error:
+        return Outcome(job, "finished", str(error))
     except ScratchlabError as error:
         return Outcome(job, "failed", str(error))
     except Exception as error:
@@ -49,7 +53,7 @@ def _bring_to_its_end(job: Job, stop: StopRequest) -> None:
     folder, recipe = RunFolder(job.out), _as_given(job.recipe)
     if folder.exists():
         _refuse_another(folder, recipe)
-        if folder.result() is not None:
+        if folder.result() is not None or has_diverged(folder):
             return
     else:
         _clear_torn(job.out)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from scratchlab.errors import RunError
+from scratchlab.errors import DivergedError
 from scratchlab.hardware import matmul_rate, peak_memory
 from scratchlab.recipe import Settled
 from scratchlab.runfolder import RunFolder
@@ -93,7 +93,7 @@ class Journal:
         for record in records:
             self._skipped_in_a_row = self._skipped_in_a_row + 1 if record["skipped"] else 0
         if self._skipped_in_a_row >= HOPELESS:
-            raise RunError(
+            raise DivergedError(
                 f"{self.folder.path}: {self._skipped_in_a_row} steps in a row had no finite gradient; the run has "
                 "diverged. Try a lower training.learning_rate, a warm-up, or training.precision=float32."
             )
