@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from scratchlab.cli import study_run
 from scratchlab.cli.main import cli
 from scratchlab.errors import RunError, UsageError
 from tiny_study import Here, real_place
@@ -14,7 +13,7 @@ from tiny_study import Here, real_place
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(study_run, "engine_of", lambda on, workers, study: Here())
+    monkeypatch.setattr("scratchlab.study.engines.engine", lambda *_: Here())
     return real_place(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from scratchlab.cli.study_run import slurm_options
 from scratchlab.errors import UsageError
 from scratchlab.study.engines import ENGINES, engine
 from scratchlab.study.local import LocalEngine
@@ -10,17 +11,10 @@ from scratchlab.study.slurm_engine import SlurmEngine
 
 
 def test_by_name() -> None:
-    assert engine("local", 3) == LocalEngine(3)
+    assert (engine("local", 3), engine("local")) == (LocalEngine(3), LocalEngine(1))
     assert engine("ray", address="10.0.0.1:6379") == RayEngine("10.0.0.1:6379", None)
     assert engine("slurm", 2, options={"partition": "long"}) == SlurmEngine(2, {"partition": "long"})
     assert {type(engine(name)).__name__ for name in ENGINES} == {"LocalEngine", "RayEngine", "SlurmEngine"}
-
-
-def test_as_many_as_the_machine_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scratchlab.study.engines.usable_cores", lambda: 7)
-    assert engine("local") == LocalEngine(7)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert engine("local") == LocalEngine(2)
 
 
 def test_what_an_engine_has_no_use_for_is_refused() -> None:
@@ -30,3 +24,11 @@ def test_what_an_engine_has_no_use_for_is_refused() -> None:
         engine("ray", options={"partition": "long"})
     with pytest.raises(UsageError, match="one of local, ray, slurm"):
         engine("cloud")
+
+
+def test_options_of_sbatch_on_the_command_line() -> None:
+    given = ("partition=long", "--gres=gpu:h100:1", "comment=a=b")
+    assert slurm_options(given) == {"partition": "long", "gres": "gpu:h100:1", "comment": "a=b"}
+    for wrong in ("partition", "=long", "partition="):
+        with pytest.raises(UsageError, match="OPTION=VALUE"):
+            slurm_options((wrong,))

@@ -29,7 +29,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """What the first test connects to; it ends with the last."""
+    """What all tests connect to, begun in another folder than theirs."""
+    ray_engine._connect(None, 2)
     yield
     ray_engine.import_ray().shutdown()
 

@@ -20,20 +20,25 @@ def say(text: str) -> None:
 @click.argument("path", metavar="STUDY")
 @click.option("--on", type=click.Choice(ENGINES), default="local", show_default=True, help="Where runs are done.")
 @click.option("--workers", type=click.IntRange(1), help="Runs at a time.  [default: all that fit]")
+@click.option("--address", help="Of a Ray cluster; auto: this machine's.  [default: one of its own]")
+@click.option("--slurm", multiple=True, metavar="OPTION=VALUE", help="For sbatch: partition=long; timeout=MINUTES.")
 @as_json
-def run(path: str, on: str, workers: int | None, as_json: bool) -> None:
+def run(path: str, on: str, workers: int | None, address: str | None, slurm: tuple[str, ...], as_json: bool) -> None:
     """Run what is missing in STUDY, block by block, then say what came of it. Finished runs are never done again.
 
     Stopped by Ctrl-C or SIGTERM, its runs save checkpoints, and it exits with 143; the same command goes on.
     """
     from scratchlab.study.coordinate import coordinate
     from scratchlab.study.definition import load_study
+    from scratchlab.study.engines import engine
     from scratchlab.study.judging import judge_of
     from scratchlab.study.settle import settle_study
 
     study = load_study(path)
-    settled = settle_study(study, workers or default_workers(study), say)
-    now, progress = coordinate(study, settled, engine_of(on, workers, study), judge_of(study), Lines())
+    beside = workers or default_workers(study)
+    where = engine(on, beside if on == "local" else workers, address, slurm_options(slurm))
+    settled = settle_study(study, beside, say)
+    now, progress = coordinate(study, settled, where, judge_of(study), Lines())
     show(standing(study, now) | {"ran": progress.ran, "failed": list(progress.failed.values())}, as_json, status_text)
     if progress.failed:
         raise RunError(f"{count(len(progress.failed), 'run')} failed; the same command tries them again.")
@@ -74,19 +79,12 @@ def default_workers(study: Any) -> int:
     return usable_cores() if device == "cpu" else 1
 
 
-def engine_of(on: str, workers: int | None, study: Any) -> Any:
-    """The engine of that name; its package is asked for when it is used."""
-    match on:
-        case "local":
-            from scratchlab.study.local import LocalEngine
-
-            return LocalEngine(workers or default_workers(study))
-        case "ray":
-            from scratchlab.study.ray_engine import RayEngine
-
-            return RayEngine(workers=workers)
-        case _:
-            raise UsageError(f"--on {on}: there is no such engine.")
+def slurm_options(given: tuple[str, ...]) -> dict[str, str]:
+    """`partition=long` and the like as sbatch's options and their values."""
+    for option in given:
+        if not all(option.partition("=")):
+            raise UsageError(f"--slurm {option}: should be OPTION=VALUE, such as partition=long or timeout=240.")
+    return {name.lstrip("-"): value for name, _, value in (option.partition("=") for option in given)}
 
 
 class Lines:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 from scratchlab.errors import UsageError
-from scratchlab.hardware import usable_cores
 from scratchlab.study.jobs import Engine
 
 EngineName = Literal["local", "ray", "slurm"]
@@ -16,9 +15,8 @@ def engine(
 ) -> Engine:
     """The engine `on` this name, with at most `workers` runs at a time.
 
-    None: as many as the cluster holds; of this machine, as many as it has CUDA devices, or else cores. `address` is a
-    Ray cluster's, `options` are sbatch's. `UsageError` for what an engine has no use for. The package that an engine
-    needs is asked for when it runs.
+    None: as many as the cluster holds; of this machine's processes, one. `address` is a Ray cluster's, `options` are
+    sbatch's; `UsageError` for what an engine has no use for. The package that it needs is asked for when it runs.
     """
     if address is not None and on != "ray":
         raise UsageError(f"An address is that of a Ray cluster; the engine {on!r} has none.")
@@ -28,7 +26,7 @@ def engine(
         case "local":
             from scratchlab.study.local import LocalEngine
 
-            return LocalEngine(workers or devices())
+            return LocalEngine(1 if workers is None else workers)
         case "ray":
             from scratchlab.study.ray_engine import RayEngine
 
@@ -39,10 +37,3 @@ def engine(
             return SlurmEngine(workers, options or {})
         case _:
             raise UsageError(f"{on!r}: there is no such engine; it is one of {', '.join(ENGINES)}.")
-
-
-def devices() -> int:
-    """How many runs this machine has room for: one a CUDA device, or else one a core."""
-    import torch
-
-    return torch.cuda.device_count() or usable_cores()
