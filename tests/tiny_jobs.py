@@ -71,7 +71,7 @@ def steps_trained(out: Path) -> int:
     return result["cost"]["tokens"] // (recipe.training.global_batch_size * recipe.model.context_length)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came to that"

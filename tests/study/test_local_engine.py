@@ -49,7 +49,7 @@ def running(engine: LocalEngine, jobs: Sequence[Job], told: Told) -> Iterator[No
     try:
         yield
     finally:
-        thread.join(60)
+        thread.join(300)
     assert not thread.is_alive()
 
 
@@ -121,7 +121,7 @@ def test_told_to_stop_all_save_a_checkpoint(corpus: Path, tmp_path: Path) -> Non
     with coordinator(jobs, tmp_path) as process:
         wait_until(lambda: all(reached(job.out, CHECKPOINT_EVERY) for job in jobs[:2]))
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 143, errors
     assert "To go on, run the same again" in errors
     assert "Traceback" not in errors
@@ -136,7 +136,7 @@ def test_a_killed_coordinator_takes_its_worker_along_and_the_next_goes_on(corpus
     with coordinator([wanted], tmp_path) as process:
         wait_until(lambda: reached(wanted.out, CHECKPOINT_EVERY))
         process.kill()
-    wait_until(lambda: not is_held(wanted.out), seconds=5)
+    wait_until(lambda: not is_held(wanted.out), seconds=30)
     assert RunFolder(wanted.out).result() is None
     assert perform(wanted).state == "finished"
     assert 80 <= steps_trained(wanted.out) <= 80 + 2 * CHECKPOINT_EVERY

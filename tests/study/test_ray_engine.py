@@ -1,117 +1,44 @@
-"""Ray: a small cluster of this machine. What two machines do when one dies is in `test_ray_cluster.py`."""
+"""What of the Ray engine needs no Ray. With one: `ray_local.py` and `ray_cluster.py`, by `make cluster`."""
 
 import builtins
-import os
-import signal
-import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scratchlab.errors import DeviceError, MissingExtraError, ScratchlabError, Terminated
-from scratchlab.runfolder import RunFolder
+from scratchlab.errors import DeviceError, MissingExtraError
 from scratchlab.study import ray_engine
-from scratchlab.study.perform import perform
-from scratchlab.study.places import held
+from scratchlab.study.jobs import Job
 from scratchlab.study.ray_engine import RayEngine
-from tiny_jobs import Told, bits, jobs_of, reached, steps_trained, tiny_corpus, wait_until
+from tiny_jobs import Told, resolved_recipe
 
-pytest.importorskip("ray")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """What all tests connect to, begun in another folder than theirs."""
-    ray_engine._connect(None, 2)
-    yield
-    ray_engine.import_ray().shutdown()
+NODES = [
+    {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}},
+    {"Alive": True, "Resources": {"CPU": 16.0}},
+    {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+]
 
 
-def test_jobs_end_as_in_a_process_of_ones_own(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Threads included, and from another folder: Ray's workers are somewhere else."""
-    monkeypatch.chdir(tmp_path)
-    near = Path(os.path.relpath(corpus))
-    changes = {"execution.threads": 2, "training.steps": 8}
-    jobs, alone = jobs_of(near, Path("runs"), 3, changes), jobs_of(near, Path("alone"), 3, changes)
-    jobs[1].out.mkdir(parents=True)
-    told = Told()
-    with held(jobs[2].out):
-        RayEngine(workers=2).run(jobs, told)
-    assert {outcome.job: outcome.state for outcome in told.outcomes} == dict(
-        zip(jobs, ["finished", "failed", "elsewhere"], strict=True)
-    )
-    assert perform(alone[0]).state == "finished"
-    assert bits(jobs[0].out) == bits(alone[0].out)
-    assert RunFolder(jobs[0].out).manifest()["command"] == sys.argv
-    assert list(Path("runs").glob(".probe-*")) == []
-    printed = capfd.readouterr()
-    assert "Traceback" not in printed.err + printed.out
+def wanting(threads: int, device: str) -> Job:
+    recipe = resolved_recipe(Path("corpus"), {"execution.threads": threads, "execution.device": device})
+    return Job(recipe, Path("runs/one"), "one")
 
 
-def test_told_to_stop_it_saves_a_checkpoint(corpus: Path, tmp_path: Path) -> None:
-    jobs = jobs_of(corpus, tmp_path / "runs", 4, {"training.steps": 80})
-
-    def interrupt() -> None:
-        wait_until(lambda: any(reached(job.out, 4) for job in jobs))
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(Terminated, match="To go on, run the same again"):
-        RayEngine(workers=1).run(jobs, Told())
-    thread.join()
-    assert perform(jobs[0]).state == "finished"
-    assert steps_trained(jobs[0].out) == 80, "nothing was lost"
-    assert not jobs[1].out.exists()
+@pytest.mark.parametrize(("threads", "device"), [(16, "cpu"), (8, "cuda")])
+def test_what_a_machine_can_do_is_taken(threads: int, device: str) -> None:
+    ray_engine._refuse_what_fits_nowhere([wanting(threads, device)], NODES)
 
 
-def test_what_no_machine_can_do_is_refused(corpus: Path, tmp_path: Path) -> None:
-    jobs = jobs_of(corpus, tmp_path, 1, {"execution.threads": 4000})
-    with pytest.raises(DeviceError, match=r"no machine of the Ray cluster has 4000 cores"):
-        RayEngine().run(jobs, Told())
-
-
-def test_a_folder_that_is_not_shared_is_refused(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here a machine is made a stranger by giving it a file of another content to look at."""
-    shared = ray_engine._shared_file
-
-    def torn(folder: Path) -> Any:
-        manager = shared(folder)
-        path = manager.__enter__()
-        path.write_text("of another disk", encoding="utf-8")
-
-        class Other:
-            def __enter__(self) -> Path:
-                return path
-
-            def __exit__(self, *error: object) -> None:
-                manager.__exit__(None, None, None)
-
-        return Other()
-
-    monkeypatch.setattr(ray_engine, "_shared_file", torn)
-    with pytest.raises(ScratchlabError, match=r"is not the .* of this machine, and runs would be lost"):
-        RayEngine().run(jobs_of(corpus, tmp_path, 1), Told())
-
-
-def test_other_software_is_refused(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_engine, "_software", lambda: {"torch": "1.0"})
-    with pytest.raises(ScratchlabError, match=r"torch .* where this machine has torch 1\.0"):
-        RayEngine().run(jobs_of(corpus, tmp_path, 1), Told())
+@pytest.mark.parametrize(("threads", "device"), [(17, "cpu"), (9, "cuda")])
+def test_what_no_machine_can_do_is_refused(threads: int, device: str) -> None:
+    """Cores and GPU must be of one machine, and it must be alive."""
+    with pytest.raises(DeviceError, match=f"no machine of the Ray cluster has {threads} cores.*16 cores, 0 GPUs"):
+        ray_engine._refuse_what_fits_nowhere([wanting(threads, device)], NODES)
 
 
 def test_without_ray_the_command_that_installs_it_is_told(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real = builtins.__import__
 
@@ -122,7 +49,7 @@ def test_without_ray_the_command_that_installs_it_is_told(
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match=r"pip install 'scratchlab\[ray\]'"):
-        RayEngine().run(jobs_of(corpus, tmp_path, 1), Told())
+        RayEngine().run([wanting(1, "cpu")], Told())
 
 
 def test_nothing_to_do_starts_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
