@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 SHAKESPEARE = $(if $(TEXT),$(TEXT),../shared/data/tinyshakespeare/input.txt)
 
-.PHONY: install quickstart test lint simulations study-simulations studies clean
+.PHONY: install quickstart test lint simulations study-simulations studies cluster skypilot clean
 
 install: $(VENV)/installed
 
@@ -40,6 +40,17 @@ studies: install
 	test -d corpora/shakespeare || $(BIN)/scratchlab corpus build '$(SHAKESPEARE)' --out corpora/shakespeare \
 	  --tokenizer char --split contiguous:.9,.05,.05
 	$(BIN)/scratchlab study run studies/nano-char.toml --workers 2
+
+# Ray and Slurm, with machines killed: some minutes.
+cluster: install
+	$(BIN)/python -m pytest tests/study/ray_local.py tests/study/ray_cluster.py tests/study/slurm_cluster.py --quiet
+
+# The task file against SkyPilot itself, in an environment of its own (460 MB).
+skypilot: install
+	$(PYTHON) -m venv build/skypilot
+	build/skypilot/bin/pip install --quiet skypilot
+	$(BIN)/scratchlab study export studies/nano-char.toml --skypilot build/task.yaml --accelerators H100:8 --cloud aws
+	build/skypilot/bin/python tests/study/skypilot_schema.py build/task.yaml
 
 clean:
 	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache
