@@ -15,7 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from scratchlab.corpus.windows import Batch
+from scratchlab.errors import UsageError
 from scratchlab.generation.engine import Settings, generate
+from scratchlab.model.attention import COMMON
 from scratchlab.model.build import build_model
 from scratchlab.model.count import forward_flops_per_token, parameter_count, training_flops_per_token
 from scratchlab.model.gpt import GPT
@@ -208,6 +210,28 @@ def test_cached_is_uncached(row: dict[str, Any]) -> None:
     assert whole.shape == (2, T, VOCAB)
 
 
+@pytest.mark.parametrize("cached", [0, 2])
+def test_branches_are_read_as_if_alone(row: dict[str, Any], cached: int) -> None:
+    """Two texts that begin alike, in one row; their beginning may have been read before."""
+    model = lively(row, torch.float64)
+    tokens = torch.randint(1, VOCAB, (2, 10), generator=torch.Generator().manual_seed(1))
+    tokens[1, :cached] = tokens[0, :cached]
+    positions = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 4, 5, 6]])[:, cached:]
+    documents = torch.tensor([[COMMON] * 4 + [0] * 3 + [1] * 3] * 2)[:, cached:]
+    state = None
+    if cached:
+        _, state = model(tokens[:1, :cached], model.new_state(1, cached))
+        state = state.repeated(2, 10 - cached)
+    both, _ = model(tokens[:, cached:], state, positions, documents)
+    alone = [model(tokens[:, places])[0] for places in (list(range(7)), [0, 1, 2, 3, 7, 8, 9])]
+    assert distance(both, torch.cat([alone[0], alone[1][:, 4:]], 1)[:, cached:]) < 1e-6
+
+
+def test_no_position_reaches_the_context_length() -> None:
+    with pytest.raises(UsageError, match=f"sees {T} tokens at most .* it was given {T + 1}"):
+        lively({})(tokens_with_documents()[:, :2], positions=torch.tensor([[0, T]]))
+
+
 def test_it_writes_no_padding(row: dict[str, Any]) -> None:
     written = list(generate(lively(row), [3, END, 4], Settings(max_tokens=12, temperature=5.0)))
     assert len(written) == 12
@@ -333,9 +357,9 @@ def test_shared_heads_are_those_heads_repeated() -> None:
 
 def test_rotary_positions_see_distances_only() -> None:
     model = lively({"positions": "rotary"}, torch.float64)
-    tokens = tokens_with_documents()
-    places = torch.arange(T)[None]
-    assert distance(model(tokens, positions=places + 5)[0], model(tokens)[0]) < 1e-6
+    tokens = tokens_with_documents()[:, :4]
+    places = torch.arange(4)[None]
+    assert distance(model(tokens, positions=places + 3)[0], model(tokens)[0]) < 1e-6
     assert distance(model(tokens, positions=2 * places)[0], model(tokens)[0]) > 1e-2
 
 

@@ -1,6 +1,6 @@
 """Questions in batches: of like length, so that little is padding, and no larger than what can be held at once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,24 +50,17 @@ def in_batches(questions: Sequence[Asked], most: int | None, device: str) -> Ite
         yield batch
 
 
-ROWS_WORTH_A_CALL = 8
-SHORT = 0.85
-
-
-def of_like_length(lengths: Mapping[int, int]) -> Iterator[list[int]]:
-    """Rows by their lengths, in groups to be read together, long ones first; rows of length 0 are in none.
-
-    A group of several rows ends where the next row would be padded by a sixth: one padded to the longest of all its
-    questions' continuations reads twice as many tokens as HellaSwag's have.
-    """
-    group = list[int]()
-    for row in sorted((row for row, length in lengths.items() if length), key=lambda row: -lengths[row]):
-        if len(group) >= ROWS_WORTH_A_CALL and lengths[row] < SHORT * lengths[group[0]]:
-            yield group
-            group = []
-        group.append(row)
-    if group:
-        yield group
+def rows_in_batches(lengths: Sequence[int], device: str) -> Iterator[list[int]]:
+    """The places of rows of tokens that are read together, long ones first, padded to the first of them."""
+    at_once = TOKENS_AT_ONCE.get(device, TOKENS_AT_ONCE["other"])
+    batch = list[int]()
+    for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > at_once:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
 
 
 WORTH_SHARING = 2 / 3
@@ -85,7 +78,7 @@ def worth_sharing(questions: Sequence[Asked], shared: int) -> bool:
 
 def shared_length(questions: Sequence[Asked]) -> int:
     """How many tokens all prefixes begin with in common; of each prefix one token at least is left."""
-    shortest = min(len(question.prefix) for question in questions) - 1
+    shortest = min((len(question.prefix) for question in questions), default=0) - 1
     if len(questions) < 2 or shortest < 1:
         return 0
     rows: Any = np.stack([question.prefix[:shortest] for question in questions])

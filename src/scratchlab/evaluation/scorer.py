@@ -1,5 +1,6 @@
 """Scoring: token sequences in, the loss of each target out. All that evaluation asks of a model, whoever made it."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -9,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from scratchlab.evaluation.batches import in_batches, of_like_length, shared_length, worth_sharing
+from scratchlab.evaluation.batches import rows_in_batches, shared_length
+from scratchlab.model.attention import COMMON
 from scratchlab.model.build import Model
 from scratchlab.model.gpt import GPT
 from scratchlab.model.layers import Cache
@@ -35,6 +37,10 @@ class Answer:
     """The loss of each of its tokens, given the prefix and the tokens before it. Shape (tokens,)."""
     greedy: bool
     """Whether each of its tokens is the one that the model finds likeliest there."""
+
+
+WORTH_SHARING = 1 / 3
+"""Of the tokens of all rows: so many must be spared, since with a cache there is a pass more, and a mask."""
 
 
 ScoreWindows = Callable[[Ids, Ids], Floats]
@@ -85,55 +91,56 @@ class ModelScorer:
 
     @torch.no_grad()
     def answers(self, questions: Sequence[Question]) -> list[tuple[Answer, ...]]:
-        found: list[tuple[Answer, ...]] = [()] * len(questions)
-        for batch in in_batches(questions, self._model.most_tokens, self._model.head_weight.device.type):
-            asked = [questions[place] for place in batch]
-            for place, answers in zip(batch, self._judge(asked, self._read(asked)), strict=True):
-                found[place] = answers
-        return found
-
-    def _read(self, questions: Sequence[Question]) -> Tensor:
-        """The hidden states from which the tokens of all continuations are predicted, in their order: (N, C)."""
-        shared = shared_length(questions)
-        can = isinstance(self._model, GPT)  # the state of a recurrent network cannot be cut back to a shorter row's end
-        saves = can and worth_sharing(questions, shared)
-        return self._read_shared(questions, shared) if saves else self._read_whole(questions)
-
-    def _read_shared(self, questions: Sequence[Question], shared: int) -> Tensor:
-        """What the questions begin with in common is read once, each prefix once, and then the continuations."""
-        choices = [(place, choice) for place, question in enumerate(questions) for choice in question.continuations]
-        start = _Reading.empty(self._model)
-        if shared:
-            start, _ = start.read([0], [questions[0].prefix[:shared]])
-        prefixes, hidden_BTC = start.read([0] * len(questions), [question.prefix[shared:] for question in questions])
-        ends = [len(question.prefix) - shared - 1 for question in questions]
-        last_BC = hidden_BTC[torch.arange(len(questions)), ends]
-        inside: dict[int, Tensor] = {}
-        for alike in of_like_length({row: len(choice) - 1 for row, (_, choice) in enumerate(choices)}):
-            rows = [choices[row] for row in alike]
-            _, hidden_NTC = prefixes.read([place for place, _ in rows], [choice[:-1] for _, choice in rows])
-            inside |= {row: hidden_NTC[at, : len(choices[row][1]) - 1] for at, row in enumerate(alike)}
-        parts = [
-            part
-            for row, (place, _) in enumerate(choices)
-            for part in (last_BC[place][None], *([inside[row]] if row in inside else []))
-        ]
-        return torch.cat(parts)
-
-    def _read_whole(self, questions: Sequence[Question]) -> Tensor:
-        """Each continuation is read with all that stands before it."""
-        rows = [
-            (len(question.prefix), np.concatenate([question.prefix, choice[:-1]]))
-            for question in questions
-            for choice in question.continuations
-        ]
-        hidden_BTC, _ = self._model.hidden(padded([row for _, row in rows], self._model.head_weight.device))
-        return torch.cat([hidden_BTC[at, begins - 1 : len(row)] for at, (begins, row) in enumerate(rows)])
-
-    def _judge(self, questions: Sequence[Question], hidden_NC: Tensor) -> list[tuple[Answer, ...]]:
-        model = self._model
+        if not questions:
+            return []
+        branching = self._may_branch(questions)
+        rows = [_Row.of(part) for question in questions for part in ([question] if branching else apart(question))]
+        start = self._begin(rows, shared_length(questions)) if branching else None
         targets = np.concatenate([choice for question in questions for choice in question.continuations])
-        targets_N = torch.from_numpy(targets).to(hidden_NC.device)
+        nats, likeliest = np.empty(len(targets), np.float32), np.empty(len(targets), np.bool_)
+        own = np.split(np.arange(len(targets)), np.cumsum([len(row.predicting) for row in rows])[:-1])
+        for batch in rows_in_batches([len(row.tokens) for row in rows], self._model.head_weight.device.type):
+            at = np.concatenate([own[row] for row in batch])
+            hidden_NC = self._read([rows[row] for row in batch], start)
+            nats[at], likeliest[at] = self._judge(hidden_NC, targets[at])
+        return as_answers(questions, nats, likeliest)
+
+    def _may_branch(self, questions: Sequence[Question]) -> bool:
+        """Whether several continuations may go on from one prefix, and several prefixes from one beginning.
+
+        Not where all that was read is one state; nor where an end of text parts what is read, which documents cannot
+        say at the same time.
+        """
+        end = self._model.end_of_text
+        parted = end is not None and any((_Row.of(question).tokens[1:] == end).any() for question in questions)
+        return isinstance(self._model, GPT) and not parted
+
+    def _begin(self, rows: Sequence["_Row"], shared: int) -> Cache | None:
+        """The tokens that all rows begin with, read once, if that spares enough of them."""
+        if (len(rows) - 1) * shared <= WORTH_SHARING * sum(len(row.tokens) for row in rows):
+            return None
+        assert isinstance(self._model, GPT)
+        tokens_BT = padded([rows[0].tokens[:shared]], self._model.head_weight.device)
+        return self._model.hidden(tokens_BT, self._model.new_state(1, shared))[1]
+
+    def _read(self, rows: Sequence["_Row"], start: Cache | None) -> Tensor:
+        """The hidden states from which the tokens of all continuations are predicted, in their order: (N, C)."""
+        shared, device = start.lengths[0] if start else 0, self._model.head_weight.device
+        tokens_BT, positions_BT, documents_BT = (
+            padded([part[shared:] for part in parts], device)
+            for parts in zip(*((row.tokens, row.positions, row.documents) for row in rows), strict=True)
+        )
+        state = start.repeated(*tokens_BT.shape) if start else None
+        if any(row.branches for row in rows):
+            assert isinstance(self._model, GPT)
+            hidden_BTC, _ = self._model.hidden(tokens_BT, state, positions_BT, documents_BT)
+        else:
+            hidden_BTC, _ = self._model.hidden(tokens_BT, state)
+        return torch.cat([hidden_BTC[at, row.predicting - shared] for at, row in enumerate(rows)])
+
+    def _judge(self, hidden_NC: Tensor, targets: Ids) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """The loss of each target, and whether it is the likeliest."""
+        model, targets_N = self._model, torch.from_numpy(targets).to(hidden_NC.device)
         head_VC = model.head_weight.to(model.head_dtype)
         nats, likeliest = list[Tensor](), list[Tensor]()
         rows = max(1, CHUNK_ENTRIES // len(head_VC))
@@ -141,7 +148,42 @@ class ModelScorer:
             scores = model.readout.scores(hidden, head_VC)
             nats.append(torch.nn.functional.cross_entropy(scores, aims, reduction="none"))
             likeliest.append(scores.argmax(-1) == aims)
-        return as_answers(questions, torch.cat(nats).cpu().numpy(), torch.cat(likeliest).cpu().numpy())
+        return torch.cat(nats).cpu().numpy(), torch.cat(likeliest).cpu().numpy()
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A question as a model reads it: its prefix, then its continuations side by side, all without their last token.
+
+    They are documents, which do not see one another, and their positions go on from the prefix.
+    """
+
+    tokens: Ids
+    positions: Ids
+    documents: Ids
+    predicting: Ids
+    """The places from which the tokens of the continuations are predicted, one after another."""
+
+    @classmethod
+    def of(cls, question: Question) -> "_Row":
+        begins, sizes = len(question.prefix), [len(choice) - 1 for choice in question.continuations]
+        edges = np.cumsum([begins, *sizes])
+        return cls(
+            np.concatenate([question.prefix, *(choice[:-1] for choice in question.continuations)]),
+            np.concatenate([np.arange(begins), *(begins + np.arange(size) for size in sizes)]),
+            np.repeat(np.arange(len(sizes) + 1) + COMMON, [begins, *sizes]),
+            np.concatenate([[begins - 1, *range(*ends)] for ends in itertools.pairwise(edges)]),
+        )
+
+    @property
+    def branches(self) -> bool:
+        """Whether there is more than one continuation to be kept apart."""
+        return bool(self.documents[-1] > COMMON + 1)
+
+
+def apart(question: Question) -> list[Question]:
+    """Each continuation as a question by itself."""
+    return [Question(question.prefix, (choice,)) for choice in question.continuations]
 
 
 def as_answers(
@@ -164,32 +206,3 @@ def padded(rows: Sequence[Ids], device: torch.device) -> Tensor:
     for row, tokens in enumerate(rows):
         tokens_BT[row, : len(tokens)] = tokens
     return torch.from_numpy(tokens_BT).to(device)
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """What a GPT has read in several rows, to go on from as often as one likes."""
-
-    model: GPT
-    buffers: tuple[tuple[Tensor, Tensor], ...]
-    lengths: tuple[int, ...]
-
-    @classmethod
-    def empty(cls, model: Model) -> "_Reading":
-        """One row in which nothing has been read."""
-        assert isinstance(model, GPT)
-        return cls(model, tuple(model.new_state(1, 0).buffers), (0,))
-
-    def read(self, parents: Sequence[int], rows: Sequence[Ids]) -> tuple["_Reading", Tensor]:
-        """Row i goes on from row parents[i] with tokens rows[i]; gives their hidden states too, (rows, longest, C)."""
-        tokens_BT = padded(rows, self.model.head_weight.device)
-        before = [self.lengths[parent] for parent in parents]
-        longest, room = max(before), max(before) + tokens_BT.shape[1]
-        cache = self.model.new_state(len(rows), room)
-        for old, new in zip(self.buffers, cache.buffers, strict=True):
-            for source, target in zip(old, new, strict=True):
-                target[:, :, :longest] = source[list(parents), :, :longest]
-        cache.lengths = before
-        hidden_BTC, _ = self.model.hidden(tokens_BT, Cache(cache.buffers, before, room))
-        lengths = tuple(length + len(row) for length, row in zip(before, rows, strict=True))
-        return _Reading(self.model, tuple(cache.buffers), lengths), hidden_BTC

@@ -19,17 +19,38 @@ from scratchlab.model.layers import Linear
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
+COMMON = -1
+"""The document that all others see, and that is all of what a cache holds."""
+
+
 def visible_places(
-    places_BT: Tensor, n_places: int, window: int | None = None, documents_BT: Tensor | None = None
+    places_BT: Tensor,
+    n_places: int,
+    window: int | None = None,
+    positions_BT: Tensor | None = None,
+    documents_BT: Tensor | None = None,
 ) -> Tensor:
-    """(B, 1, T, L), true where a query at a place may look: not ahead, in its window, in its document."""
+    """(B, 1, T, L), true where a query at a place may look: not ahead, in its window, in its document or `COMMON`.
+
+    Windows count positions, which are the places unless given.
+    """
     keys_L = torch.arange(n_places, device=places_BT.device)
     visible_BTL = keys_L <= places_BT[:, :, None]
     if window is not None:
-        visible_BTL = visible_BTL & (keys_L > places_BT[:, :, None] - window)
+        positions_BT = places_BT if positions_BT is None else positions_BT
+        positions_BL = _in_row(positions_BT, places_BT, keys_L)
+        visible_BTL = visible_BTL & (positions_BL[:, None] > positions_BT[:, :, None] - window)
     if documents_BT is not None:
-        visible_BTL = visible_BTL & (documents_BT[:, :, None] == documents_BT[:, None, :])
+        documents_BL = _in_row(documents_BT, places_BT, torch.full_like(keys_L, COMMON))
+        same_BTL = documents_BT[:, :, None] == documents_BL[:, None]
+        visible_BTL = visible_BTL & (same_BTL | (documents_BL == COMMON)[:, None])
     return visible_BTL[:, None]
+
+
+def _in_row(new_BT: Tensor, places_BT: Tensor, cached_L: Tensor) -> Tensor:
+    """(B, L): what is new at its places, and at all others what is said of the cache."""
+    new_BT, places_BT = torch.broadcast_tensors(new_BT, places_BT)
+    return cached_L.repeat(len(new_BT), 1).scatter(1, places_BT, new_BT)
 
 
 class Fused(nn.Module):

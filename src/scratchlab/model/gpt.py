@@ -167,12 +167,13 @@ class GPT(nn.Module):
     ) -> tuple[Tensor, Cache | None]:
         """The normalized residual stream that the head reads, float32 (B, T, C).
 
-        `positions_BT` are the places of the tokens (0, 1, ... after what `state` holds unless given). Tokens see only
-        those with the same number in `documents_BT`; `document_mask` numbers them by itself. With a cache all of it
-        is one document.
+        `positions_BT` are the places of the tokens (0, 1, ... after what `state` holds unless given); none may reach
+        context_length. Tokens see only those with the same number in `documents_BT`, and those whose number is
+        `COMMON`, as all that is cached; `document_mask` numbers them by itself, but with a cache all is one document.
         """
         T, config = tokens_BT.shape[1], self.config
-        seen, most = T + (max(state.lengths) if state else 0), config.context_length
+        n_places, most = T + (max(state.lengths) if state else 0), config.context_length
+        seen = n_places if positions_BT is None else int(positions_BT.max()) + 1
         if seen > most:
             raise UsageError(f"This model sees {most} tokens at most (model.context_length); it was given {seen}.")
         places_BT = torch.arange(T, device=tokens_BT.device)[None]
@@ -182,7 +183,7 @@ class GPT(nn.Module):
             documents_BT = (tokens_BT == self.end_of_text).cumsum(1)  # it opens the document that follows it
         positions_BT = places_BT if positions_BT is None else positions_BT
         turns = rotation(positions_BT, config.head_width) if config.positions == "rotary" else None
-        view = View(state, turns, self._visible(places_BT, seen, state, documents_BT))
+        view = View(state, turns, self._visible(places_BT, n_places, state, positions_BT, documents_BT))
         x_BTC = self.dropout(self._embed(tokens_BT, positions_BT))
         for block in self.blocks:
             x_BTC = block(x_BTC, view)
@@ -199,7 +200,12 @@ class GPT(nn.Module):
         return x_BTC
 
     def _visible(
-        self, places_BT: Tensor, n_places: int, cache: Cache | None, documents_BT: Tensor | None
+        self,
+        places_BT: Tensor,
+        n_places: int,
+        cache: Cache | None,
+        positions_BT: Tensor,
+        documents_BT: Tensor | None,
     ) -> dict[int | None, Tensor | None]:
         """A mask for each window, or None where all that needs saying is that nobody looks ahead."""
         even = cache is None or min(cache.lengths) == max(cache.lengths)
@@ -207,7 +213,7 @@ class GPT(nn.Module):
         return {
             window: None
             if causal and (window is None or window >= n_places)
-            else visible_places(places_BT, n_places, window, documents_BT)
+            else visible_places(places_BT, n_places, window, positions_BT, documents_BT)
             for window in self.windows
         }
 

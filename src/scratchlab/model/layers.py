@@ -58,6 +58,15 @@ class Cache:
                 values[row, :, length : length + n_new] = v_BHTD[row]
         return keys[:, :, : longest + n_new], values[:, :, : longest + n_new]
 
+    def repeated(self, rows: int, room: int) -> "Cache":
+        """So many rows that all begin as this cache's only row, each with room for so many tokens more."""
+        (length,) = self.lengths
+
+        def several(x_1HLD: Tensor) -> Tensor:
+            return F.pad(x_1HLD[:, :, :length].expand(rows, -1, -1, -1), (0, 0, 0, room))
+
+        return Cache([(several(k), several(v)) for k, v in self.buffers], [length] * rows, length + room)
+
     def has_room(self, n_new: int) -> bool:
         """Whether so many more tokens fit in every row."""
         return max(self.lengths) + n_new <= self.capacity
