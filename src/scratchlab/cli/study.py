@@ -9,6 +9,7 @@ STUDY_COMMANDS = {
     "plan": ("scratchlab.cli.study_plan:plan", "Arms, runs, hours, money, and the smallest effect it can see."),
     "run": ("scratchlab.cli.study_run:run", "Run what is missing, then say what came of it."),
     "status": ("scratchlab.cli.study_run:status", "Where a study stands, and its verdicts so far."),
+    "report": ("scratchlab.cli.study_report:report", "What came of it, as a page, as Markdown, as JSON."),
     "export": ("scratchlab.cli.study_export:export", "A task file that runs it on rented machines."),
     "analyze": ("scratchlab.cli.study_analyze:analyze", "The same analysis on anybody's table of results."),
 }

@@ -127,15 +127,15 @@ def how_made(gallery: Gallery) -> str:
 
 def to_markdown(gallery: Gallery) -> str:
     """The gallery as Markdown (CommonMark with tables)."""
-    lines = [f"# What {_code(gallery.run)} writes at which loss", "", how_made(gallery), *gallery.notes, ""]
+    lines = [f"# What {code_span(gallery.run)} writes at which loss", "", how_made(gallery), *gallery.notes, ""]
     lines += ["| step | tokens | nats per token | bits per byte | known words |", "|---:|---:|---:|---:|---:|"]
     lines += [f"| {' | '.join(_cells(entry))} |" for entry in gallery.entries]
     for entry in gallery.entries:
         lines += ["", f"## {heading(entry)}", "", *facts(entry)]
         for number, (prompt, sample) in _written(gallery, entry):
-            quoted = _code(json.dumps(visible(prompt), ensure_ascii=False))
+            quoted = code_span(json.dumps(visible(prompt), ensure_ascii=False))
             begun = f"After {quoted}" if prompt else "From the beginning of a document"
-            lines += ["", f"{begun}, seed {seed_of(gallery.settings, number)}:", "", _fenced(prompt + sample)]
+            lines += ["", f"{begun}, seed {seed_of(gallery.settings, number)}:", "", fenced(prompt + sample)]
     return "\n".join(lines) + "\n"
 
 
@@ -156,13 +156,14 @@ def _longest_run(text: str) -> int:
     return max(map(len, re.findall("`+", text)), default=0)
 
 
-def _fenced(text: str) -> str:
+def fenced(text: str) -> str:
     """A code block, fenced by more backticks than the text has in a row."""
     fence = "`" * max(3, _longest_run(text) + 1)
     return f"{fence}text\n{visible(text)}\n{fence}"
 
 
-def _code(text: str) -> str:
+def code_span(text: str) -> str:
+    """Inline code, by as many backticks as it takes."""
     ticks = "`" * (_longest_run(text) + 1)
     space = " " * (text.startswith("`") or text.endswith("`"))
     return f"{ticks}{space}{text}{space}{ticks}"

@@ -109,10 +109,15 @@ class Opened:
         return SettledArm(self.given, recipe, self.corpus.sha256, self.evaluation, self.weights)
 
 
-def _open(study: Study, arm: Arm) -> Opened:
+def given_recipe(study: Study, arm: Arm) -> Recipe:
+    """An arm as the study file gives it. Runs keep no snapshots, unless the baseline asks for them."""
     asked = "snapshots" in study.baseline.evaluation.model_fields_set
     quiet = study.baseline if asked else study.baseline.replaced({"evaluation.snapshots": 0})
-    recipe = quiet.replaced(arm.changes)
+    return quiet.replaced(arm.changes)
+
+
+def _open(study: Study, arm: Arm) -> Opened:
+    recipe = given_recipe(study, arm)
     corpus, yardstick = open_corpora(recipe)
     source = find_source(recipe, corpus)
     _need_splits(study, yardstick)
@@ -218,7 +223,7 @@ def _refuse_twins(study: Study, settled: SettledStudy) -> None:
 
 def _what_holds(study: Study, before: SettledStudy, opened: Mapping[str, Opened], say: Say) -> dict[str, SettledArm]:
     """The arms whose settling holds. `say` is told of the others; `UsageError` for what must not change any more."""
-    _refuse_changed_declaration(study, before)
+    refuse_changed_declaration(study, before)
     _refuse_other_software(study, before)
     same = {name for name, arm in opened.items() if name in before.arms and before.arms[name].given == arm.given}
     if BASELINE not in same:
@@ -235,8 +240,8 @@ def _what_holds(study: Study, before: SettledStudy, opened: Mapping[str, Opened]
     return {name: before.arms[name] for name in opened if name in same}
 
 
-def _refuse_changed_declaration(study: Study, before: SettledStudy) -> None:
-    """Whoever chooses what counts after the results are in can find anything."""
+def refuse_changed_declaration(study: Study, before: SettledStudy) -> None:
+    """`UsageError` if there are results, and what counts was changed since. Whoever chooses what counts after the results are in can find anything."""
     if not (study.folder / "table.csv").exists():
         return
     now = declaration(study)
