@@ -175,7 +175,7 @@ def report_study(study: Study) -> Report:
 
 
 def still_settled(study: Study, before: SettledStudy, problems: list[str]) -> SettledStudy | None:
-    """What was settled, for the arms that are as they were then; None if the baseline is not. Says what was left out."""
+    """What was settled, for the arms that are as they were then; None if the baseline is not. Tells what is left."""
     same: list[str] = []
     for arm in study.arms:
         old, given = before.arms.get(arm.name), given_recipe(study, arm)

@@ -73,9 +73,10 @@ def stack_figure(report: Report) -> Figure | None:
     members, labels = stack["members"], {"predicted": "sum of the parts", "observed": "the stack",
                                          "difference": "beyond the sum"}  # fmt: skip
     names = [*(member["name"] for member in members), *labels.values()]
+    inside = [(i, one) for i, one in enumerate(members) if one["inside"] is not None]
     groups = [
         ("alone", "--arm-0", "circle", [(i - 0.14, one["alone"]) for i, one in enumerate(members)]),
-        ("inside the stack", "--arm-1", "diamond", [(i + 0.14, m["inside"]) for i, m in enumerate(members) if m["inside"]]),
+        ("inside the stack", "--arm-1", "diamond", [(i + 0.14, one["inside"]) for i, one in inside]),
         ("together", "--ink", "square", [(len(members) + i, stack[name]) for i, name in enumerate(labels)]),
     ]  # fmt: skip
     data = [
@@ -303,7 +304,7 @@ def _diverged(name: str, curve: Curve, color: str, shown: bool | str) -> Figure:
 
 
 def _range(curves: Iterable[Curve]) -> list[float] | None:
-    """From the best to where the curves are after a twentieth: the first steps would flatten all that is worth seeing."""
+    """From the best to what they were after a twentieth: the first steps would flatten all that is worth seeing."""
     lows: list[float] = []
     highs: list[float] = []
     for curve in curves:
@@ -373,8 +374,8 @@ def _surface(report: Report, sweep: Mapping[str, Any]) -> Figure:
          "colorscale": "Viridis", "reversescale": not report.higher_is_better, "contours": {"coloring": "heatmap"},
          "colorbar": {"title": {"text": "from the mean"}, "thickness": 12},
          "hovertemplate": "%{x:.4g}, %{y:.4g}: %{z:+.4g}<extra></extra>"},
-        {"type": "scatter", "mode": "markers", "name": "points that were run", "x": [p["at"][0] for p in sweep["points"]],
-         "y": [p["at"][1] for p in sweep["points"]], "marker": {"color": "#ffffff", "size": 8,
+        {"type": "scatter", "mode": "markers", "name": "points that were run",
+         "x": [p["at"][0] for p in sweep["points"]], "y": [p["at"][1] for p in sweep["points"]], "marker": {"color": "#ffffff", "size": 8,
          "line": {"color": "#000000", "width": 1.5}}, "text": [escape(p["arm"]) for p in sweep["points"]],
          "hovertemplate": "%{text}<extra></extra>"},
     ]  # fmt: skip

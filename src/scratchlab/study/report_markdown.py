@@ -56,7 +56,7 @@ def _head(report: Report) -> str:
 
 def _verdicts_first(report: Report) -> list[str]:
     first = [_table(table) for table in tables.screen_tables(report)]
-    first += [escaped(tables.sweep_sentence(report))]
+    first += [escaped((report.screen or {}).get("problem") or ""), escaped(tables.sweep_sentence(report))]
     notes = [f"- {escaped(note)}" for note in words.notes(report)]
     guide = [f"- **{name}**: {escaped(text)}" for name, text in words.reading(report)]
     plot = interval_plot(report)

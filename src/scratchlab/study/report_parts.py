@@ -199,8 +199,8 @@ def sweep_facts(study: Study, counted: Sequence[tuple[PlannedRun, Figures]]) -> 
         for run, value in _less_blocks(runs)
     ]
     plain: Record = {"fields": fields, "points": points, "problem": None, "fit": None, "curve": None}
-    wrong = [field for field, column in zip(fields, zip(*places.values(), strict=True), strict=True)
-             if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in column)]  # fmt: skip
+    columns = zip(fields, zip(*places.values(), strict=True), strict=True)
+    wrong = [field for field, column in columns if any(type(value) not in (int, float) for value in column)]
     if wrong:
         return {**plain, "problem": f"{', '.join(wrong)} has no number for a value, so no curve can be fitted."}
     try:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scratchlab.study.analysis import LEVEL
 from scratchlab.study.report import Report
 from scratchlab.study.report_words import MARKS, between, digits_of, p_text, plain, signed, value_text
 
@@ -96,8 +97,8 @@ def sweep_sentence(report: Report) -> str:
         for field, best, low, high in zip(fields, fit["optimum"], fit["low"], fit["high"], strict=True)
     ]
     misfit = fit["misfit_p"]
-    doubt = "" if misfit is None or misfit >= 0.05 else (
-        f" A parabola fits the figures badly (p = {p_text(misfit)}): trust the points more than the curve.")  # fmt: skip
+    bad = misfit is not None and misfit < LEVEL
+    doubt = f" A parabola fits them badly (p = {p_text(misfit)}): trust the points more than the curve." if bad else ""
     sure = f" Of curves that the figures allow, {fit['found']:.0%} are best inside the range."
     return f"The fitted curve is best at {' and '.join(places)}.{sure}{doubt}"
 

@@ -144,7 +144,8 @@ def question(report: Report) -> str:
             return f"Where over {' and '.join(fields)} is {base} best in {what}, {tail}"
         case "screen":
             switches = len({member for arm in report.arms for member in arm.members})
-            return f"Which of {switches} changes to {base} move {what}, screened together in {len(report.arms)} arms, {tail}"
+            screened = f"screened together in {len(report.arms)} arms"
+            return f"Which of {switches} changes to {base} move {what}, {screened}, {tail}"
         case _ if len(declared) == 1:
             return f"Does {declared[0]}, a change to {base}, improve {what}, {tail}"
         case _:

@@ -241,7 +241,7 @@ def _what_holds(study: Study, before: SettledStudy, opened: Mapping[str, Opened]
 
 
 def refuse_changed_declaration(study: Study, before: SettledStudy) -> None:
-    """`UsageError` if there are results, and what counts was changed since. Whoever chooses what counts after the results are in can find anything."""
+    """`UsageError` if what counts was changed since there were results: then anybody can find anything."""
     if not (study.folder / "table.csv").exists():
         return
     now = declaration(study)
