@@ -80,14 +80,15 @@ def write_run(study: Study, run: PlannedRun, value: float | None, metrics: str |
     (folder / "samples.jsonl").write_text(json.dumps({"step": 4, "text": sample}) + "\n", encoding="utf-8")
 
 
-def lines_of(steps: int, value: float | None) -> str:
-    """A log that falls to `value`; without one, losses that are not finite."""
+def lines_of(steps: int, value: float | None, every: int = 1) -> str:
+    """A log that falls to `value`, evaluated every so many steps; without a value, losses that are not finite."""
     records: list[dict[str, Any]] = []
     for step in range(steps):
         loss = None if value is None else value + 1 / (step + 1)
-        records.append({"step": step, "loss": loss, "gradient_norm": 1.0, "skipped": value is None,
-                        "learning_rate": 1e-3})  # fmt: skip
-        records.append({"step": step + 1, "validation": {"bits_per_byte": loss, "nats_per_token": loss}})
+        step_record = {"step": step, "loss": loss, "gradient_norm": 1.0123456789, "skipped": value is None}
+        records.append({**step_record, "learning_rate": 0.0012345678901234})
+        if (step + 1) % every == 0:
+            records.append({"step": step + 1, "validation": {"bits_per_byte": loss, "nats_per_token": loss}})
     return "".join(json.dumps(record) + "\n" for record in records)
 
 

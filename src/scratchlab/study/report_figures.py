@@ -62,7 +62,7 @@ def screen_figure(report: Report) -> Figure | None:
     if report.screen is None or report.screen["problem"]:
         return None
     ones = [(one["name"], one["verdict"], one["value"], one["low"], one["high"]) for one in report.screen["effects"]]
-    return _interval_figure(report, ones)
+    return _with_negligible(_interval_figure(report, ones), report.screen["smallest_effect"])
 
 
 def stack_figure(report: Report) -> Figure | None:
@@ -375,9 +375,9 @@ def _surface(report: Report, sweep: Mapping[str, Any]) -> Figure:
          "colorbar": {"title": {"text": "from the mean"}, "thickness": 12},
          "hovertemplate": "%{x:.4g}, %{y:.4g}: %{z:+.4g}<extra></extra>"},
         {"type": "scatter", "mode": "markers", "name": "points that were run",
-         "x": [p["at"][0] for p in sweep["points"]], "y": [p["at"][1] for p in sweep["points"]], "marker": {"color": "#ffffff", "size": 8,
-         "line": {"color": "#000000", "width": 1.5}}, "text": [escape(p["arm"]) for p in sweep["points"]],
-         "hovertemplate": "%{text}<extra></extra>"},
+         "x": [point["at"][0] for point in sweep["points"]], "y": [point["at"][1] for point in sweep["points"]],
+         "marker": {"color": "#ffffff", "size": 8, "line": {"color": "#000000", "width": 1.5}},
+         "text": [escape(point["arm"]) for point in sweep["points"]], "hovertemplate": "%{text}<extra></extra>"},
     ]  # fmt: skip
     if fit["optimum"] is not None:
         star = {"symbol": "star", "size": 16, "color": "#ff4fa3", "line": {"color": "#ffffff", "width": 1}}

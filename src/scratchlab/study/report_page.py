@@ -23,10 +23,11 @@ def to_html(report: Report) -> str:
         loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.globals["w"], environment.globals["t"] = words, tables
     environment.filters["visible"] = visible
     return environment.get_template("report.html.j2").render(
         report=report,
+        w=words,
+        t=tables,
         rows=words.rows(report),
         style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
         script=Markup((FOLDER / "report.js").read_text(encoding="utf-8")),

@@ -170,7 +170,13 @@ def screen_facts(study: Study, table: Table) -> Record | None:
         for one in found.effects
     ]
     pairs = [{**asdict(one.together), "p_exploratory": one.p_exploratory} for one in found.interactions]
-    return {"problem": None, "effects": effects, "interactions": pairs, "aliases": list(found.aliases)}
+    return {
+        "problem": None,
+        "smallest_effect": section.smallest_effect,
+        "effects": effects,
+        "interactions": pairs,
+        "aliases": list(found.aliases),
+    }
 
 
 def screened(one: Estimate, p_holm: float, smallest: float | None, higher_is_better: bool) -> Word:

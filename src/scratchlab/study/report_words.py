@@ -344,7 +344,7 @@ def noise_rows(report: Report) -> list[tuple[str, str, str]]:
     if not noise:
         return []
     known = [noise[name] for name in ("between_seeds", "after_blocks", "evaluation", "step") if noise[name]]
-    digits = digits_of(known)
+    digits = amount_digits(known)
     found: list[tuple[str, str, str]] = []
     if noise["between_seeds"] is not None:
         base = f"standard deviation of {count(noise['runs'], 'baseline run')} with fresh seeds"
