@@ -141,6 +141,13 @@ def test_a_damaged_line_in_the_middle_is_named(folder: RunFolder) -> None:
         folder.metrics()
 
 
+def test_lines_that_are_records_only_together_are_damaged(folder: RunFolder) -> None:
+    log = folder.path / "metrics.jsonl"
+    log.write_text('{"step": [0\n1]}\n', encoding="utf-8")
+    with pytest.raises(RunError, match=r"metrics.jsonl, line 1: damaged"):
+        folder.metrics()
+
+
 def test_rewind_drops_later_metrics_and_samples_and_keeps_meters(folder: RunFolder) -> None:
     folder.append_metrics({"step": step} for step in range(5))
     for step in range(5):
