@@ -30,7 +30,8 @@ def test_the_json_has_the_promised_names() -> None:
     assert {arm["verdict"] for arm in report["arms"][1:]} == {"undecided"}
 
 
-def test_people_get_a_table_and_sentences() -> None:
+def test_people_get_a_table_and_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
     text = run(*GPJT)
     assert "weight tying                     hurts       1   +0.201   +0.107 to +0.295" in text
     assert "about" in text

@@ -80,11 +80,16 @@ def _declared(arms: tuple[str, ...], exploratory: str | None) -> list[str]:
 def analysis_text(report: dict[str, Any]) -> str:
     """An analysis for people."""
     from rich.console import Console
+    from rich.measure import Measurement
 
-    console = Console(highlight=False, width=max(100, shutil.get_terminal_size((120, 24)).columns))
+    table, terminal = _verdicts(report), max(100, shutil.get_terminal_size((120, 24)).columns)
+    console = Console(highlight=False, width=terminal)
     with console.capture() as capture:
         console.print(*_head(report), sep="\n", markup=False)
-        console.print(_verdicts(report))
+        wide = Console(width=10_000)
+        console.width = max(terminal, Measurement.get(wide, wide.options, table).maximum)  # no figure is cut off
+        console.print(table)
+        console.width = terminal
         console.print(*_foot(report), sep="\n", markup=False)
     return capture.get().rstrip()
 

@@ -130,7 +130,7 @@ class ModelScorer:
             padded([part[shared:] for part in parts], device)
             for parts in zip(*((row.tokens, row.positions, row.documents) for row in rows), strict=True)
         )
-        state = start.repeated(*tokens_BT.shape) if start else None
+        state: Any = start.repeated(*tokens_BT.shape) if start else None
         if any(row.branches for row in rows):
             assert isinstance(self._model, GPT)
             hidden_BTC, _ = self._model.hidden(tokens_BT, state, positions_BT, documents_BT)
