@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scratchlab.errors import UsageError
-from scratchlab.evaluation import batches
+from scratchlab.evaluation import batches, scorer
 from scratchlab.evaluation.scorer import ModelScorer, Question
 from scratchlab.model.attention import COMMON
 from scratchlab.model.build import Model, build_model
@@ -70,6 +70,7 @@ def one_by_one(model: Model, question: Question) -> list[tuple[np.ndarray, bool]
 @pytest.mark.parametrize("shared", [0, 7])
 def test_each_answer_is_that_of_the_question_alone(monkeypatch, make, at_once, shared):
     monkeypatch.setitem(batches.TOKENS_AT_ONCE, "cpu", at_once)
+    monkeypatch.setattr(scorer, "WORTH_SHARING", 0.0)
     check(make(), questions(np.random.default_rng(at_once + shared), 12, shared))
 
 
@@ -127,13 +128,22 @@ def reads(monkeypatch, model: Model, asked: list[Question]) -> list[tuple]:
 
 def test_a_prefix_is_read_once_and_each_continuation_beside_the_others(monkeypatch):
     """The row is longer than what the model sees at once; no continuation is."""
-    prefix, choices = np.arange(1, 21), tuple(np.arange(1, 1 + size) for size in (5, 1, 4, 5))
+    prefix, choices = np.arange(1, 21), tuple(np.arange(at, at + size) for at, size in enumerate((5, 1, 4, 5)))
     ((tokens, state, positions, documents),) = reads(monkeypatch, gpt(), [Question(prefix, choices)])
-    assert tokens.tolist() == [[*range(1, 21), *range(1, 5), *range(1, 4), *range(1, 5)]]
+    assert tokens.tolist() == [[*range(1, 21), 0, 1, 2, 3, 2, 3, 4, 3, 4, 5, 6]]
     assert tokens.shape[1] > CONTEXT
     assert state is None
     assert positions.tolist() == [[*range(20), 20, 21, 22, 23, 20, 21, 22, 20, 21, 22, 23]]
     assert documents.tolist() == [[COMMON] * 20 + [0] * 4 + [2] * 3 + [3] * 4]
+
+
+def test_equal_continuations_are_read_once(monkeypatch):
+    """So that they tie, in whatever order sums are taken."""
+    asked = Question(np.array([1, 2]), tuple(np.array(tokens) for tokens in ([3, 4, 5], [6, 7], [3, 4, 5])))
+    ((first, _, last),) = ModelScorer(gpt()).answers([asked])
+    assert first.nats.tolist() == last.nats.tolist()
+    ((tokens, *_),) = reads(monkeypatch, gpt(), [asked])
+    assert tokens.tolist() == [[1, 2, 3, 4, 6]]
 
 
 def test_single_continuations_are_read_without_a_mask(monkeypatch):

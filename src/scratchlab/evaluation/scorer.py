@@ -155,7 +155,8 @@ class ModelScorer:
 class _Row:
     """A question as a model reads it: its prefix, then its continuations side by side, all without their last token.
 
-    They are documents, which do not see one another, and their positions go on from the prefix.
+    They are documents, which do not see one another, and their positions go on from the prefix. Equal ones
+    are read once: in two places they would differ by the order of sums, and the first is to win a tie.
     """
 
     tokens: Ids
@@ -166,13 +167,15 @@ class _Row:
 
     @classmethod
     def of(cls, question: Question) -> "_Row":
-        begins, sizes = len(question.prefix), [len(choice) - 1 for choice in question.continuations]
-        edges = np.cumsum([begins, *sizes])
+        begins, different = len(question.prefix), {choice.tobytes(): choice for choice in question.continuations}
+        sizes = [len(choice) - 1 for choice in different.values()]
+        edges = itertools.pairwise(np.cumsum([begins, *sizes]))
+        predicting = {name: [begins - 1, *range(*ends)] for name, ends in zip(different, edges, strict=True)}
         return cls(
-            np.concatenate([question.prefix, *(choice[:-1] for choice in question.continuations)]),
+            np.concatenate([question.prefix, *(choice[:-1] for choice in different.values())]),
             np.concatenate([np.arange(begins), *(begins + np.arange(size) for size in sizes)]),
             np.repeat(np.arange(len(sizes) + 1) + COMMON, [begins, *sizes]),
-            np.concatenate([[begins - 1, *range(*ends)] for ends in itertools.pairwise(edges)]),
+            np.concatenate([predicting[choice.tobytes()] for choice in question.continuations]),
         )
 
     @property
