@@ -58,6 +58,7 @@ def _noise(rows: list[dict[str, Any]]) -> str:
 FIGURES = {
     "accuracy": "accuracy",
     "accuracy_norm": "accuracy by length",
+    "accuracy_token": "accuracy by token",
     "bits_per_byte": "bits/byte",
     "nats_per_token": "nats/token",
 }

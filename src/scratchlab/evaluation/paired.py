@@ -63,7 +63,7 @@ def read_results(path: Path) -> Results:
             f"{path}: {head['model']} has answered {len(records):,} of {expected:,} {results.items} of {head['task']}. "
             "Evaluate it again: it goes on where it stopped."
         )
-    bad = [record["item"] for record in records if not np.isfinite(record["nats"]).all()]
+    bad = [record["item"] for record in records if not np.isfinite(np.array(record["nats"], float)).all()]
     if bad:
         raise ScratchlabError(
             f"{path}: the loss of {head['model']} is not finite on {_listed(bad, results.items)} of {head['task']}: "
