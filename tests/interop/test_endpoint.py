@@ -177,6 +177,8 @@ def test_padding_that_is_not_the_next_token_is_not_asked_for(server: Server, tok
 PASSING: dict[str, list[Answer | None]] = {
     "errors-of-the-server": [(500, {}, "oh"), (503, {"Retry-After": "0.01"}, {"error": "busy"})],
     "too-many-requests": [(429, {"Retry-After": "0"}, "slow down"), (429, {"Retry-After": "soon"}, "slow down")],
+    "an-error-cut-short": [(500, {"Content-Length": "99"}, "oh")],
+    "a-wait-that-is-no-number": [(503, {"Retry-After": "nan"}, "busy")],
     "a-closed-connection": [None, (500, {}, "oh")],
 }
 
@@ -194,8 +196,31 @@ def test_what_passes_is_tried_again(kind: str, server: Server, tokenizer: Path) 
 def test_what_does_not_pass_is_said_with_the_question(server: Server, tokenizer: Path) -> None:
     scorer = opened(server, tokenizer).scorer
     server.instead = [(500, {}, "out of memory")] * 100
-    with pytest.raises(UnreachableError, match=r"question 1 of 1, candidate \d: HTTP status 500 \(out of memory\), 3"):
+    with pytest.raises(UnreachableError, match=r"question 1, candidate \d: HTTP status 500 \(out of memory\), 3"):
         scorer.answers(questions(1))
+
+
+def test_what_does_not_pass_is_said_with_the_item(server: Server, tokenizer: Path, tmp_path: Path) -> None:
+    subject = opened(server, tokenizer)
+    server.instead = [(500, {}, "oh")] * 100
+    items = (Item(17, ("every effort",) * 2, (" moves you", " ideal"), 0),)
+    with pytest.raises(UnreachableError, match=r"made-up, item 17, candidate \d: HTTP status 500 \(oh\), 3 times"):
+        evaluate_task(subject, Task("made-up", items, Wording(delimiter="")), tmp_path)
+
+
+NO_LISTS: dict[str, tuple[list[Any], str]] = {
+    "empty": ([], "lists no model: load one there"),
+    "a-context-of-two": ([{"id": "a", "max_model_len": 2}], "gave no list of models: .*'max_model_len': 2"),
+    "a-context-in-words": ([{"id": "a", "max_model_len": "64"}], "gave no list of models"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_LISTS)
+def test_a_list_of_models_that_says_nothing(kind: str, server: Server, tokenizer: Path) -> None:
+    listed, message = NO_LISTS[kind]
+    server.instead = [(200, {}, {"data": listed})]
+    with pytest.raises(ScratchlabError, match=message):
+        open_subject(server.url, tokenizer=str(tokenizer))
 
 
 def test_no_answer_in_time_is_said(server: Server, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +265,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "no-likeliest": (logprobs(top_logprobs=lambda top: [*top[:4], None, top[5]]), "the place of token 5 of 5 are None"),
     "no-json": (lambda answer: "<html>", "no JSON: <html>"),
+    "lists-within-lists": (lambda answer: "[" * 100_000, r"no JSON: \[\["),
 }
 
 
@@ -247,7 +273,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 def test_what_is_no_score_is_an_error_at_once(kind: str, server: Server, tokenizer: Path) -> None:
     subject = opened(server, tokenizer)
     server.change, message = WRONG[kind]
-    with pytest.raises(ScratchlabError, match=f"question 1 of 1, candidate 1: .*{message}"):
+    with pytest.raises(ScratchlabError, match=f"question 1, candidate 1: .*{message}"):
         subject.scorer.answers([Question(np.array([1, 2, 3]), (np.array([4, 5]),))])
     assert len(server.asked) == 1
 

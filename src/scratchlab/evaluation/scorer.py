@@ -27,6 +27,8 @@ class Question:
 
     prefix: Ids
     continuations: tuple[Ids, ...]
+    name: str = ""
+    """What messages call it: its task and item."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,19 +41,20 @@ def ask(task: Task, place: int, subject: Subject, truncate: bool = False) -> tup
 
     A question for each different context. What a model cannot see at once is an error, or is cut off if `truncate`.
     """
-    item = worded(task.items, place, task.wording)
+    name = f"{task.name}, item {task.items[place].number}"
     try:
+        item = worded(task.items, place, task.wording)
         pairs = [_encode(subject, *pair) for pair in zip(item.contexts, item.continuations, strict=True)]
     except CorpusError as error:
-        raise CorpusError(f"{task.name}, item {item.number}: {error}") from error
+        raise CorpusError(f"{name}: {error}") from error
     longest = max(len(context) + len(continuation) - 1 for context, continuation in pairs)
     excess = max(0, longest - (subject.context_length or longest))
     if excess:
         _check_length(task, item, subject, longest, pairs, truncate)
         pairs = [(context[min(excess, len(context) - 1) :], continuation) for context, continuation in pairs]
     if len({context.tobytes() for context, _ in pairs}) == 1:
-        return [Question(pairs[0][0], tuple(continuation for _, continuation in pairs))], excess
-    return [Question(context, (continuation,)) for context, continuation in pairs], excess
+        return [Question(pairs[0][0], tuple(continuation for _, continuation in pairs), name)], excess
+    return [Question(context, (continuation,), name) for context, continuation in pairs], excess
 
 
 def _check_length(

@@ -40,6 +40,8 @@ TIMEOUT = 300.0
 """Seconds for an answer: a long text on a busy machine."""
 WINDOW = 1024
 """Tokens of the windows of a long text, where the endpoint does not say that it sees fewer."""
+FEWEST_SEEN = 3
+"""Tokens at once below which nothing can be asked of a model: one before, one asked about, and one that is written."""
 TRIAL = "one two three"
 
 
@@ -73,7 +75,9 @@ def endpoint_subject(name: str, tokenizer: str | None) -> Subject:
     endpoint = Endpoint(base.rstrip("/"), model)
     listed = endpoint.models()
     if not model:
-        if len(listed) != 1:
+        if not listed:
+            raise ScratchlabError(f"{base} lists no model: load one there, or say its name ({base}#MODEL).")
+        if len(listed) > 1:
             raise UsageError(f"{base} has several models; say which: {', '.join(f'{base}#{m}' for m in listed)}.")
         endpoint = Endpoint(endpoint.base, *listed)
     start = prompt_tokens(encoder, "")[0]
@@ -128,7 +132,7 @@ class EndpointScorer:
         def score(at: tuple[int, int]) -> Answer:
             place, which = at
             prefix, choice = questions[place].prefix, questions[place].continuations[which]
-            where = f"question {place + 1} of {len(questions)}, candidate {which + 1}"
+            where = f"{questions[place].name or f'question {place + 1}'}, candidate {which + 1}"
             return Answer(*self._endpoint.read([*prefix.tolist(), *choice.tolist()], where).of(len(prefix)))
 
         places = [(place, which) for place, asked in enumerate(questions) for which in range(len(asked.continuations))]
@@ -164,8 +168,11 @@ class Endpoint:
         """The models that it has by name, and how many tokens each sees where it says so (vLLM does)."""
         listed = self._ask("GET", "/models", None, "the list of models")
         try:
-            return {str(entry["id"]): entry.get("max_model_len") for entry in listed["data"]}
-        except (KeyError, TypeError, AttributeError):
+            found = {str(entry["id"]): entry.get("max_model_len") for entry in listed["data"]}
+            if all(most is None or most >= FEWEST_SEEN for most in found.values()):
+                return found
+            raise ValueError
+        except (KeyError, TypeError, AttributeError, ValueError):
             raise ScratchlabError(f"{self}: {self.base}/models gave no list of models: {listed!r:.200}.") from None
 
     def read(self, tokens: list[int], where: str) -> "Reply":
@@ -190,7 +197,7 @@ class Endpoint:
                 with _OPENER.open(request, timeout=TIMEOUT) as response:
                     return self._parsed(response.read().decode(errors="replace"), where)
             except urllib.error.HTTPError as error:
-                problem = f"HTTP status {error.code} ({_words(error.read().decode(errors='replace'))})"
+                problem = f"HTTP status {error.code} ({_words(_body(error))})"
                 if error.code not in (408, 429) and error.code < 500:
                     hint = f" Its key is taken from the variable {KEY}." if error.code in (401, 403) else ""
                     raise ScratchlabError(f"{self}, {where}: {problem}.{hint}") from None
@@ -217,7 +224,7 @@ class Endpoint:
     def _parsed(self, text: str, where: str) -> Any:
         try:
             return json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):  # a list within lists within lists
             raise ScratchlabError(f"{self}, {where}: an answer that is no JSON: {_words(text)}.") from None
 
 
@@ -271,9 +278,18 @@ def _largest(entry: Any) -> float | None:
 def _advised(header: str | None, otherwise: float) -> float:
     """Seconds to wait: what the endpoint asks for, within reason."""
     try:
-        return min(max(float(header or otherwise), 0.0), LONGEST_WAIT)
-    except ValueError:
+        seconds = float(header or otherwise)
+    except ValueError:  # a date, for one
         return otherwise
+    return otherwise if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_WAIT)
+
+
+def _body(error: urllib.error.HTTPError) -> str:
+    """What an endpoint says with a status, which may break off as any answer may."""
+    try:
+        return error.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException):
+        return "what it says of that broke off"
 
 
 def _words(text: str) -> str:
