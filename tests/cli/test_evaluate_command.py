@@ -108,7 +108,7 @@ def test_a_stated_range_of_anybodys_tokens(place: Path) -> None:
     assert (whole["models"][0]["loss"]["n_tokens"], part["models"][0]["loss"]["n_tokens"]) == (40 * 39 - 2, 899)
 
 
-@pytest.mark.parametrize("tokens", ["100", "a:b", "10-20", ":"])
+@pytest.mark.parametrize("tokens", ["100", "a:b", "10-20", ":", "1:²"])
 def test_a_range_that_is_none_is_refused(place: Path, tokens: str) -> None:
     error = fail([f"{place}/first", "--tokens", tokens])
     assert isinstance(error, UsageError)
@@ -130,6 +130,24 @@ def test_a_part_of_a_suite_says_what_is_missing(place: Path, tmp_path: Path) -> 
     assert [task["task"] for task in found["models"][0]["tasks"]] == ["piqa"]
     assert "hellaswag" in found["missing"]
     assert "hellaswag" in run(["evaluate", *arguments]).stderr
+
+
+@pytest.mark.parametrize("suite", ["core:11", "colors.jsonl, core:11", "colors.jsonl:3,core:11"])
+def test_core_is_given_wherever_it_stands_in_the_suite(suite: str, place: Path, tmp_path: Path) -> None:
+    rows = [{"query": f"It is {n}", "choices": ["so", "not so"], "gold": 0} for n in range(11)]
+    (tmp_path / "copa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    arguments = [f"{place}/first", "--suite", suite.replace("colors", f"{place}/colors"), "--data", str(tmp_path)]
+    assert "CORE over 1 of 22 tasks, 1 of them in part (not comparable)" in run(["evaluate", *arguments]).stdout
+
+
+@pytest.mark.parametrize(
+    "option", [["--split", "test"], ["--tokens", "0:9"], ["--stride", "4"], ["--made-by", "gpt2"], ["--truncate"]]
+)
+def test_an_option_that_would_mean_nothing_is_refused(option: list[str], place: Path) -> None:
+    asked = [] if option == ["--truncate"] else ["--suite", f"{place}/colors.jsonl"]
+    error = fail([f"{place}/first", *asked, *option])
+    assert isinstance(error, UsageError)
+    assert str(error).startswith(f"{option[0]} is for ")
 
 
 def test_a_row_without_a_field_is_named(place: Path, tmp_path: Path) -> None:

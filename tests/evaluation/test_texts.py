@@ -139,7 +139,7 @@ def test_only_the_range_is_read(tmp_path: Path, gpt2_like: str) -> None:
 
 def test_mistakes_are_named(tmp_path: Path, gpt2_like: str, corpus: Corpus) -> None:
     path = save(tmp_path / "a.bin", [65] * 100)
-    with pytest.raises(UsageError, match=r"a.bin: Give the tokenizer that made these tokens\. Known are"):
+    with pytest.raises(UsageError, match=r"a.bin: Give the tokenizer that made these tokens \(--made-by\)\. Known are"):
         open_text(path)
     with pytest.raises(UsageError, match=r"'gpt9' is none\."):
         open_text(path, tokenizer="gpt9")

@@ -69,6 +69,8 @@ def evaluate(
     from scratchlab.evaluation.texts import open_text
     from scratchlab.interop.subjects import open_subject
 
+    _check_heeded("a text", corpus or not suite, "--corpus", split=split, tokens=tokens, made_by=made_by, stride=stride)
+    _check_heeded("tasks", suite, "--suite", data=data, truncate=truncate or None)
     tasks, missing = load_suite(suite, data) if suite else ([], [])
     text = _text_of(models, corpus, split, tokens, made_by, open_text) if corpus or not suite else None
     reports: list[Report] = []
@@ -85,12 +87,26 @@ def evaluate(
                 )
                 for task in tasks
             ]
-            core = core_score(results).to_json() if suite and "core" in suite.split(":")[0].split(",") else None
+            core = core_score(results).to_json() if suite and _asks_for_core(suite) else None
             reports.append({"model": model, "loss": loss, "tasks": [one.to_json() for one in results], "core": core})
     report = {"text": text and text.name, "missing": [task.task for task in missing], "models": reports}
     show(report, as_json, _text)
     if missing and not as_json:
         click.echo(where_from(missing), err=True)
+
+
+def _check_heeded(what: str, asked: object, option: str, **given: object) -> None:
+    """UsageError for an option that would mean nothing, since nothing of its kind is asked for."""
+    from scratchlab.errors import UsageError
+
+    for name, value in given.items():
+        if value is not None and not asked:
+            said = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{said} is for {what}, and none was asked for: add {option}, or leave {said} out.")
+
+
+def _asks_for_core(suite: str) -> bool:
+    return "core" in [part.strip().partition(":")[0] for part in suite.split(",")]
 
 
 def _text_of(
@@ -112,7 +128,7 @@ def _range(tokens: str | None) -> tuple[int, int | None] | None:
     if tokens is None:
         return None
     start, colon, stop = tokens.replace(",", "").replace("_", "").partition(":")
-    if not colon or not (start + stop).isdigit():
+    if not colon or not (start + stop).isdecimal():
         raise UsageError(f"--tokens {tokens}: expected the numbers of two tokens, such as 50_000_000:69_660_800.")
     return int(start or 0), int(stop) if stop else None
 

@@ -86,7 +86,7 @@ def open_text(
     if path.suffix.lower() in TOKEN_SETS and not path.is_dir():
         return _file_text(path, tokens, tokenizer)
     if tokenizer is not None:
-        raise UsageError(f"--tokenizer {tokenizer} is for a file of tokens. The corpus {path} has its own.")
+        raise UsageError(f"--made-by {tokenizer} is for a file of tokens. The corpus {path} has its own.")
     corpus = open_corpus(path)
     stream = corpus.split(split)
     start, stop = _range(tokens, len(stream), f"{path}, {split}")
@@ -109,7 +109,9 @@ def _file_text(path: Path, tokens: tuple[int, int | None] | None, tokenizer: str
     encoder = open_tokenizer(tokenizer) if tokenizer else None
     if encoder is None:
         given = f"{tokenizer!r} is none. " if tokenizer else ""
-        raise UsageError(f"{path}: {given}Give the tokenizer that made these tokens. Known are {KNOWN_TOKENIZERS}.")
+        raise UsageError(
+            f"{path}: {given}Give the tokenizer that made these tokens (--made-by). Known are {KNOWN_TOKENIZERS}."
+        )
     found = open_token_set(path)
     start, stop = _range(tokens, found.length, str(path))
     stream = _FileTokens(found, encoder.vocab_size, start, stop)
