@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def evaluate(folder: Path, model: str, skill: float, made: Task, seed: int = 0) 
     evaluate_task(subject, made, folder / "evaluations")
 
 
-def write_loss(folder: Path, model: str, nats: Sequence[float], tokens: int = 100, sha: str = "t") -> Path:
+def write_loss(folder: Path, model: str, nats: Sequence[float | None], tokens: int = 100, sha: str = "t") -> Path:
     """A log as the evaluation of a text leaves it."""
     head = {"format": FORMAT, "kind": "loss", "model": model, "model_sha256": model + str(nats[0]), "task": "mine test"}
     head |= {"task_sha256": sha, "unit": "documents", "items": len(nats)}
@@ -305,6 +306,28 @@ def test_unfinished_and_damaged_logs_are_refused(here: Path) -> None:
     lines[3]["nats"] = float("nan")
     write_log(log, lines)
     assert "not finite on documents 3" in str(fail("a", "b"))
+
+
+def test_a_line_that_is_no_result_is_named(here: Path) -> None:
+    evaluate(here, "a", 0.3, task())
+    evaluate(here, "b", 0.1, task())
+    (log,) = (here / "evaluations" / "a").glob("*.jsonl")
+    head, *lines = log.read_text(encoding="utf-8").splitlines()
+    for wrong in ("5", '{"gold": 1}', '{"item": 3}', head):
+        log.write_text("\n".join([head, lines[0], wrong, *lines[1:]]) + "\n", encoding="utf-8")
+        assert "damaged: line 3 is no result of an item" in str(fail("a", "b"))
+
+
+def test_a_loss_that_was_kept_as_not_finite_is_refused(here: Path) -> None:
+    write_loss(here, "a", [*documents(0.0)[:5], None])
+    write_loss(here, "b", documents(1.0)[:6])
+    assert "not finite on documents 6" in str(fail("a", "b"))
+
+
+def test_every_figure_by_which_a_task_may_be_judged_has_a_name(here: Path) -> None:
+    for model, skill in (("a", 0.3), ("b", 0.1)):
+        evaluate(here, model, skill, replace(task(), metric="accuracy_token"))
+    assert "accuracy by token" in text("a", "b")
 
 
 def test_a_model_is_not_compared_with_itself(here: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from scratchlab.corpus.tokenizer import train_tokenizer
-from scratchlab.errors import CorpusError, RunError, ScratchlabError, UsageError
+from scratchlab.errors import CorpusError, RunError, ScratchlabError, UnfinishedError, UsageError
 from scratchlab.evaluation import running
 from scratchlab.evaluation.items import Item, Wording
 from scratchlab.evaluation.results import Log, read_log, share, summarize
@@ -208,6 +208,18 @@ def test_a_damaged_log_is_named(tmp_path):
     path.write_text('{"format": 99}\n')
     with pytest.raises(ScratchlabError, match="that this version of scratchlab can read"):
         read_log(path)
+
+
+def test_two_processes_do_not_write_one_log(tmp_path):
+    log = Log.of(tmp_path, subject(), task(), {"truncate": False})
+    with log.held(), pytest.raises(UnfinishedError, match="is being written by another process"):
+        evaluate_task(subject(), task(), tmp_path)
+    assert evaluate_task(subject(), task(), tmp_path).n == 20
+
+
+def test_a_task_with_too_few_items_for_its_examples_is_named():
+    with pytest.raises(CorpusError, match="numbers, item 1: 10 examples cannot be drawn from 4 other items"):
+        ask(task(5, shots=10), 0, subject())
 
 
 SLOW = """

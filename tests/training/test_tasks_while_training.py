@@ -63,6 +63,15 @@ def test_metrics_with_and_without_are_identical(place):
     assert "suites" not in results["without"]["cost"]["seconds"]
 
 
+def test_a_run_that_has_diverged_is_finished_without(place, tmp_path):
+    """No figures are made up for it, and it does not fail over them."""
+    changes = asked(place, **{"training.learning_rate": 1e30, "training.warmup_steps": 0})
+    scratchlab.train(recipe(place, changes), tmp_path / "run")
+    folder = RunFolder.open(tmp_path / "run")
+    assert folder.result() is not None
+    assert not [record for record in folder.metrics() if "suites" in record]
+
+
 def test_the_last_figures_are_those_that_evaluate_gives(place, tmp_path):
     scratchlab.train(recipe(place, asked(place)), tmp_path / "run")
     (*_, last) = (record for record in RunFolder.open(tmp_path / "run").metrics() if "suites" in record)

@@ -6,25 +6,30 @@ The name has a hash of the model, the items and how they are asked: results of o
 and a log that was interrupted goes on.
 """
 
+import contextlib
 import json
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import numpy.typing as npt
 
-from scratchlab.errors import ScratchlabError
+from scratchlab.errors import ScratchlabError, UnfinishedError
 from scratchlab.evaluation.loss import ratio_error
 from scratchlab.evaluation.subjects import Subject
 from scratchlab.evaluation.tasks import Record, Task, is_right
 from scratchlab.files import disk_errors, sha256_of_json
 
 FORMAT = 1
+HEAD = {"model", "task", "task_sha256", "items"}
+"""What every log's first line has, whatever it is of."""
+LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,23 @@ class Log:
             "chance": task.chance,
             "items": len(task.items),
         }
+
+    @contextlib.contextmanager
+    def held(self) -> Generator[None]:
+        """Hold it for writing. UnfinishedError while another process does; the lock dies with its process."""
+        with disk_errors(self.path, "the results"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.path.with_name(f".{self.path.stem}{LOCK}"))
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                raise UnfinishedError(
+                    f"{self.path} is being written by another process. Wait for it, or end it: what it kept counts."
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def begin(self) -> None:
         """Make the log, or make it ready to go on: a line that was cut off when its process was killed is dropped."""
@@ -85,10 +107,16 @@ def read_log(path: Path) -> tuple[Record, list[Record]]:
     whole = path.read_bytes().rpartition(b"\n")[0]
     try:
         head, *records = [json.loads(line) for line in whole.splitlines()] or [{}]
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ScratchlabError(f"{path} is damaged: a line of it is no JSON. Delete it, and evaluate again.") from None
-    if not isinstance(head, dict) or head.get("format") != FORMAT:
+    if not isinstance(head, dict) or head.get("format") != FORMAT or not head.keys() >= HEAD:
         raise ScratchlabError(f"{path} is no log of results that this version of scratchlab can read.")
+    fields = records[0].keys() if records and isinstance(records[0], dict) else set[str]()
+    for number, record in enumerate(records, start=2):
+        if not isinstance(record, dict) or "item" not in record or record.keys() != fields:
+            raise ScratchlabError(
+                f"{path} is damaged: line {number:,} is no result of an item. Delete it, and evaluate again."
+            )
     return head, records
 
 

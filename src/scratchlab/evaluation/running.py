@@ -31,10 +31,18 @@ def evaluate_task(
     """Score `subject` on every item of `task`, going on with the log in `folder` if there is one.
 
     `progress` is told of the tokens that are done, and of all there are. UsageError, before anything is asked, for an
-    item that is longer than the model's context, unless `truncate`.
+    item that is longer than the model's context, unless `truncate`. UnfinishedError while another process does the
+    same.
     """
     log = Log.of(folder, subject, task, {"truncate": truncate})
     asked = ask_all(subject, task, truncate)
+    with log.held():
+        return _go_on(subject, task, asked, log, progress)
+
+
+def _go_on(
+    subject: Subject, task: Task, asked: Sequence[Asked], log: Log, progress: Callable[[int, int], None]
+) -> TaskResult:
     log.begin()
     known = log.read()
     ahead = [item for item in asked if task.items[item[0]].number not in known]
@@ -55,10 +63,21 @@ def ask_all(subject: Subject, task: Task, truncate: bool = False) -> list[Asked]
 
 
 def score_task(subject: Subject, task: Task, asked: Sequence[Asked]) -> TaskResult:
-    """Score items that were put into questions before, keeping no log; the processes of a run share them."""
+    """Score items that were put into questions before, keeping no log; the processes of a run share them.
+
+    RunError, in all of them, for a loss that is not finite.
+    """
     share = own_share()
-    records = gathered(answered(subject, task, asked[share.rank :: share.count]))
-    return summarize(Log.head_of(subject, task), records)
+    try:
+        own = answered(subject, task, asked[share.rank :: share.count])
+    except RunError as error:  # all must hear of it: none is to wait for another's results
+        own = error
+    found = gathered([own])
+    if errors := [part for part in found if isinstance(part, RunError)]:
+        raise errors[0]
+    return summarize(
+        Log.head_of(subject, task), [record for part in found if isinstance(part, list) for record in part]
+    )
 
 
 def answered(subject: Subject, task: Task, asked: Sequence[Asked]) -> list[Record]:

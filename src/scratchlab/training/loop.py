@@ -122,11 +122,18 @@ def evaluate(run: Run, step: int) -> None:
 
 
 def ask_tasks(run: Run, step: int) -> None:
-    """How the weights as they are do on the tasks that the recipe names; its time is counted apart."""
+    """How the weights as they are do on the tasks that the recipe names; its time is counted apart.
+
+    A run that has diverged goes on without: it is finished as one that is asked nothing.
+    """
     write_metrics(run)
     with run.journal.spent_on("suites"):
         subject = model_subject(str(run.folder.path), "", run.backend.model(run.state), run.corpus.tokenizer)
-        results = {task.name: score_task(subject, task, asked) for task, asked in run.tasks}
+        try:
+            results = {task.name: score_task(subject, task, asked) for task, asked in run.tasks}
+        except RunError as error:
+            run.report.say(f"step {step}: {error}")
+            return
         figures = {name: figures_of(result) for name, result in results.items()}
         run.journal.note({"step": step, "suites": figures})
     for name, result in results.items():
