@@ -68,6 +68,8 @@ def _text(board: dict[str, Any]) -> str:
     if board["agreements"]:
         lines += ["", "Do they rank the models alike? (+1: the same order, -1: the opposite one, better first)"]
         lines += [f"  {_agreement(found)}" for found in board["agreements"]]
+    if board["notes"]:
+        lines += ["", *board["notes"]]
     return "\n".join(lines)
 
 
@@ -75,4 +77,14 @@ def _markdown(board: dict[str, Any]) -> str:
     head, *rows = _rows(board)
     lines = [head, ["---"] * len(head), *rows]
     table = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
-    return "\n".join([table, "", *(f"- {_agreement(found)}" for found in board["agreements"])]).rstrip() + "\n"
+    return (
+        "\n".join(
+            [
+                table,
+                "",
+                *(f"- {_agreement(found)}" for found in board["agreements"]),
+                *(f"- {note}" for note in board["notes"]),
+            ]
+        ).rstrip()
+        + "\n"
+    )

@@ -6,18 +6,23 @@ have both; its p-value is exact, by all orders of the ranks, for few models are 
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+import os
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scratchlab.errors import ScratchlabError
 from scratchlab.evaluation.documents import KIND as LOSS
 from scratchlab.evaluation.documents import read_loss
 from scratchlab.evaluation.loss import LossResult
-from scratchlab.evaluation.results import Figure, file_name, read_log, summarize
+from scratchlab.evaluation.results import Figure, TaskResult, file_name, read_log, summarize
 from scratchlab.evaluation.subjects import BEST
+from scratchlab.evaluation.tasks import Record
 from scratchlab.model.load import At
 from scratchlab.runfolder import RunFolder
 
@@ -25,6 +30,7 @@ MOST_ORDERS = 50_000
 """Orders of ranks that are all looked at (those of eight models); of more models so many are drawn."""
 FEWEST = 3
 """Models below which two columns are not compared: two are always in order, or in the opposite one."""
+Asked = tuple[str, int | None]
 LOWER_IS_BETTER = ("nats per token", "bits per byte", "tokens", "seconds")
 
 
@@ -46,12 +52,15 @@ class Scoreboard:
     columns: tuple[str, ...]
     rows: Mapping[str, Mapping[str, Figure]]
     agreements: tuple[Agreement, ...]
+    notes: tuple[str, ...] = ()
+    """What was left out, and why."""
 
     def to_json(self) -> dict[str, Any]:
         return {
             "columns": list(self.columns),
             "models": {name: {column: _cell(cell) for column, cell in row.items()} for name, row in self.rows.items()},
             "agreements": [asdict(agreement) for agreement in self.agreements],
+            "notes": list(self.notes),
         }
 
 
@@ -73,34 +82,105 @@ def interval(figure: Figure) -> tuple[float, float] | None:
 def scoreboard(models: Sequence[str], folder: Path, at: At = "final") -> Scoreboard:
     """What is known of each model: the results in `folder`, and of run folders what training took.
 
-    Of a run these are the results of its final weights, or of its best ones.
+    Of a run these are the results of its final weights, or of its best ones. A column is of the same items, asked in
+    the same way: what was asked of other items under the same name has a column of its own. ScratchlabError for a
+    model of which nothing is known.
     """
+    kept = {model: _kept(model, folder, at) for model in models}
+    titles = _titles([one for own in kept.values() for one in own])
     rows: dict[str, dict[str, Figure]] = {}
-    for model in models:
-        own = at == "best" and RunFolder(Path(model)).exists()
-        rows[model] = {**figures_of(folder / file_name(model + BEST * own)), **_effort(Path(model))}
+    notes: list[str] = []
+    for model, own in kept.items():
+        newest = {one.asked: one for one in own}  # the last one stays
+        rows[model] = _figures(newest.values(), titles) | _effort(Path(model))
+        notes += [f"{model}: {note}" for note in _notes(own, newest, titles)]
     columns = tuple(dict.fromkeys(column for row in rows.values() for column in row))
     scored = [column for column in columns if column not in ("tokens", "seconds")]
-    return Scoreboard(columns, rows, tuple(_agreements(rows, scored)))
+    return Scoreboard(columns, rows, tuple(_agreements(rows, scored)), tuple(notes))
 
 
-def figures_of(folder: Path) -> dict[str, Figure]:
-    """The figures of all whole logs of one model, by column."""
-    figures: dict[str, Figure] = {}
-    for path in sorted(folder.glob("*.jsonl")):
+# What was kept.
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A whole log of one model."""
+
+    path: Path
+    head: Record
+    figures: Mapping[str, Figure]
+    """By what follows the name of the task or text in the title of a column."""
+
+    @property
+    def asked(self) -> Asked:
+        """What was asked, and the stride of windows that overlap: equal ones can be compared."""
+        stride = self.head.get("stride")
+        return self.head["task_sha256"], None if stride == self.head.get("window") else stride
+
+
+def _kept(model: str, folder: Path, at: At) -> list[Kept]:
+    """The whole logs of a model, the newest last. ScratchlabError if there is no log of it, and it is no run."""
+    is_run = RunFolder(Path(model)).exists()
+    name = f"{model}{BEST * (at == 'best' and is_run)}"
+    own, found = folder / file_name(name), list[Kept]()
+    paths = [path for path in sorted(own.glob("*.jsonl")) if _is_of(path, name)]
+    if not paths and not is_run:
+        raise ScratchlabError(
+            f"In {folder} there are no results of {model}, and it is no run folder. Evaluate it first: "
+            f"scratchlab evaluate {shlex.quote(model)} --suite NAME"
+        )
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):
         head, records = read_log(path)
         if head.get("kind") == LOSS:
-            figures |= _loss_figures(head["task"], read_loss(path)[1])
-        elif len(records) == head["items"]:
-            result = summarize(head, records)
-            figures |= {head["task"]: result.main, f"{head['task']} bits per byte": result.bits_per_byte}
-    return figures
+            found.append(Kept(path, head, _loss_figures(read_loss(path)[1])))
+        elif len({record["item"] for record in records}) == head["items"]:
+            found.append(Kept(path, head, _task_figures(summarize(head, records))))
+    return found
 
 
-def _loss_figures(text: str, loss: LossResult) -> dict[str, Figure]:
+def _is_of(path: Path, name: str) -> bool:
+    """Whether a log is of the model of this name: others' may be in a folder of the same one."""
+    return os.path.normpath(read_log(path)[0]["model"]) == os.path.normpath(name)
+
+
+def _task_figures(result: TaskResult) -> dict[str, Figure]:
+    return {"": result.main, " bits per byte": result.bits_per_byte}
+
+
+def _loss_figures(loss: LossResult) -> dict[str, Figure]:
+    """Bits per byte alone where the tokens are the model's own, or nothing if the loss is not finite."""
+    if not math.isfinite(loss.nats_per_token):
+        return {}
     nats = Figure(loss.nats_per_token, loss.nats_per_token_error, loss.n_units)
     bits = Figure(loss.bits_per_byte, loss.bits_per_byte_error, loss.n_units)
-    return {f"{text}: nats per token": nats, f"{text}: bits per byte": bits}
+    return {": bits per byte": bits} if loss.reencoded else {": nats per token": nats, ": bits per byte": bits}
+
+
+def _titles(kept: Sequence[Kept]) -> dict[Asked, str]:
+    """What the columns of each are called; more of it where several would be called the same."""
+    heads = {one.asked: one.head for one in kept}
+    short = {asked: head["task"] + (f", stride {asked[1]}" if asked[1] else "") for asked, head in heads.items()}
+    several = {title for title, times in Counter(short.values()).items() if times > 1}
+    return {
+        asked: f"{title} (n = {heads[asked]['items']:,}, {asked[0][:6]})" if title in several else title
+        for asked, title in short.items()
+    }
+
+
+def _figures(kept: Iterable[Kept], titles: Mapping[Asked, str]) -> dict[str, Figure]:
+    by_title = sorted(kept, key=lambda one: titles[one.asked])
+    return {f"{titles[one.asked]}{what}": figure for one in by_title for what, figure in one.figures.items()}
+
+
+def _notes(own: Sequence[Kept], newest: Mapping[Asked, Kept], titles: Mapping[Asked, str]) -> Iterator[str]:
+    times = Counter(one.asked for one in own)
+    for asked, one in newest.items():
+        if times[asked] > 1:
+            yield f"{titles[asked]} was evaluated several times; the newest counts, {one.path}."
+        if not one.figures:
+            yield f"its loss on {titles[asked]} is not finite, and is left out."
+        elif one.head.get("reencoded"):
+            yield f"{titles[asked]} was encoded again: its nats per token are of other tokens, and are left out."
 
 
 def _effort(run: Path) -> dict[str, Figure]:
