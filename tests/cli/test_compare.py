@@ -324,6 +324,22 @@ def test_a_loss_that_was_kept_as_not_finite_is_refused(here: Path) -> None:
     assert "not finite on documents 6" in str(fail("a", "b"))
 
 
+def test_items_whose_beginning_was_cut_off_are_said(here: Path) -> None:
+    """Of the items, not of the option: with --truncate most models are asked whole."""
+    for model, skill in (("a", 0.3), ("b", 0.1)):
+        evaluate(here, model, skill, task())
+    assert "beginnings" not in text("a", "b")
+    (log,) = (here / "evaluations" / "a").glob("*.jsonl")
+    head, first, *lines = log.read_text(encoding="utf-8").splitlines()
+    log.write_text("\n".join([head, first.replace('"cut": 0', '"cut": 7'), *lines]) + "\n", encoding="utf-8")
+    assert "a was asked made-up without the beginnings of 1 of 120 items." in text("a", "b")
+
+
+@pytest.mark.parametrize("effect", ["nan", "inf"])
+def test_an_effect_that_is_no_number_is_refused(effect: str, here: Path) -> None:
+    assert f"--smallest-effect {effect}: expected a number" in str(fail("a", "b", "--smallest-effect", effect))
+
+
 def test_every_figure_by_which_a_task_may_be_judged_has_a_name(here: Path) -> None:
     for model, skill in (("a", 0.3), ("b", 0.1)):
         evaluate(here, model, skill, replace(task(), metric="accuracy_token"))

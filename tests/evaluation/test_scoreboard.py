@@ -92,6 +92,11 @@ def test_other_items_of_the_same_name_have_a_column_of_their_own(tmp_path: Path)
     assert found == {f"numbers (n = {len(made.items)}": whole.accuracy, "numbers (n = 7": part.accuracy}
 
 
+def test_items_whose_beginning_was_cut_off_are_said(tmp_path: Path) -> None:
+    evaluate_task(subject(1, context=14), task(), tmp_path, truncate=True)
+    assert "without the beginnings of 20 of 20 items" in scoreboard(["runs/tiny 1"], tmp_path).notes[0]
+
+
 def test_overlapping_windows_have_a_column_of_their_own(tmp_path: Path) -> None:
     write_loss(tmp_path, "a", 3.0)
     write_loss(tmp_path, "a", 2.0, stride=32)

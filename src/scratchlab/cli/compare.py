@@ -1,5 +1,6 @@
 """`scratchlab compare`."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,11 @@ def compare(
 
     With one run a side, the interval says what other items would show, not what other seeds would.
     """
+    from scratchlab.errors import UsageError
     from scratchlab.evaluation.sides import compare_sides
 
+    if smallest_effect is not None and not math.isfinite(smallest_effect):
+        raise UsageError(f"--smallest-effect {smallest_effect}: expected a number above 0, such as 0.01.")
     kind = "loss" if loss else None
     found = compare_sides(a, b, Path(folder), task=task, kind=kind, smallest_effect=smallest_effect)
     rows = [comparison.to_json() for comparison in found.comparisons]

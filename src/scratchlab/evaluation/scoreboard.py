@@ -20,7 +20,7 @@ from scratchlab.errors import ScratchlabError
 from scratchlab.evaluation.documents import KIND as LOSS
 from scratchlab.evaluation.documents import read_loss
 from scratchlab.evaluation.loss import LossResult
-from scratchlab.evaluation.results import Figure, TaskResult, file_name, read_log, summarize
+from scratchlab.evaluation.results import Figure, file_name, read_log, summarize
 from scratchlab.evaluation.subjects import BEST
 from scratchlab.evaluation.tasks import Record
 from scratchlab.model.load import At
@@ -110,6 +110,8 @@ class Kept:
     head: Record
     figures: Mapping[str, Figure]
     """By what follows the name of the task or text in the title of a column."""
+    cut: int = 0
+    """Items whose beginning was cut off."""
 
     @property
     def asked(self) -> Asked:
@@ -134,17 +136,14 @@ def _kept(model: str, folder: Path, at: At) -> list[Kept]:
         if head.get("kind") == LOSS:
             found.append(Kept(path, head, _loss_figures(read_loss(path)[1])))
         elif len({record["item"] for record in records}) == head["items"]:
-            found.append(Kept(path, head, _task_figures(summarize(head, records))))
+            result = summarize(head, records)
+            found.append(Kept(path, head, {"": result.main, " bits per byte": result.bits_per_byte}, result.cut))
     return found
 
 
 def _is_of(path: Path, name: str) -> bool:
     """Whether a log is of the model of this name: others' may be in a folder of the same one."""
     return os.path.normpath(read_log(path)[0]["model"]) == os.path.normpath(name)
-
-
-def _task_figures(result: TaskResult) -> dict[str, Figure]:
-    return {"": result.main, " bits per byte": result.bits_per_byte}
 
 
 def _loss_figures(loss: LossResult) -> dict[str, Figure]:
@@ -177,6 +176,8 @@ def _notes(own: Sequence[Kept], newest: Mapping[Asked, Kept], titles: Mapping[As
     for asked, one in newest.items():
         if times[asked] > 1:
             yield f"{titles[asked]} was evaluated several times; the newest counts, {one.path}."
+        if one.cut:
+            yield f"{titles[asked]} was asked without the beginnings of {one.cut:,} of {one.head['items']:,} items."
         if not one.figures:
             yield f"its loss on {titles[asked]} is not finite, and is left out."
         elif one.head.get("reencoded"):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from scratchlab.errors import ScratchlabError, UsageError
-from scratchlab.evaluation.paired import Comparison, Seeds, check_same, compare_task, read_results
+from scratchlab.evaluation.paired import Comparison, Results, Seeds, check_same, compare_task, read_results
 from scratchlab.evaluation.subjects import BEST
 from scratchlab.evaluation.tasks import Record
 from scratchlab.runfolder import RunFolder
@@ -84,6 +84,7 @@ def compare_sides(
         read_a, read_b = ([read_results(run.logs[key][0]) for run in side] for side in (side_a, side_b))
         found = compare_task(read_a, read_b, seeds, smallest_effect)
         comparisons += found
+        notes += [note for run in (*read_a, *read_b) for note in _cut(run)]
         if _kind(head) == "loss" and len(found) == 1:
             notes.append(f"{head['task']}: the tokenizers differ, so that nats per token cannot be compared.")
     return Report([run.model for run in side_a], [run.model for run in side_b], comparisons, notes)
@@ -128,11 +129,15 @@ def _notes(runs: Sequence[Run], common: Sequence[str]) -> list[str]:
     left_out = sorted({head["task"] for run in runs for key, (_, head) in run.logs.items() if key not in common})
     if left_out:
         notes.append(f"Not compared, for not all have the same results of them: {', '.join(left_out)}.")
-    cut = [(run.model, run.logs[key][1]["task"]) for run in runs for key in common if run.logs[key][1].get("truncate")]
-    notes += [
-        f"{model} was asked {task} with --truncate: what it could not see at once was cut off." for model, task in cut
-    ]
     return notes
+
+
+def _cut(run: Results) -> list[str]:
+    """Of a model that could not see all of some items at once."""
+    cut = sum(record.get("cut", 0) > 0 for record in run.records)
+    if not cut:
+        return []
+    return [f"{run.model} was asked {run.task} without the beginnings of {cut:,} of {len(run.records):,} items."]
 
 
 # Finding them.
