@@ -13,7 +13,7 @@ from scratchlab.evaluation.scorer import Answer, Question
 from scratchlab.evaluation.subjects import Subject
 from scratchlab.evaluation.tasks import Record, Task, ask, record
 
-TOKENS_KEPT = 65_536
+TOKENS_KEPT = 16_384
 """Results are written each time that items of about so many tokens are done: seconds at most are lost."""
 
 Asked = tuple[int, list[Question], int]

@@ -36,7 +36,7 @@ AT_ONCE = 8
 WAITS = (0.5, 2.0, 8.0, 30.0)
 """Seconds before each further attempt, unless the endpoint says how long (`Retry-After`)."""
 LONGEST_WAIT = 120.0
-TIMEOUT = 300.0
+TIMEOUT = 120.0
 """Seconds for an answer: a long text on a busy machine."""
 WINDOW = 1024
 """Tokens of the windows of a long text, where the endpoint does not say that it sees fewer."""
