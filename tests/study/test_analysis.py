@@ -398,14 +398,14 @@ def test_an_effect_of_three_deviations_is_found_as_often_as_promised(blocks: int
 def test_fifty_arms_of_twenty_seeds_take_less_than_a_second_with_the_import() -> None:
     code = """
 import time
-start = time.perf_counter()
+start = time.process_time()  # not the time that other programs take
 import numpy as np
 from scratchlab.study.analysis import analyze
 from scratchlab.study.table import Cell, Table
 values = np.random.default_rng(0).normal(size=(50, 20))
 cells = tuple(Cell(f"arm {a}", str(b), float(v)) for (a, b), v in np.ndenumerate(values))
 analyze(Table(cells, "arm 0"))
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 """
     times = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
