@@ -82,10 +82,24 @@ def test_a_screen_finds_what_matters() -> None:
     assert worth["e"].change.value == pytest.approx(0.5, abs=0.15)
     assert worth["a"].change.value == pytest.approx(0.4, abs=0.15), "averaged over c on and off"
     assert worth["d"].p_holm > 0.05
+    assert [worth[name].verdict for name in "bed"] == ["helps", "hurts", "undecided"]
     (strong,) = [one for one in found.interactions if one.p_exploratory < 0.01]
     assert ("a", "c") in strong.pairs
     assert len(found.aliases) == 7
     assert all(" = " in text for text in found.aliases)
+
+
+def test_a_screened_change_is_negligible_by_its_90_percent_interval() -> None:
+    design = screen_design(list("abcd"))
+    arms = {"base" if not i else f"arm {i}": row for i, row in enumerate(design)}
+    runs = table(dict.fromkeys(arms, 0.0), blocks=3)
+    (a, *_) = screen(runs, arms, list("abcd")).effects
+    assert a.verdict == "undecided", "nobody said what matters"
+    reach_90, reach_95 = (
+        max(abs(end) for end in ends) for ends in ((a.change.low_90, a.change.high_90), (a.change.low, a.change.high))
+    )
+    for smallest, verdict in ((0.99 * reach_90, "undecided"), ((reach_90 + reach_95) / 2, "negligible")):
+        assert screen(runs, arms, list("abcd"), smallest).effects[0].verdict == verdict
 
 
 def test_a_screen_that_leaves_nothing_for_its_error_is_refused() -> None:

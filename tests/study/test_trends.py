@@ -37,6 +37,28 @@ def test_its_interval_holds_it_in_95_of_100_cases(monkeypatch: pytest.MonkeyPatc
     assert misfits <= 0.13
 
 
+def test_the_band_holds_the_curve_in_95_of_100_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trends, "DRAWS", 10)
+    truth = {rate: math.log(rate / 1e-3) ** 2 / 5 for rate in (2e-4, 5e-3)}
+    held: list[bool] = []
+    for seed in range(200):
+        points, blocks, values = sweep(seed)
+        fit = fit_sweep(["lr"], points, blocks, values)
+        shared = np.random.default_rng(seed).normal(0, 1, 3).mean()
+        for rate, height in truth.items():
+            low, high = fit.interval(rate)
+            held.append(low <= height + shared <= high)
+    assert 0.92 <= np.mean(held) <= 0.98
+
+
+def test_blocks_lie_about_the_curve() -> None:
+    points, blocks, values = sweep(0, noise=1e-6)
+    fit = fit_sweep(["lr"], points, blocks, values)
+    assert sum(fit.blocks.values()) == pytest.approx(0, abs=1e-9)
+    for (rate,), block, value in zip(points, blocks, values, strict=True):
+        assert fit.at(rate) + fit.blocks[block] == pytest.approx(value, abs=1e-4)
+
+
 def test_an_optimum_beyond_the_range_is_none() -> None:
     found = fit_sweep(["lr"], *sweep(1, best=1.0))
     assert (found.optimum, found.low) == (None, None)

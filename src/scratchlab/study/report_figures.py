@@ -330,8 +330,8 @@ def sweep_figure(report: Report) -> Figure | None:
 
 
 def _parabola(report: Report, sweep: Mapping[str, Any]) -> Figure:
-    fit, points = sweep["fit"], sweep["points"]
-    level = _level(sweep)
+    fit, points, curve = sweep["fit"], sweep["points"], sweep["curve"]
+    axis = curve["axes"][0]
     layout = _framed(420, _named(sweep["fields"][0], fit["logs"][0]), _named(metric_words(report.metric)))
     layout["margin"]["t"] = 10
     if fit["optimum"] is not None:
@@ -345,23 +345,17 @@ def _parabola(report: Report, sweep: Mapping[str, Any]) -> Figure:
     return {
         "data": [
             {"type": "scatter", "mode": "markers", "name": "runs, less their blocks", "marker": dots,
-             "x": [point["at"][0] for point in points], "y": [point["shifted"] for point in points],
+             "x": [point["at"][0] for point in points], "y": [point["of_an_average_block"] for point in points],
              "text": [escape(f"{point['arm']}, block {point['block']}") for point in points],
              "hovertemplate": "%{text}: %{y:.5g}<extra></extra>"},
             {"type": "scatter", "mode": "lines", "name": "fitted curve", "line": {"color": "--arm-0", "width": 2},
-             "x": sweep["curve"]["axes"][0], "y": [value + level for value in sweep["curve"]["values"]],
-             "hovertemplate": "%{x:.4g}: %{y:.5g}<extra></extra>"},
+             "x": axis, "y": curve["values"], "hovertemplate": "%{x:.4g}: %{y:.5g}<extra></extra>"},
+            {"type": "scatter", "mode": "lines", "name": "its 95% band", "line": {"width": 0}, "fill": "toself",
+             "fillcolor": "--arm-0/0.15", "x": [*axis, *reversed(axis)], "y": [*curve["high"], *reversed(curve["low"])],
+             "hoverinfo": "skip"},
         ],
         "layout": layout,
     }  # fmt: skip
-
-
-def _level(sweep: Mapping[str, Any]) -> float:
-    """The curve is known but for its height: the mean of the points less the curve's at them."""
-    axis, values = sweep["curve"]["axes"][0], sweep["curve"]["values"]
-    nearest = [min(range(len(axis)), key=lambda i: abs(axis[i] - point["at"][0])) for point in sweep["points"]]
-    gaps = [point["shifted"] - values[i] for point, i in zip(sweep["points"], nearest, strict=True)]
-    return sum(gaps) / len(gaps)
 
 
 def _surface(report: Report, sweep: Mapping[str, Any]) -> Figure:
@@ -372,8 +366,8 @@ def _surface(report: Report, sweep: Mapping[str, Any]) -> Figure:
     data: list[Figure] = [
         {"type": "contour", "x": x, "y": y, "z": [[row[i] for row in values] for i in range(len(y))],
          "colorscale": "Viridis", "reversescale": not report.higher_is_better, "contours": {"coloring": "heatmap"},
-         "colorbar": {"title": {"text": "from the mean"}, "thickness": 12},
-         "hovertemplate": "%{x:.4g}, %{y:.4g}: %{z:+.4g}<extra></extra>"},
+         "colorbar": {"title": {"text": metric_words(report.metric)}, "thickness": 12},
+         "hovertemplate": "%{x:.4g}, %{y:.4g}: %{z:.5g}<extra></extra>"},
         {"type": "scatter", "mode": "markers", "name": "points that were run",
          "x": [point["at"][0] for point in sweep["points"]], "y": [point["at"][1] for point in sweep["points"]],
          "marker": {"color": "#ffffff", "size": 8, "line": {"color": "#000000", "width": 1.5}},

@@ -8,11 +8,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 from scratchlab.errors import ScratchlabError
 from scratchlab.runfolder import RunFolder
-from scratchlab.study.analysis import LEVEL, Analysis
+from scratchlab.study.analysis import Analysis
 from scratchlab.study.arms import value_of
 from scratchlab.study.definition import LOSSES, Study
 from scratchlab.study.design import Figures, Known, PlannedRun, tuning_runs
@@ -21,7 +21,7 @@ from scratchlab.study.report_curves import Curve, RunCurves
 from scratchlab.study.sections import BASELINE, Changes
 from scratchlab.study.settle import tokens_per_step
 from scratchlab.study.settled import SettledStudy
-from scratchlab.study.stacking import Estimate, screen, stacking
+from scratchlab.study.stacking import screen, stacking
 from scratchlab.study.table import Cell, Table
 from scratchlab.study.trends import Sweep, fit_sweep, steps_equivalent
 
@@ -149,43 +149,24 @@ def stack_facts(study: Study, table: Table, settled: SettledStudy) -> Record | N
     return {"problem": None, "members": members, **totals}
 
 
-Word = Literal["helps", "hurts", "negligible", "undecided"]
-
-
 def screen_facts(study: Study, table: Table) -> Record | None:
     """What each screened change does on average over the others, and which interactions cannot be told apart."""
     if study.design != "screen":
         return None
+    smallest = study.file.study.smallest_effect
     try:
-        found = screen(table, study.switches, list(study.interventions))
+        found = screen(table, study.switches, list(study.interventions), smallest)
     except ScratchlabError as error:
         return {"problem": str(error)}
-    section = study.file.study
-    effects = [
-        {
-            **asdict(one.change),
-            "p_holm": one.p_holm,
-            "verdict": screened(one.change, one.p_holm, section.smallest_effect, section.higher_is_better),
-        }
-        for one in found.effects
-    ]
+    effects = [{**asdict(one.change), "p_holm": one.p_holm, "verdict": one.verdict} for one in found.effects]
     pairs = [{**asdict(one.together), "p_exploratory": one.p_exploratory} for one in found.interactions]
     return {
         "problem": None,
-        "smallest_effect": section.smallest_effect,
+        "smallest_effect": smallest,
         "effects": effects,
         "interactions": pairs,
         "aliases": list(found.aliases),
     }
-
-
-def screened(one: Estimate, p_holm: float, smallest: float | None, higher_is_better: bool) -> Word:
-    """The verdict on a screened change, by the rule for arms; its 95% interval must lie within the smallest effect."""
-    if smallest is not None and -smallest < one.low and one.high < smallest:
-        return "negligible"
-    if p_holm < LEVEL:
-        return "helps" if (one.value > 0) == higher_is_better else "hurts"
-    return "undecided"
 
 
 # Sweep.
@@ -200,13 +181,14 @@ def sweep_facts(study: Study, counted: Sequence[tuple[PlannedRun, Figures]]) -> 
         arm.name: [value_of(study.baseline.replaced(arm.changes), field) for field in fields] for arm in study.arms
     }
     runs = [(run, f.value) for run, f in counted if f.value is not None]
-    points = [
-        {"arm": run.arm, "at": places[run.arm], "block": run.block, "value": value, "shifted": value}
-        for run, value in _less_blocks(runs)
-    ]
+    points = [{"arm": run.arm, "at": places[run.arm], "block": run.block, "value": value} for run, value in runs]
     plain: Record = {"fields": fields, "points": points, "problem": None, "fit": None, "curve": None}
-    columns = zip(fields, zip(*places.values(), strict=True), strict=True)
-    wrong = [field for field, column in columns if any(type(value) not in (int, float) for value in column)]
+    columns = list(zip(*places.values(), strict=True))
+    wrong = [
+        field
+        for field, column in zip(fields, columns, strict=True)
+        if any(type(value) not in (int, float) for value in column)
+    ]
     if wrong:
         return {**plain, "problem": f"{', '.join(wrong)} has no number for a value, so no curve can be fitted."}
     try:
@@ -219,30 +201,18 @@ def sweep_facts(study: Study, counted: Sequence[tuple[PlannedRun, Figures]]) -> 
         )
     except ScratchlabError as error:
         return {**plain, "problem": str(error)}
-    return {
-        **plain,
-        "fit": asdict(fit),
-        "curve": _curve(fit, [list(row) for row in zip(*places.values(), strict=True)]),
-    }
-
-
-def _less_blocks(runs: Sequence[tuple[PlannedRun, float]]) -> list[tuple[PlannedRun, float]]:
-    """Each figure with its block's own level taken out, as far as blocks that hold every arm tell it."""
-    by_block: dict[str, list[float]] = {}
-    for run, value in runs:
-        by_block.setdefault(run.block, []).append(value)
-    full = max((len(values) for values in by_block.values()), default=0)
-    means = {block: statistics.fmean(values) for block, values in by_block.items() if len(values) == full}
-    level = statistics.fmean(means.values()) if means else 0.0
-    return [(run, value - means.get(run.block, level) + level) for run, value in runs]
+    for point in points:
+        point["of_an_average_block"] = point["value"] - fit.blocks[point["block"]]
+    return {**plain, "fit": asdict(fit), "curve": _curve(fit, columns)}
 
 
 def _curve(fit: Sweep, columns: Sequence[Sequence[float]]) -> Record:
-    """The fitted curve or surface over the range that was swept."""
+    """The fitted curve over the range that was swept with its 95% band; or the surface, a row for each first value."""
     axes = [_spaced(min(column), max(column), log) for column, log in zip(columns, fit.logs, strict=True)]
     values = [fit.at(*place) for place in itertools.product(*axes)]
     if len(axes) == 1:
-        return {"axes": axes, "values": values}
+        low, high = zip(*(fit.interval(value) for value in axes[0]), strict=True)
+        return {"axes": axes, "values": values, "low": low, "high": high}
     return {"axes": axes, "values": [values[i : i + CURVE_POINTS] for i in range(0, len(values), CURVE_POINTS)]}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import special
 
 from scratchlab.errors import UsageError
+from scratchlab.study.analysis import Verdict
 from scratchlab.study.least_squares import LEVEL, Fit, Floats, fit_blocks
 from scratchlab.study.multiplicity import benjamini_hochberg, holm
 from scratchlab.study.table import Table
@@ -16,12 +17,14 @@ from scratchlab.study.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A combination of arms' means, with its 95% interval."""
+    """A combination of arms' means, with its 95% interval, and the 90% one by which it may be found negligible."""
 
     name: str
     value: float
     low: float
     high: float
+    low_90: float
+    high_90: float
     p: float
 
 
@@ -82,9 +85,9 @@ def _estimate(table: Table, fit: Fit, name: str, weights: Mapping[str, float]) -
 
 
 def _with_error(name: str, value: float, error: float, freedom: int) -> Estimate:
-    half = float(special.stdtrit(freedom, 1 - LEVEL / 2)) * error
+    half, half_90 = (float(special.stdtrit(freedom, 1 - outside / 2)) * error for outside in (LEVEL, 2 * LEVEL))
     p = float(2 * special.stdtr(freedom, -abs(value) / error)) if error else float(value == 0)
-    return Estimate(name, value, value - half, value + half, p)
+    return Estimate(name, value, value - half, value + half, value - half_90, value + half_90, p)
 
 
 # Screening.
@@ -96,6 +99,7 @@ class ScreenEffect:
 
     change: Estimate
     p_holm: float
+    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +145,27 @@ def aliases(changes: Sequence[str], design: Sequence[Mapping[str, bool]]) -> lis
     return [tuple(pairs) for pairs in groups.values()]
 
 
-def screen(table: Table, arms: Mapping[str, Mapping[str, bool]], changes: Sequence[str]) -> Screen:
+def screen(
+    table: Table,
+    arms: Mapping[str, Mapping[str, bool]],
+    changes: Sequence[str],
+    smallest_effect: float | None = None,
+) -> Screen:
     """Effects of screened changes from a table whose arms are named in `arms`, each with the changes that are on.
 
     Figure ~ block + a column a change + a column a group of aliased interactions; the error is what these columns leave
     over all blocks. UsageError for fewer than two blocks or an arm that is not there.
     """
+
+    def judged(one: Estimate, p_holm: float) -> ScreenEffect:
+        """By the rule for arms: too small to matter, else claimed, else not known."""
+        verdict: Verdict = "undecided"
+        if smallest_effect is not None and -smallest_effect < one.low_90 and one.high_90 < smallest_effect:
+            verdict = "negligible"
+        elif p_holm < LEVEL:
+            verdict = "helps" if (one.value > 0) == table.higher_is_better else "hurts"
+        return ScreenEffect(one, p_holm, verdict)
+
     _check_arms(table, list(arms))
     values_AB = table.grid()[[table.arms.index(name) for name in arms]]
     design = list(arms.values())
@@ -157,7 +176,7 @@ def screen(table: Table, arms: Mapping[str, Mapping[str, bool]], changes: Sequen
     main, pairs = estimates[: len(changes)], estimates[len(changes) :]
     adjusted, explored = holm([one.p for one in main]), benjamini_hochberg([one.p for one in pairs])
     return Screen(
-        effects=tuple(ScreenEffect(one, p) for one, p in zip(main, adjusted, strict=True)),
+        effects=tuple(judged(one, p) for one, p in zip(main, adjusted, strict=True)),
         interactions=tuple(PairEffect(g, one, p) for g, one, p in zip(groups, pairs, explored, strict=True)),
         aliases=tuple(_pair_names(group) for group in groups if len(group) > 1),
     )

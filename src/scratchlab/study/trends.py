@@ -1,7 +1,7 @@
 """Curves through a study's figures: where the optimum of a swept field lies, and what a gain is worth in steps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,10 @@ class Sweep:
     logs: tuple[bool, ...]
     coefficients: tuple[float, ...]
     """Of 1, x, x^2; of two fields 1, x, y, x^2, y^2, xy; x and y being (log) field less its center over its scale."""
+    covariance: tuple[tuple[float, ...], ...]
+    """Of the coefficients: how well the figures know them."""
+    blocks: Mapping[str, float]
+    """How far the runs of a block lie above the curve; 0 on average over blocks."""
     centers: tuple[float, ...]
     scales: tuple[float, ...]
     error: float
@@ -38,12 +42,22 @@ class Sweep:
     """That the parabola is the right shape, against one mean a point; None if every point was run once."""
 
     def at(self, *values: float) -> float:
-        """The curve at a point, less the mean over blocks."""
+        """The curve at a point, for a block as they are on average."""
+        return float(self._terms_at(values) @ np.array(self.coefficients))
+
+    def interval(self, *values: float) -> tuple[float, float]:
+        """The 95% t interval of the curve at a point."""
+        terms = self._terms_at(values)
+        error = math.sqrt(max(0.0, float(terms @ np.array(self.covariance) @ terms)))
+        half = float(special.stdtrit(self.freedom, 1 - LEVEL / 2)) * error
+        return self.at(*values) - half, self.at(*values) + half
+
+    def _terms_at(self, values: Sequence[float]) -> Floats:
         scaled = [
             ((math.log(value) if log else value) - center) / scale
             for value, log, center, scale in zip(values, self.logs, self.centers, self.scales, strict=True)
         ]
-        return float(_terms(np.array([scaled]))[0] @ np.array(self.coefficients))
+        return _terms(np.array([scaled]))[0]
 
 
 def fit_sweep(
@@ -66,7 +80,7 @@ def fit_sweep(
     centers, scales = x_ND.mean(0), x_ND.std(0)
     x_ND = (x_ND - centers) / scales
     kinds = sorted(set(blocks))
-    # The blocks' mean stands in for the curve's constant.
+    # Each block has a constant of its own; the curve's is their mean.
     block_NB = np.array([[1.0 * (block == kind) for kind in kinds] for block in blocks])
     X = np.hstack([block_NB, _terms(x_ND)[:, 1:]])
     y = np.array(values, np.float64)
@@ -76,11 +90,15 @@ def fit_sweep(
     inverse = np.linalg.pinv(X.T @ X, hermitian=True)
     beta = inverse @ (X.T @ y)
     squares = float(np.square(y - X @ beta).sum())
-    curve = beta[len(kinds) :]
+    to_curve = np.zeros((1 + X.shape[1] - len(kinds), X.shape[1]))
+    to_curve[0, : len(kinds)] = 1 / len(kinds)
+    to_curve[1:, len(kinds) :] = np.eye(X.shape[1] - len(kinds))
+    coefficients, covariance = to_curve @ beta, to_curve @ inverse @ to_curve.T * squares / freedom
+    curve = coefficients[1:]
     sign = -1.0 if higher_is_better else 1.0
     lowest, highest = x_ND.min(0), x_ND.max(0)
     best = _optima(sign * curve[None], lowest, highest)[0]
-    drawn = _draw(sign * curve, inverse[len(kinds) :, len(kinds) :] * squares / freedom, freedom)
+    drawn = _draw(sign * curve, covariance[1:, 1:], freedom)
     optima = _optima(drawn, lowest, highest)
     inside = np.isfinite(optima).all(1)
     there = bool(np.isfinite(best).all())
@@ -93,7 +111,9 @@ def fit_sweep(
     return Sweep(
         fields=tuple(fields),
         logs=logs,
-        coefficients=(float(beta[: len(kinds)].mean()), *map(float, curve)),
+        coefficients=tuple(map(float, coefficients)),
+        covariance=tuple(tuple(map(float, row)) for row in covariance),
+        blocks={kind: float(beta[b] - coefficients[0]) for b, kind in enumerate(kinds)},
         centers=tuple(map(float, centers)),
         scales=tuple(map(float, scales)),
         error=math.sqrt(squares / freedom),
