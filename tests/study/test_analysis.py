@@ -289,6 +289,16 @@ def test_a_missing_run_is_told_and_nothing_is_filled_in() -> None:
     assert any("arm 2 has no run in block 1" in note for note in found.notes)
 
 
+def test_arms_that_miss_the_same_blocks_are_told_together() -> None:
+    values = drawn(12)
+    values[2:, 3] = np.nan
+    found = analyze(table(values), looks=[4])
+    (note,) = [note for note in found.notes if note.startswith("missing")]
+    assert "arm 2, arm 3" in note
+    assert "have no run in block 3" in note
+    assert any(note.endswith("4 complete blocks: there are 3") for note in found.notes)
+
+
 def test_an_arm_without_a_link_to_the_baseline_has_no_effect() -> None:
     n = np.nan
     found = analyze(table([[1, 2, n, n], [1.5, 2.4, n, n], [n, n, 3, 4]]))

@@ -157,7 +157,7 @@ def read_noise(path: Path, baseline: str | None = None) -> list[float]:
     lines, cells, problems = _cells(filled, "value")
     arms = list(dict.fromkeys(cell.arm for cell in cells))
     if len(arms) > 1 and baseline not in arms:
-        problems.append((0, f"it has the arms {_listed(arms)}, and none is the baseline {baseline!r}"))
+        problems.append((0, f"it has the arms {listed(arms)}, and none is the baseline {baseline!r}"))
     wanted = [i for i, cell in enumerate(cells) if len(arms) == 1 or cell.arm == baseline]
     lines, cells = [lines[i] for i in wanted], [cells[i] for i in wanted]
     problems += [(lines[place], problem) for place, problem in find_problems(cells, mixed_hardware=True)]
@@ -406,10 +406,11 @@ def _refuse(problems: Sequence[str], what: str) -> None:
 
 def _suggest(name: str, names: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else f"; there is {_listed(names)}"
+    return f" (did you mean {near[0]!r}?)" if near else f"; there is {listed(names)}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence has them: the first few, and how many more."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 

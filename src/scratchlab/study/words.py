@@ -6,7 +6,7 @@ from math import floor, log10
 from scipy import special
 
 from scratchlab.study.evidence import Evidence, Noise
-from scratchlab.study.table import ROLES, Table
+from scratchlab.study.table import ROLES, Table, listed
 
 MANY_SEEDS = 10_000
 
@@ -84,7 +84,7 @@ def table_notes(
     return (
         *_missing(table, claimed),
         *_shared_roles(table),
-        *_looks(looks, reached, len(table.blocks)),
+        *_looks(looks, reached, len(set(table.blocks) - {block for _, block in table.missing()})),
         *_lonely(table, noise),
         *_machines(table),
     )
@@ -92,14 +92,18 @@ def table_notes(
 
 def _missing(table: Table, claimed: set[str]) -> Iterable[str]:
     """Arms that were decided early need no further runs."""
+    lacking: dict[tuple[str, ...], list[str]] = {}
     for arm in table.arms:
-        blocks = [block for name, block in table.missing() if name == arm and name not in claimed]
+        blocks = tuple(block for name, block in table.missing() if name == arm and name not in claimed)
         if blocks and len(blocks) < len(table.blocks):
-            yield (
-                f"missing: {arm} has no run in block {', '.join(blocks)}. Nothing is filled in: its effect rests on "
-                f"its other {len(table.blocks) - len(blocks)} of {len(table.blocks)} blocks. If the runs were lost by "
-                "chance that is fair; if they were lost because of what they did, it is not"
-            )
+            lacking.setdefault(blocks, []).append(arm)
+    for blocks, arms in lacking.items():
+        (has, its) = ("has", "its effect rests on its") if len(arms) == 1 else ("have", "each effect rests on the")
+        yield (
+            f"missing: {listed(arms)} {has} no run in block {', '.join(blocks)}. Nothing is filled in: {its} other "
+            f"{len(table.blocks) - len(blocks)} of {len(table.blocks)} blocks. If runs were lost by chance that is "
+            "fair; if they were lost because of what they did, it is not"
+        )
 
 
 def _shared_roles(table: Table) -> Iterable[str]:
