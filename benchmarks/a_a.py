@@ -68,7 +68,7 @@ def main() -> None:
 def baseline_values(study: Study, settled: SettledStudy, runs: int, workers: int) -> np.ndarray:
     """The study's metric of the baseline in the first `runs` blocks, each with fresh seeds."""
     planned = block_runs(settled, [BASELINE], range(runs), {})
-    known = known_runs(study, settled)
+    known = known_runs(study, settled, print)
     missing = [run for run in planned if known(run.name) is None]
     ended: list[Outcome] = []
 

@@ -10,8 +10,8 @@ from scratchlab.study.design import PlannedRun, schedule
 from scratchlab.study.folder import known_runs, write_results
 from scratchlab.study.judging import judge_of
 from scratchlab.study.sections import Arm
-from scratchlab.study.settle import declaration, given_recipe
-from scratchlab.study.settled import SettledArm, SettledStudy, write_settled
+from scratchlab.study.settle import declaration, family_of, given_recipe
+from scratchlab.study.settled import SettledArm, SettledStudy, read_settled, write_settled
 
 ENVIRONMENT = {
     "scratchlab": "0",
@@ -40,7 +40,9 @@ def settle_on_paper(study: Study) -> SettledStudy:
         given = fingerprint(recipe, recipe.corpus, "c", None)
         return SettledArm(given, recipe.replaced(FIXED), recipe.corpus, "c", None)
 
-    settled = SettledStudy(declaration(study), ENVIRONMENT, {arm.name: settle(arm) for arm in study.arms})
+    arms = {arm.name: settle(arm) for arm in study.arms}
+    family = family_of(study, read_settled(study), {name: arm.given for name, arm in arms.items()}, print)
+    settled = SettledStudy(declaration(study), ENVIRONMENT, arms, family)
     write_settled(study, settled)
     return settled
 
@@ -51,15 +53,15 @@ def run_on_paper(
     """Write at most so many of the runs that are missing, phase by phase, as if they had been trained."""
     settled = settle_on_paper(study)
     while most > 0:
-        known = known_runs(study, settled)
-        now = schedule(study, settled, known, judge_of(study))
+        known = known_runs(study, settled, print)
+        now = schedule(study, settled, known, judge_of(study, settled))
         if not now.missing:
             break
         for run in now.missing[:most]:
             write_run(study, run, value(run), metrics, sample)
         most -= len(now.missing[:most])
-    known = known_runs(study, settled)
-    write_results(study, schedule(study, settled, known, judge_of(study)))
+    known = known_runs(study, settled, print)
+    write_results(study, schedule(study, settled, known, judge_of(study, settled)))
 
 
 def write_run(study: Study, run: PlannedRun, value: float | None, metrics: str | None, sample: str) -> None:

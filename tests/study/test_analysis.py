@@ -173,6 +173,13 @@ def test_the_smallest_effect_is_a_thousandth_or_a_deviation() -> None:
     assert narrow.smallest_effect == pytest.approx(0.004, rel=1e-3)
 
 
+def test_where_all_is_zero_nothing_is_smallest() -> None:
+    found = analyze(table(np.zeros((2, 3))))
+    assert found.smallest_effect is None
+    assert "it takes --smallest-effect" in found.smallest_effect_is
+    assert (found["arm 1"].verdict, found["arm 1"].seeds_needed) == ("undecided", None)
+
+
 def test_holm_counts_declared_interventions_that_have_not_run() -> None:
     values = drawn(8, 3, 5)
     p = analyze(table(values)).arms[0].p

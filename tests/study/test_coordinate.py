@@ -1,16 +1,19 @@
 """The coordinator with real runs of a fraction of a second, and engines that fail on purpose."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from scratchlab.errors import RunError
+from scratchlab.recipe import Recipe
 from scratchlab.runfolder import RunFolder
 from scratchlab.study import coordinate as coordinator
+from scratchlab.study import plan as planner
 from scratchlab.study.coordinate import Progress, coordinate
 from scratchlab.study.definition import Study
-from scratchlab.study.design import Figures, PlannedRun, Schedule
+from scratchlab.study.design import Figures, PlannedRun, Schedule, schedule
 from scratchlab.study.folder import has_diverged, known_runs, read_figures
 from scratchlab.study.jobs import Engine, Job, Outcome, Tell
 from scratchlab.study.judging import analysis_of, judge_of
@@ -28,6 +31,7 @@ class Quiet:
     def __init__(self) -> None:
         self.ended_runs: list[str] = []
         self.waited = 0
+        self.told: list[str] = []
 
     def phase(self, before: Schedule) -> None: ...
 
@@ -37,10 +41,13 @@ class Quiet:
     def waiting(self, runs: int) -> None:
         self.waited += 1
 
+    def damaged(self, message: str) -> None:
+        self.told.append(message)
+
 
 def go(study: Study, engine: Engine, watch: Quiet | None = None) -> tuple[Schedule, Progress]:
     settled = settle_study(study, 64, lambda text: None)
-    return coordinate(study, settled, engine, judge_of(study), watch or Quiet())
+    return coordinate(study, settled, engine, judge_of(study, settled), watch or Quiet())
 
 
 @pytest.fixture
@@ -58,7 +65,8 @@ def test_a_study_runs_once_and_a_second_one_takes_what_is_there(place: Path) -> 
     assert first is not None
     assert table.cells[0].value == first["test"]["bits_per_byte"]
     assert {cell.seeds for cell in table.cells if cell.block == "1"} == {now.counted[2][0].seeds}
-    analysis = analysis_of(study, now)
+    settled = settle_study(study, 64, lambda text: None)
+    analysis = analysis_of(study, settled, now)
     assert analysis is not None
     assert analysis["a"].n == 2
 
@@ -70,7 +78,7 @@ def test_a_study_runs_once_and_a_second_one_takes_what_is_there(place: Path) -> 
     assert study_of_b.complete
 
     settled = settle_study(other, 64, lambda text: None)
-    plan = plan_study(other, settled, known_runs(other, settled), 2)
+    plan = plan_study(other, settled, known_runs(other, settled, print), 2)
     assert (plan.sd_runs, plan.looks[0].runs, plan.looks[0].missing) == (2, 4, 0)
     assert plan.arms[0].source == "2 finished runs"
     assert plan.looks[0].smallest_visible == pytest.approx(plan.sd * plan.looks[0].smallest_visible_in_sd)  # pyright: ignore[reportOptionalOperand]
@@ -102,6 +110,62 @@ def test_a_run_that_gave_up_for_want_of_finite_gradients_has_diverged(place: Pat
     folder.append_metrics([{"step": 4 + step, "loss": None, "skipped": True} for step in range(100)])
     assert has_diverged(folder)
     figures = read_figures(study, settled, folder.path)
+    assert figures is not None
+    assert figures.value is None
+
+
+def test_arms_that_train_at_one_pace_are_timed_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[Recipe] = []
+
+    def seconds_per_step(recipe: Recipe, corpus: object) -> float:
+        timed.append(recipe)
+        return 0.001
+
+    monkeypatch.setattr(planner, "seconds_per_step", seconds_per_step)
+    arms = {f"rate-{i}": {"training.learning_rate": 0.001 * i} for i in (1, 2, 3)} | {"deep": {"model.n_layer": 3}}
+    study = load(place, {"interventions": arms})
+    settled = settle_study(study, 1, print)
+    plan = plan_study(study, settled, known_runs(study, settled, print), 1)
+    assert [recipe.model.n_layer for recipe in timed] == [1, 3]
+    assert {arm.source for arm in plan.arms} == {"steps timed here, one run alone"}
+
+
+def spoil(path: Path, **changes: object) -> None:
+    """Change what a JSON file says; None takes a part out."""
+    content = json.loads(path.read_text(encoding="utf-8")) | changes
+    kept = {name: value for name, value in content.items() if value is not None}
+    path.write_text(json.dumps(kept), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("result.json", {"test": None}),
+        ("result.json", {"test": {"bits_per_byte": "x"}}),
+        ("manifest.json", {"environment": None}),
+    ],
+)
+def test_a_damaged_run_is_named_and_left_out(place: Path, file: str, changes: dict[str, object]) -> None:
+    study, watch = load(place, ONE, looks=[2]), Quiet()
+    now, _ = go(study, Here())
+    spoiled = study.runs / now.counted[0][0].name
+    spoil(spoiled / file, **changes)
+    settled = settle_study(study, 64, lambda text: None)
+    found = known_runs(study, settled, watch.damaged)
+    assert found(spoiled.name) is None
+    assert found(spoiled.name) is None
+    (told,) = watch.told
+    assert str(spoiled) in told
+    assert "to have it done anew" in told
+    assert len(schedule(study, settled, found, judge_of(study, settled)).missing) == 1
+
+
+def test_a_figure_that_is_null_is_a_run_that_diverged(place: Path) -> None:
+    study = load(place, ONE, looks=[2])
+    now, _ = go(study, Here())
+    path = study.runs / now.counted[0][0].name
+    spoil(path / "result.json", test={"bits_per_byte": None, "nats_per_token": None})
+    figures = read_figures(study, settle_study(study, 64, lambda text: None), path)
     assert figures is not None
     assert figures.value is None
 

@@ -79,6 +79,16 @@ def test_all_problems_come_at_once(place: Path) -> None:
         ({"noise": {}}, {"looks": [3]}, "as large as its grid"),
         ({"noise": {"factors": {"model.dropout": [0.0, 0.1]}}}, {}, "is not outside the mathematics"),
         ({"noise": {"factors": {"execution.threads": [1, 0]}}}, {}, "execution.threads = 0: "),
+        (
+            {"sweep": {"grid": {"training.learning_rate": [0.1, 0.2, 0.3], "training.global_batch_size": [4, 8]}}},
+            {},
+            "a curve over training.global_batch_size takes three different values at least",
+        ),
+        (
+            {"sweep": {"points": [{"training.learning_rate": 0.1 * i, "model.dropout": 0.1 * i} for i in (1, 2, 3)]}},
+            {},
+            "takes 6 points at least",
+        ),
         (None, {"retune": ["training.global_batch_size"]}, "only a positive decimal number"),
         ({"interventions": TWO, "stack": {"members": ["a"]}}, {}, "two interventions or more"),
     ],
@@ -141,9 +151,9 @@ def test_a_screen_is_of_resolution_four(place: Path) -> None:
 
 
 def test_a_sweep_is_every_point_but_the_baseline(place: Path) -> None:
-    grid = {"training.learning_rate": [0.005, 0.01, 0.02], "training.global_batch_size": [4, 8]}
+    grid = {"training.learning_rate": [0.005, 0.01, 0.02], "training.global_batch_size": [4, 8, 16]}
     study = load(place, {"sweep": {"grid": grid}})
-    assert len(study.arms) == 6  # the baseline is one of the six points
+    assert len(study.arms) == 9  # the baseline is one of the nine points
     assert study.arm("learning_rate=0.02, global_batch_size=8").changes["training.global_batch_size"] == 8
     points = [{"training.learning_rate": rate} for rate in (0.001, 0.002, 0.004)]
     assert len(load(place, {"sweep": {"points": points}}).arms) == 4

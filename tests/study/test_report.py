@@ -357,7 +357,7 @@ def test_an_arm_that_was_changed_has_no_runs(place: Path) -> None:
     assert report.problems == ("New or changed since the study was last run, and without runs: a.",)
     assert report.arm("a").finished == 0
     assert words.rows(report)[1].verdict == "not run yet"
-    assert words.rows(report)[2].verdict == "hurts"
+    assert words.rows(report)[2].verdict == "undecided", "no look is complete before the changed arm has run"
 
 
 def test_a_changed_baseline_leaves_nothing_to_count(place: Path) -> None:
@@ -403,6 +403,25 @@ def test_a_stack_is_beside_its_parts(place: Path) -> None:
     assert stack["observed"]["value"] == pytest.approx(-0.3, abs=0.03)
     assert stack["members"][2]["inside"]["value"] == pytest.approx(0.0, abs=0.03)
     assert "less than they would if they added up" in to_markdown(report_study(study))
+
+
+def test_with_a_new_arm_nothing_is_claimed_until_it_has_run(place: Path) -> None:
+    study = load(place, {"interventions": {"a": TWO["a"]}}, looks=[3], smallest_effect=0.01)
+    run_on_paper(study, noisy(a=-1.0))
+    assert report_study(study).analysis["a"].verdict == "helps"  # pyright: ignore[reportOptionalSubscript]
+    more = report_study(load(place, looks=[3], smallest_effect=0.01))
+    assert (more.state, more.looks_done) == ("under way", 0)
+    assert more.analysis["a"].verdict == "undecided"  # pyright: ignore[reportOptionalSubscript]
+
+
+def test_what_was_tried_and_taken_out_is_said_and_counts(place: Path) -> None:
+    run_on_paper(load(place, looks=[3]), noisy(a=-1.0))
+    study = load(place, {"interventions": {"b": TWO["b"]}}, looks=[3])
+    run_on_paper(study, noisy())
+    report = report_study(study)
+    assert any("no longer in the study file as it was: a" in line for line in words.standing(report))
+    b = report.analysis["b"]  # pyright: ignore[reportOptionalSubscript]
+    assert b.p_holm == pytest.approx(min(1.0, 2 * b.p))
 
 
 def test_a_sweep_says_where_it_is_best(place: Path) -> None:

@@ -8,9 +8,12 @@ import pytest
 from scratchlab.corpus.build import build_corpus
 from scratchlab.errors import RunError, UsageError
 from scratchlab.model.count import training_flops_per_token
+from scratchlab.study.analysis import analyze
 from scratchlab.study.definition import Study
+from scratchlab.study.judging import withdrawn
 from scratchlab.study.settle import settle, settle_study
 from scratchlab.study.settled import SettledStudy, read_settled
+from scratchlab.study.table import Cell, Table
 from tiny_study import TWO, load, real_place, write_baseline
 
 
@@ -83,12 +86,41 @@ def test_what_was_settled_stays_when_arms_are_added(place: Path) -> None:
     assert found.arms["a"].recipe.model.dropout == 0.25
     assert said == [
         "New since the study was settled: b.",
-        "Changed since the study was settled: a. What it was before no longer counts.",
+        "Changed since the study was settled: a. Its runs so far stay, and no longer count.",
     ]
     write_baseline(place, place / "corpus", {"model.n_layer": 2})
     found, said = settled(load(place), first)
     assert "The baseline has changed" in said[0]
     assert {arm.recipe.model.n_layer for arm in found.arms.values()} == {2}
+
+
+def test_what_was_tried_stays_in_the_family(place: Path) -> None:
+    study = load(place)
+    first = settle_study(study, 1, print)
+    assert first.family == {name: first.arms[name].given for name in ("a", "b")}
+    without_a = load(place, {"interventions": {"b": TWO["b"]}})
+    assert list(settled(without_a, first)[0].family) == ["b"], "it had not run"
+    (study.folder / "table.csv").write_text("arm,block,value\na,0,1.0\n", encoding="utf-8")
+    second, said = settled(without_a, first)
+    assert list(second.family) == ["b", "a"]
+    assert "a was tried: it still counts among the changes that a claim is picked from." in said
+    assert withdrawn(without_a, second) == ["a"]
+    third, said = settled(without_a, second)
+    assert (third.family, said) == (second.family, []), "told once, kept for good"
+    assert settled(study, third)[0].family == first.family, "put back, it is the very same"
+    other = {"interventions": {**TWO, "a": {"model.dropout": 0.25}}}
+    changed, _ = settled(load(place, other), first)
+    assert list(changed.family) == ["a", "b", f"a ({first.family['a'][:8]})"]
+    values = {"baseline": [1.0, 1.1, 1.2], "b": [0.9, 1.02, 1.1]}
+    cells = [Cell(arm, str(i), value) for arm, row in values.items() for i, value in enumerate(row)]
+    table = Table(tuple(cells), "baseline", "test.bits_per_byte")
+    found = analyze(table, None, [3], [*without_a.declared, *withdrawn(without_a, second)], reached=3)
+    assert found["b"].p_holm == pytest.approx(2 * found["b"].p)  # pyright: ignore[reportOptionalOperand]
+
+
+def test_equal_money_needs_the_price_of_the_device(place: Path) -> None:
+    with pytest.raises(UsageError, match=r"study\.price: match = \"money\", and there is no price for"):
+        settled(load(place, match="money", price={"H100": 2.0}))
 
 
 def test_what_was_declared_cannot_change_once_there_are_results(place: Path) -> None:

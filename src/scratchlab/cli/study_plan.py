@@ -23,7 +23,7 @@ def plan(path: str, workers: int | None, as_json: bool) -> None:
     study = load_study(path)
     workers = workers or default_workers(study)
     settled = settle(study, read_settled(study), workers, say)
-    planned = plan_study(study, settled, known_runs(study, settled), workers)
+    planned = plan_study(study, settled, known_runs(study, settled, say), workers)
     section = study.file.study
     report = {"study": path, "metric": section.metric, "match": section.match, "currency": section.currency}
     show(report | planned.to_json(), as_json, plan_text)

@@ -38,8 +38,12 @@ def run(path: str, on: str, workers: int | None, address: str | None, slurm: tup
     beside = workers or default_workers(study)
     where = engine(on, beside if on == "local" else workers, address, slurm_options(slurm))
     settled = settle_study(study, beside, say)
-    now, progress = coordinate(study, settled, where, judge_of(study), Lines())
-    show(standing(study, now) | {"ran": progress.ran, "failed": list(progress.failed.values())}, as_json, status_text)
+    now, progress = coordinate(study, settled, where, judge_of(study, settled), Lines())
+    show(
+        standing(study, settled, now) | {"ran": progress.ran, "failed": list(progress.failed.values())},
+        as_json,
+        status_text,
+    )
     if progress.failed:
         raise RunError(f"{count(len(progress.failed), 'run')} failed; the same command tries them again.")
 
@@ -64,7 +68,8 @@ def status(path: str, as_json: bool) -> None:
         )
         return
     settled = settle(study, before, 1, say)
-    show(standing(study, schedule(study, settled, known_runs(study, settled), judge_of(study))), as_json, status_text)
+    now = schedule(study, settled, known_runs(study, settled, say), judge_of(study, settled))
+    show(standing(study, settled, now), as_json, status_text)
 
 
 def default_workers(study: Any) -> int:
@@ -108,17 +113,20 @@ class Lines:
     def waiting(self, runs: int) -> None:
         say(f"Waiting for {count(runs, 'run')} that others are at.")
 
+    def damaged(self, message: str) -> None:
+        say(message)
+
 
 def figure_text(figures: Any) -> str:
     value = "diverged" if figures.value is None else f"{figures.value:.5g}"
     return f"{value} ({duration(figures.seconds + figures.other_seconds)})"
 
 
-def standing(study: Any, now: Any) -> dict[str, Any]:
+def standing(study: Any, settled: Any, now: Any) -> dict[str, Any]:
     """Where a study stands, for --json."""
     from scratchlab.study.judging import analysis_of
 
-    analysis = analysis_of(study, now)
+    analysis = analysis_of(study, settled, now)
     missing = [
         {"label": run.label, "run": str(study.runs / run.name), "begun": _begun(study, run)} for run in now.missing
     ]

@@ -283,6 +283,8 @@ def _smallest(given: float | None, mean: float, sd: float | None) -> tuple[float
     if sd is None:
         return None, "unknown: it takes two runs of the baseline, or --smallest-effect"
     share = SHARE_OF_LOSS * abs(mean)
+    if not max(sd, share):
+        return None, "unknown: the baseline is 0 in every run, so it takes --smallest-effect"
     return (sd, "one deviation of the baseline over seeds") if sd > share else (share, "0.1% of the baseline")
 
 

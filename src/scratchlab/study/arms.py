@@ -16,6 +16,7 @@ from scratchlab.study.stacking import screen_design
 MOST_ARMS = 500
 STACK = "stack"
 LEAST_SCREENED = 4
+SURFACE_POINTS = 6  # as many as it has coefficients
 
 
 def flat_interventions(tables: Mapping[str, Any]) -> tuple[dict[str, Changes], list[str]]:
@@ -53,6 +54,7 @@ def find_arms(
         case "sweep":
             assert file.sweep is not None
             changes, problems = _sweep_points(file.sweep)
+            problems += [] if problems else _curve_problems(list(changes.values()), baseline)
         case "noise":
             assert file.noise is not None
             problems = _factor_problems(file.noise, baseline)
@@ -163,6 +165,23 @@ def _sweep_points(sweep: SweepSection) -> tuple[Mapping[str, Changes], list[str]
     named = {", ".join(f"{field.rpartition('.')[2]}={value}" for field, value in p.items()): p for p in points}
     twice = len(points) - len(named)
     return named, [f"sweep: {twice} of its points are there twice."] if twice else []
+
+
+def _curve_problems(points: list[Changes], baseline: Recipe) -> list[str]:
+    """What a curve takes, where all values are numbers; the baseline is a point of every sweep."""
+    fields = list(points[0])
+    places = {tuple(point[field] for field in fields) for point in points}
+    places.add(tuple(value_of(baseline, field) for field in fields))
+    if any(type(value) not in (int, float) for place in places for value in place):
+        return []  # words are compared, each with the baseline
+    problems = [
+        f"sweep: a curve over {field} takes three different values at least, the baseline's counted."
+        for field, values in zip(fields, zip(*places, strict=True), strict=True)
+        if len(set(values)) < 3
+    ]
+    if len(fields) == 2 and len(places) < SURFACE_POINTS and not problems:
+        problems = [f"sweep: a surface over {' and '.join(fields)} takes {SURFACE_POINTS} points at least."]
+    return problems
 
 
 def _factor_problems(noise: NoiseSection, baseline: Recipe) -> list[str]:

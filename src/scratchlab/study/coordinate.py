@@ -18,6 +18,9 @@ from scratchlab.study.sections import BASELINE
 from scratchlab.study.settled import SettledStudy
 
 WAIT_SECONDS = 5.0  # while other coordinators are at all that is missing
+STANDING_SHARE = (
+    0.05  # of its time, at most, that a coordinator asks where the study stands: thousands of runs take long
+)
 
 
 class Watcher(Protocol):
@@ -33,6 +36,10 @@ class Watcher(Protocol):
 
     def waiting(self, runs: int) -> None:
         """Only runs that others are at are missing."""
+        ...
+
+    def damaged(self, message: str) -> None:
+        """The files of a run cannot be read."""
         ...
 
 
@@ -54,7 +61,7 @@ def coordinate(
     `RunError` if the baseline diverges whatever its seeds: then there is nothing to compare with. A run that fails is
     left out, and the others go on.
     """
-    known, progress = known_runs(study, settled), Progress()
+    known, progress = known_runs(study, settled, watch.damaged), Progress()
     while True:
         now = schedule(study, settled, known, judge)
         write_results(study, now)
@@ -82,10 +89,10 @@ def _run_phase(
 ) -> int:
     """Give all runs to the engine; gives how many others are at."""
     runs = {run.name: run for run in todo}
-    elsewhere = 0
+    elsewhere, due = 0, 0.0
 
     def hear(outcome: Outcome) -> None:
-        nonlocal elsewhere
+        nonlocal elsewhere, due
         run = runs[outcome.job.out.name]
         if outcome.state == "elsewhere":
             elsewhere += 1
@@ -95,8 +102,11 @@ def _run_phase(
             progress.failed[run.name] = f"{run.label}: {outcome.message or f'{outcome.job.out} has no result.'}"
         progress.ran += figures is not None
         watch.ended(run, figures, outcome.message)
+        if (began := time.monotonic()) < due:
+            return
         now = standing()
         write_results(study, now)
+        due = began + (time.monotonic() - began) / STANDING_SHARE
         check_baseline(study, now)
 
     engine.run([job_of(study, run) for run in runs.values()], hear)

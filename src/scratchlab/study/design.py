@@ -133,7 +133,8 @@ def table_of(study: Study, counted: Iterable[tuple[PlannedRun, Figures]]) -> Tab
         )
         for run, figures in counted
     ]
-    return Table(tuple(cells), BASELINE, study.file.study.metric, study.file.study.higher_is_better)
+    section = study.file.study
+    return Table(tuple(cells), BASELINE, section.metric, section.higher_is_better, section.mixed_hardware)
 
 
 def _divide(runs: Sequence[PlannedRun], known: Known) -> tuple[list[tuple[PlannedRun, Figures]], list[PlannedRun]]:

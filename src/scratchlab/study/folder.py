@@ -5,10 +5,12 @@ studies/mine/            settled.json, table.csv (what the analysis takes, after
 studies/runs/<name>/     runs, each named for its fingerprint: the studies beside one another share them
 """
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from scratchlab.errors import RunError
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.study.definition import Study
 from scratchlab.study.design import Figures, Known, PlannedRun, Schedule, table_of
@@ -24,35 +26,57 @@ def job_of(study: Study, run: PlannedRun) -> Job:
     return Job(run.recipe, study.runs / run.name, run.label)
 
 
-def known_runs(study: Study, settled: SettledStudy) -> Known:
-    """Looks finished runs up in the study's folder of runs; what was found once is not read again."""
+def known_runs(study: Study, settled: SettledStudy, tell: Callable[[str], None]) -> Known:
+    """Looks finished runs up in the study's folder of runs; what was found once is not read again.
+
+    A damaged run is not known, and `tell` is told of it, once.
+    """
     found: dict[str, Figures] = {}
+    damaged: set[str] = set()
 
     def look_up(name: str) -> Figures | None:
-        if name not in found:
+        if name in found:
+            return found[name]
+        try:
             figures = read_figures(study, settled, study.runs / name)
-            if figures is None:
-                return None
+        except RunError as error:
+            if name not in damaged:
+                remedy = f"Move {study.runs / name} away to have it done anew."
+                tell(f"A run cannot be read, and is left out: {error} {remedy}")
+            damaged.add(name)
+            return None
+        if figures is not None:
             found[name] = figures
-        return found[name]
+        return figures
 
     return look_up
 
 
 def read_figures(study: Study, settled: SettledStudy, path: Path) -> Figures | None:
-    """What the run at `path` came to; None if it is not finished. A run that diverged is finished."""
+    """What the run at `path` came to; None if it is not finished. A run that diverged is finished.
+
+    `RunError` names what of its files is damaged.
+    """
     folder = RunFolder(path)
     if not folder.exists():
         return None
     result = folder.result()
     if result is None and not has_diverged(folder):
         return None
-    manifest, result = folder.manifest(), result or {}
-    seconds: Mapping[str, float] = result.get("cost", {}).get("seconds") or _seconds(folder.meters())
+    try:
+        return _figures(study, settled, folder, result)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise RunError(f"{path}: result.json or manifest.json is damaged ({type(error).__name__}: {error}).") from None
+
+
+def _figures(study: Study, settled: SettledStudy, folder: RunFolder, result: Record | None) -> Figures:
+    """`result` is None for a run that gave up, for want of finite gradients."""
+    manifest, metric = folder.manifest(), study.file.study.metric
+    seconds: Mapping[str, float] = _seconds(folder.meters()) if result is None else result["cost"]["seconds"]
     total, training = sum(seconds.values()), seconds.get("training", 0.0)
     return Figures(
-        value=figure(result, study.file.study.metric),
-        validation=figure(result, "validation.nats_per_token"),
+        value=None if result is None else figure(result, metric),
+        validation=figure(result, "validation.nats_per_token") if result and result["validation"] else None,
         evaluation=manifest["evaluation_corpus"]["sha256"],
         hardware=_hardware(manifest["environment"], settled.environment),
         seconds=training,
@@ -68,10 +92,12 @@ def has_diverged(folder: RunFolder) -> bool:
 
 
 def figure(result: Mapping[str, Any], dotted: str) -> float | None:
-    """A figure of result.json by its dotted path; None where it is not finite."""
+    """A figure of result.json by its dotted path; None where it is not finite. KeyError or so if there is none."""
     value: Any = result
     for part in dotted.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
+        value = value[part]
+    if value is not None and not isinstance(value, int | float):
+        raise ValueError(f"{dotted} is {value!r}, not a number")
     return None if value is None else float(value)
 
 
@@ -81,6 +107,15 @@ def price_of(study: Study, device: str, seconds: float) -> float | None:
     if isinstance(price, dict):
         price = next((price[part] for part in price if part in device), None)
     return None if price is None else price * seconds / 3600
+
+
+def arms_with_runs(study: Study) -> set[str]:
+    """The arms of which results were there when the study was last run."""
+    path = study.folder / "table.csv"
+    if not path.is_file():
+        return set()
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["arm"] for row in csv.DictReader(file)}
 
 
 def write_results(study: Study, schedule: Schedule) -> None:

@@ -1,7 +1,7 @@
 """What a study will take, and what it can see, before it is run."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,7 +70,8 @@ class Plan:
 
 def plan_study(study: Study, settled: SettledStudy, known: Known, workers: int) -> Plan:
     """What the study takes. Runs that are there tell how long others take; where there are none, steps are timed."""
-    arms = {name: _plan_arm(study, name, arm, known) for name, arm in settled.arms.items()}
+    timed: dict[str, float] = {}
+    arms = {name: _plan_arm(study, name, arm, known, timed) for name, arm in settled.arms.items()}
     values = [figures.value for figures in _own_runs(study, settled.arms[BASELINE], known) if figures.value is not None]
     sd = statistics.stdev(values) if len(values) > 1 else None
     number = 1 if study.design == "noise" else len(study.looks)
@@ -97,7 +98,7 @@ def _plan_look(
     runs = {run.name: run for run in planned_runs(study, settled, look)}
     missing = [run for run in runs.values() if known(run.name) is None]
     seconds = sum(arms[run.arm].seconds for run in missing)
-    seen = _smallest_visible(study, look)
+    seen = _smallest_visible(study, settled.family, look)
     return LookPlan(
         blocks=0 if study.design == "noise" else study.looks[look],
         runs=len(runs),
@@ -110,24 +111,36 @@ def _plan_look(
     )
 
 
-def _smallest_visible(study: Study, look: int) -> float | None:
+def _smallest_visible(study: Study, family: Collection[str], look: int) -> float | None:
     """In deviations of a block's residual; the first interventions to be claimed must stand Holm's hardest step."""
     if not study.declared:
         return None
     level = look_levels(len(study.looks))[look]
-    return smallest_visible(pooled(1.0, len(study.declared) + 1, level), study.looks[look])
+    return smallest_visible(pooled(1.0, len(family) + 1, level), study.looks[look])
 
 
-def _plan_arm(study: Study, name: str, arm: SettledArm, known: Known) -> ArmPlan:
+NO_MATTER_TO_PACE: Any = {
+    "seeds": True,
+    "evaluation": True,
+    "training": {"steps", "learning_rate", "schedule", "warmup_steps", "final_learning_rate", "decay_share",
+                 "epoch_decay", "decay_after_epochs", "epoch_steps", "weight_decay", "beta1", "beta2", "eps"},
+}  # fmt: skip
+"""Fields of a recipe that change no step's time: of arms that differ in them alone, one is timed."""
+
+
+def _plan_arm(study: Study, name: str, arm: SettledArm, known: Known, timed: dict[str, float]) -> ArmPlan:
+    """`timed` holds the seconds of a step of arms before it, and gets this one's."""
     finished = [figures.seconds + figures.other_seconds for figures in _own_runs(study, arm, known)]
     corpus, yardstick = open_corpora(arm.recipe)
     if finished:
         seconds, source = statistics.median(finished), f"{len(finished)} finished runs"
     else:
-        a_step = seconds_per_step(arm.recipe, corpus)
+        pace = arm.recipe.model_dump_json(exclude=NO_MATTER_TO_PACE)
+        if pace not in timed:
+            timed[pace] = seconds_per_step(arm.recipe, corpus)
         # Evaluating goes forward only, which is a third of a step.
         scored = _scored_tokens(arm, {split: record.tokens for split, record in yardstick.manifest.splits.items()})
-        seconds = a_step * (arm.recipe.settled.steps + scored / tokens_per_step(arm.recipe) / 3)
+        seconds = timed[pace] * (arm.recipe.settled.steps + scored / tokens_per_step(arm.recipe) / 3)
         source = "steps timed here, one run alone"
     given, steps = study.arm(name), arm.recipe.settled.steps
     return ArmPlan(

@@ -94,13 +94,12 @@ def blocks_to_settle(design: Design, effect: float, smallest_effect: float) -> i
     """How many blocks decide the question four times in five, if `effect` is the true one.
 
     A large effect is settled when it is claimed; one below `smallest_effect` also when it is found negligible,
-    whichever takes fewer blocks.
+    whichever takes fewer blocks. ValueError if both are 0.
     """
-    claim = blocks_to_claim(design, effect) if effect else None
     room = smallest_effect - abs(effect)
     if room <= 0:
-        assert claim is not None
-        return claim
+        return blocks_to_claim(design, effect)
+    claim = blocks_to_claim(design, effect) if effect else None
     z = float(special.ndtri(1 - LEVEL) + special.ndtri(POWER))
     dismiss = _first(lambda n: power_negligible(design, effect, smallest_effect, n), (z * design.spread / room) ** 2)
     return dismiss if claim is None else min(claim, dismiss)

@@ -18,7 +18,7 @@ from scratchlab.study.arms import value_of
 from scratchlab.study.definition import Study
 from scratchlab.study.design import Figures, Judge, Known, PlannedRun, Schedule, schedule, table_of
 from scratchlab.study.folder import known_runs
-from scratchlab.study.judging import analysis_of, judge_of
+from scratchlab.study.judging import analysis_of, judge_of, withdrawn
 from scratchlab.study.report_curves import ArmCurves, RunCurves, arm_curves, read_curves
 from scratchlab.study.sections import BASELINE, Arm
 from scratchlab.study.settle import given_recipe, refuse_changed_declaration, tokens_per_step
@@ -167,10 +167,17 @@ def report_study(study: Study) -> Report:
         return _empty(study, problems)
     assert before is not None
     refuse_changed_declaration(study, before)
-    known = _patient(known_runs(study, settled), problems)
+    if gone := withdrawn(study, settled):
+        problems.append(
+            f"Tried, and no longer in the study file as it was: {', '.join(gone)}. It counts among the changes that "
+            "the claims below are picked from."
+        )
+    known = known_runs(study, settled, problems.append)
     begun = replace(study, arms=tuple(arm for arm in study.arms if arm.name in settled.arms))
-    now = schedule(begun, settled, known, _patient_judge(begun, problems))
-    analysis = _analysis(begun, now, problems)
+    now = schedule(begun, settled, known, _patient_judge(begun, settled))
+    if len(begun.arms) < len(study.arms):
+        now = replace(now, look=0)  # an arm that is new has no run in any block, so that no look is complete
+    analysis = _analysis(study, settled, now, problems)
     return _gather(study, settled, known, now, analysis, problems)
 
 
@@ -190,25 +197,9 @@ def still_settled(study: Study, before: SettledStudy, problems: list[str]) -> Se
     return replace(before, arms={name: before.arms[name] for name in same})
 
 
-def _patient(known: Known, problems: list[str]) -> Known:
-    """A damaged run is told, and left out."""
-    told: set[str] = set()
-
-    def look_up(name: str) -> Figures | None:
-        try:
-            return known(name)
-        except ScratchlabError as error:
-            if name not in told:
-                problems.append(f"A run cannot be read, and is left out: {error}")
-            told.add(name)
-            return None
-
-    return look_up
-
-
-def _patient_judge(study: Study, problems: list[str]) -> Judge:
+def _patient_judge(study: Study, settled: SettledStudy) -> Judge:
     """Where runs cannot be judged, all arms are undecided."""
-    judge = judge_of(study)
+    judge = judge_of(study, settled)
 
     def undecided_if_not(table: Any, blocks: int) -> Mapping[str, str]:
         try:
@@ -219,7 +210,7 @@ def _patient_judge(study: Study, problems: list[str]) -> Judge:
     return undecided_if_not
 
 
-def _analysis(study: Study, now: Schedule, problems: list[str]) -> Analysis | None:
+def _analysis(study: Study, settled: SettledStudy, now: Schedule, problems: list[str]) -> Analysis | None:
     own = [figures for run, figures in now.counted if run.arm == BASELINE]
     if own and all(figures.value is None for figures in own):
         problems.append(
@@ -228,7 +219,7 @@ def _analysis(study: Study, now: Schedule, problems: list[str]) -> Analysis | No
         )
         return None
     try:
-        return analysis_of(study, now)
+        return analysis_of(study, settled, now)
     except ScratchlabError as error:
         problems.append(f"No verdict is possible: {error}")
         return None

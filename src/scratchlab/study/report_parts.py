@@ -181,7 +181,9 @@ def sweep_facts(study: Study, counted: Sequence[tuple[PlannedRun, Figures]]) -> 
         arm.name: [value_of(study.baseline.replaced(arm.changes), field) for field in fields] for arm in study.arms
     }
     runs = [(run, f.value) for run, f in counted if f.value is not None]
-    points = [{"arm": run.arm, "at": places[run.arm], "block": run.block, "value": value} for run, value in runs]
+    points: list[Record] = [
+        {"arm": run.arm, "at": places[run.arm], "block": run.block, "value": value} for run, value in runs
+    ]
     plain: Record = {"fields": fields, "points": points, "problem": None, "fit": None, "curve": None}
     columns = list(zip(*places.values(), strict=True))
     wrong = [

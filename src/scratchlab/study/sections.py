@@ -36,6 +36,8 @@ class StudySection(Section):
     """Trials of each arm, the first with the arm's own values."""
     retune_span: Annotated[float, Field(gt=1)] = 4.0
     """How many times larger, and smaller, than the arm's own the farthest values are."""
+    mixed_hardware: bool = False
+    """Whether the runs of a block may be on unlike hardware: it is then a covariate of the fit."""
     runs: str = "runs"
     """The folder of runs, relative to the study file. Studies that share it share their runs."""
     price: Positive | dict[str, Positive] | None = None

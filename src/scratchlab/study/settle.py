@@ -20,6 +20,7 @@ from scratchlab.model.count import activation_bytes_per_sequence, training_flops
 from scratchlab.recipe import Recipe, RNNSection, fingerprint
 from scratchlab.study.arms import value_of
 from scratchlab.study.definition import Study
+from scratchlab.study.folder import arms_with_runs, price_of
 from scratchlab.study.sections import BASELINE, Arm
 from scratchlab.study.settled import SettledArm, SettledStudy, read_settled, write_settled
 from scratchlab.study.timing import seconds_per_step
@@ -68,8 +69,10 @@ def settle(study: Study, before: SettledStudy | None, workers: int, say: Say) ->
         arms |= _timed({name: arm for name, arm in arms.items() if name not in kept}, opened)
     for arm in fresh:
         arms[arm.name] = _matched(study, arms[arm.name], arms[BASELINE], opened)
-    settled = SettledStudy(declaration(study), environment, {arm.name: arms[arm.name] for arm in study.arms})
+    family = family_of(study, before if kept else None, {name: one.given for name, one in opened.items()}, say)
+    settled = SettledStudy(declaration(study), environment, {arm.name: arms[arm.name] for arm in study.arms}, family)
     _refuse_twins(study, settled)
+    _refuse_unpriced(study, settled)
     return settled
 
 
@@ -208,6 +211,16 @@ def flops_per_step(recipe: Recipe, vocab_size: int) -> int:
     return tokens_per_step(recipe) * training_flops_per_token(recipe.model, vocab_size)
 
 
+def _refuse_unpriced(study: Study, settled: SettledStudy) -> None:
+    """`UsageError` if arms are given equal money, and the study file has no price for the device they run on."""
+    device = settled.environment["device"]
+    if study.file.study.match == "money" and price_of(study, device, 1.0) is None:
+        raise UsageError(
+            f'{study.path}: study.price: match = "money", and there is no price for {device}. Give a part of that name '
+            "and what an hour of it costs."
+        )
+
+
 def _refuse_twins(study: Study, settled: SettledStudy) -> None:
     """`UsageError` for arms that come to the same once every `auto` is settled."""
     seen: dict[str, str] = {}
@@ -234,10 +247,29 @@ def _what_holds(study: Study, before: SettledStudy, opened: Mapping[str, Opened]
     for name in opened.keys() - before.arms.keys():
         say(f"New since the study was settled: {name}.")
     for name in (opened.keys() & before.arms.keys()) - same:
-        say(f"Changed since the study was settled: {name}. What it was before no longer counts.")
+        say(f"Changed since the study was settled: {name}. Its runs so far stay, and no longer count.")
     for name in before.arms.keys() - opened.keys():
         say(f"No longer in the study file: {name}. Its runs stay, and no longer count.")
     return {name: before.arms[name] for name in opened if name in same}
+
+
+def family_of(study: Study, before: SettledStudy | None, given: Mapping[str, str], say: Say) -> dict[str, str]:
+    """The interventions of the study file, and those that had runs when they were taken out of it or changed.
+
+    `given` are the hashes of all arms, by name.
+    """
+    family = {name: given[name] for name in study.declared}
+    if before is None:
+        return family
+    tried = arms_with_runs(study)
+    for name, hashed in before.family.items():
+        withdrawn = name not in before.arms  # at an earlier time
+        if hashed in family.values() or not (withdrawn or name in tried):
+            continue
+        family[name if name not in family else f"{name} ({hashed[:8]})"] = hashed
+        if not withdrawn:
+            say(f"{name} was tried: it still counts among the changes that a claim is picked from.")
+    return family
 
 
 def refuse_changed_declaration(study: Study, before: SettledStudy) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scratchlab.errors import RecipeError, RunError
@@ -64,6 +64,9 @@ class SettledStudy:
     """Where it was settled, as `hardware.environment` tells it."""
     arms: Mapping[str, SettledArm]
     """By name, the baseline first."""
+    family: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Every intervention that was declared, by name, with `SettledArm.given`: also those that were tried and then taken
+    out of the study file or changed, for a claim is picked from among all that were tried."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -71,6 +74,7 @@ class SettledStudy:
             "declared": dict(self.declared),
             "environment": dict(self.environment),
             "arms": {name: arm.to_json() for name, arm in self.arms.items()},
+            "family": dict(self.family),
         }
 
 
@@ -87,7 +91,7 @@ def read_settled(study: Study) -> SettledStudy | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content["format_version"]
         arms = {name: _arm(arm, f"{path}: {name}") for name, arm in content["arms"].items()}
-        settled = SettledStudy(content["declared"], content["environment"], arms)
+        settled = SettledStudy(content["declared"], content["environment"], arms, content.get("family", {}))
     except (ValueError, KeyError, TypeError, AttributeError, RecipeError) as error:
         raise RunError(f"{path} is damaged: {error}. Put it back, or remove it to settle the study anew.") from None
     if version != FORMAT_VERSION:

@@ -388,7 +388,8 @@ def _mixed_hardware(cells: Sequence[Cell]) -> Iterator[tuple[int, str]]:
         if other.hardware != cell.hardware:
             text = (
                 f"block {cell.block!r} ran on {cell.hardware} here and on {other.hardware} for {other.arm!r}. Run all "
-                "arms of a block on like hardware, or say --mixed-hardware: it is then modeled as a covariate"
+                "arms of a block on like hardware, or say --mixed-hardware (of a study: mixed_hardware = true): it is "
+                "then modeled as a covariate"
             )
             yield i, text
 
