@@ -1,4 +1,4 @@
-"""Several processes of one run, for the tests: forked from a server that has torch loaded, so that each costs little."""
+"""Several processes of one run, for the tests: forked from a server that has loaded torch, so each costs little."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ import pytest
 from scratchlab.training.world import World, joined
 
 SECONDS = 120
-PRELOADED = ["torch", "torch.distributed.fsdp", "torch.distributed.tensor.debug", "scratchlab.training.loop", "tiny"]
+PRELOADED = ["torch", "torch.distributed.fsdp", "scratchlab.training.loop", "tiny"]
 
 
 def together(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:

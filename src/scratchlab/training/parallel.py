@@ -92,11 +92,11 @@ def _shard(model: Model, device: str, compile: bool) -> None:
     for block in model.blocks:
         if compile:
             block.compile(dynamic=False)
-        fully_shard(block, mesh=mesh)
-    sharded = fully_shard(model, mesh=mesh)
+    for part in (*model.blocks, model):
+        sharded = fully_shard(part, mesh=mesh)
+        sharded.set_gradient_divide_factor(1.0)  # of this part alone, as little as the other says of those inside
+        sharded.set_force_sum_reduction_for_comms(True)
     register_fsdp_forward_method(model, "hidden")  # what the objective calls of a model
-    sharded.set_gradient_divide_factor(1.0)
-    sharded.set_force_sum_reduction_for_comms(True)
 
 
 def _passing_shards(objective: Objective, last: bool) -> AbstractContextManager[None]:
