@@ -112,9 +112,8 @@ class Relay:
     """The other end: a `Reporter` that tells whoever launched this process."""
 
     def __init__(self, pipe: str) -> None:
-        descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)  # which fails where nobody listens any more
-        os.set_blocking(descriptor, True)
-        self._pipe = os.fdopen(descriptor, "w", encoding="utf-8")
+        self._descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)  # which fails where nobody listens any more
+        os.set_blocking(self._descriptor, True)
 
     def say(self, text: str) -> None:
         self._tell({"say": text})
@@ -126,5 +125,4 @@ class Relay:
         self._tell({"error": [type(error).__name__, str(error)]})
 
     def _tell(self, record: Record) -> None:
-        self._pipe.write(json.dumps(record) + "\n")
-        self._pipe.flush()
+        os.write(self._descriptor, json.dumps(record).encode() + b"\n")

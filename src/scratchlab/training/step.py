@@ -191,7 +191,7 @@ class TorchBackend:
         """Of the global batch: what every gradient is divided by."""
         if self.world.size == 1:
             return batch.weight
-        return self.world.total(torch.tensor(batch.weight, device=self.device))
+        return self.world.total(torch.full((), batch.weight, device=self.device))
 
     def _seed_noise(self, seed: int) -> None:
         """`torch.manual_seed`, for this run's device alone: looking for all others takes half a millisecond."""

@@ -21,6 +21,8 @@ def main(out: str, pipe: str) -> None:
     except ScratchlabError as error:
         if relay is not None:
             relay.fail(error)
+        elif not error.told:
+            print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
-from scratchlab.errors import LostError, ScratchlabError
+from scratchlab.errors import LostError, ScratchlabError, Terminated
 from scratchlab.evaluation.processes import gathered
 from scratchlab.training.signals import StopRequest
 
@@ -120,8 +120,8 @@ def joined(world: World, meeting: str = "env://") -> Generator[None]:
         if not _is_loss(error):
             raise
         raise _hushed(LostError(LOST), not world.first) from error
-    except ScratchlabError as error:
-        error.told = error.told or not world.first
+    except Terminated as error:  # which all come to by themselves
+        error.told = not world.first
         raise
     finally:
         distributed.destroy_process_group()
