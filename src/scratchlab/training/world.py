@@ -107,13 +107,22 @@ def joined(world: World, meeting: str = "env://") -> Generator[None]:
     CUDA tensors go by NCCL, all else by gloo. `LostError` if another process is lost meanwhile. `meeting` is where they
     find one another (`init_method` of torch.distributed).
     """
-    if world.size == 1 or distributed.is_initialized():
-        yield
-        return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
-    distributed.init_process_group(
-        backend, init_method=meeting, rank=world.rank, world_size=world.size, timeout=PATIENCE
-    )
+    with _loss_told(world):
+        if world.size == 1 or distributed.is_initialized():
+            yield
+            return
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
+        distributed.init_process_group(
+            backend, init_method=meeting, rank=world.rank, world_size=world.size, timeout=PATIENCE
+        )
+        try:
+            yield
+        finally:
+            distributed.destroy_process_group()
+
+
+@contextmanager
+def _loss_told(world: World) -> Generator[None]:
     try:
         yield
     except RuntimeError as error:
@@ -123,8 +132,6 @@ def joined(world: World, meeting: str = "env://") -> Generator[None]:
     except Terminated as error:  # which all come to by themselves
         error.told = not world.first
         raise
-    finally:
-        distributed.destroy_process_group()
 
 
 LOST = (
