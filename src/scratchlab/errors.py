@@ -8,6 +8,8 @@ class ScratchlabError(Exception):
     """Something the user can put right. The message is complete: no traceback is needed to act on it."""
 
     exit_code = 1
+    told = False
+    """Whether another process of the same run tells it."""
 
 
 class UsageError(ScratchlabError):
@@ -30,6 +32,10 @@ class RunError(ScratchlabError):
 
 class RunBusyError(RunError):
     """A run that another process is writing."""
+
+
+class LostError(RunError):
+    """A run of several processes of which one is gone."""
 
 
 class DivergedError(RunError):

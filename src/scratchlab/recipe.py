@@ -339,10 +339,16 @@ class ExecutionSection(Section):
     device: Annotated[str, Field(pattern=f"^({DEVICES})$")] = "auto"
     compile: bool | Auto = "auto"
     micro_batch_size: Count | Auto = "auto"
-    """Sequences that pass through the model at once. It bounds memory and never changes the mathematics."""
+    """Sequences that pass through the model at once, in each process. It bounds memory and never changes the
+    mathematics."""
     threads: Annotated[int, Field(ge=1, le=4096)] | Auto = "auto"
     deterministic: bool = False
     """Refuse kernels whose result depends on timing. (A CPU run is deterministic as it is.)"""
+    processes: Count = 1
+    """Processes that train together, one a device. Left out, as many as torchrun starts; given, as many are started."""
+    shard: bool | None = None
+    """Whether each of several processes keeps a part of the weights alone (FSDP2) instead of a copy (DDP); None: where
+    a device does not hold them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +365,8 @@ class Settled:
     compile: bool
     micro_batch_size: int
     threads: int
+    processes: int
+    shard: bool
 
 
 class Recipe(Section):
@@ -406,6 +414,8 @@ class Recipe(Section):
             compile=execution.compile,
             micro_batch_size=execution.micro_batch_size,
             threads=execution.threads,
+            processes=execution.processes,
+            shard=bool(execution.shard),
         )
 
     def to_toml(self, defaults: bool = False) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from crew import losses
 from scratchlab.errors import RunBusyError, Terminated
 from scratchlab.runfolder import RunFolder
 from scratchlab.study.perform import fingerprint_of, perform
@@ -196,3 +197,14 @@ def test_a_run_from_anothers_weights_knows_itself_again(corpus: Path, tmp_path: 
     assert again.recipe.start.steps_before == 4
     assert again.out == wanted.out
     assert perform(again).state == "finished"
+
+
+def test_a_run_of_several_processes_is_trained_by_as_many(corpus: Path, tmp_path: Path) -> None:
+    """As the factor of a noise study asks for it."""
+    few = {"training.steps": 4, "model.dropout": 0.0}
+    one, two = (job(resolved_recipe(corpus, few | {"execution.processes": n}), tmp_path) for n in (1, 2))
+    assert one.out != two.out
+    assert perform(one).state == perform(two).state == "finished"
+    assert {record["processes"] for record in RunFolder(two.out).meters()} == {2}
+    assert losses(two.out) == pytest.approx(losses(one.out), rel=1e-5)
+    assert one.out == job(resolved_recipe(corpus, few), tmp_path).out, "one process is what there was before"

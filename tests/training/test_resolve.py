@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 
 from scratchlab import hardware
+from scratchlab.errors import RecipeError
 from scratchlab.model.count import activation_bytes_per_sequence
-from scratchlab.recipe import load_recipe
-from scratchlab.training.resolve import CPU_ACTIVATION_BYTES, _micro_batch_size
+from scratchlab.recipe import Recipe, load_recipe
+from scratchlab.training.resolve import CPU_ACTIVATION_BYTES, _micro_batch_size, _processes, _shard, _threads
+from scratchlab.training.world import ALONE, World
+from tiny import VOCAB, tiny_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml"))
 
@@ -32,3 +35,61 @@ def test_a_deep_model_gets_enough_tokens_at_once_where_there_is_memory(monkeypat
     assert sizes[0] * recipe.model.context_length == 2048
     assert sizes[1] < sizes[0]
     assert _micro_batch_size(recipe.replaced({"execution.micro_batch_size": 3}), "cpu") == 3
+
+
+# Several processes.
+
+
+def test_a_micro_batch_fits_the_share_of_a_process() -> None:
+    recipe = tiny_recipe({"training.global_batch_size": 10, "execution.micro_batch_size": 8})
+    assert [_micro_batch_size(recipe, "cpu", processes) for processes in (1, 2, 3, 4, 16)] == [8, 5, 4, 3, 1]
+    recipe = recipe.replaced({"execution.micro_batch_size": "auto"})
+    assert [_micro_batch_size(recipe, "cpu", processes) for processes in (1, 2, 3)] == [10, 5, 4]
+
+
+def test_the_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "usable_cores", lambda: 8)
+    monkeypatch.setattr(hardware, "busy_cores", lambda: 0)
+    said: list[str] = []
+    assert [_threads("cpu", here, said.append) for here in (1, 2, 3, 16)] == [8, 4, 2, 1]
+    assert said == []
+    monkeypatch.setattr(hardware, "busy_cores", lambda: 4)
+    assert _threads("cpu", 2, said.append) == 2
+    assert "so this run uses 2 threads in each process (execution.threads=4 to insist)" in said[0]
+
+
+def test_weights_are_shared_out_where_a_device_does_not_hold_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe(next(path for path in RECIPES if path.stem == "gpt2-xl"))  # 1.56 billion: 25 GB
+    monkeypatch.setattr(hardware, "memory", lambda: 64 * 2**30)
+    assert [_shard(recipe, 50_257, "cpu", processes, processes) for processes in (1, 2, 4)] == [None, None, True]
+    assert _shard(recipe.replaced({"execution.shard": False}), 50_257, "cpu", 4, 4) is False
+    assert _shard(recipe.replaced({"execution.shard": True}), 50_257, "cpu", 2, 2) is True
+    with pytest.raises(RecipeError, match="one process has nobody to share with"):
+        _shard(recipe.replaced({"execution.shard": True}), 50_257, "cpu", 1, 1)
+
+
+def test_a_recurrent_network_is_not_sharded() -> None:
+    rnn = Recipe.model_validate(
+        tiny_recipe({"execution.shard": True}).model_dump() | {"model": {"architecture": "rnn"}}
+    )
+    with pytest.raises(RecipeError, match="a recurrent network is not sharded"):
+        _shard(rnn, VOCAB, "cpu", 2, 2)
+
+
+def test_the_processes_are_torchruns_or_those_that_the_recipe_asks_for() -> None:
+    of_torchrun = World(rank=0, size=4, local_rank=0, local_size=2, started=True)
+    assert _processes(tiny_recipe(), "cpu", ALONE) == (1, 1)
+    assert _processes(tiny_recipe(), "cpu", of_torchrun) == (4, 2)
+    asked = tiny_recipe({"execution.processes": 3})
+    assert _processes(asked, "cuda", ALONE) == (3, 3)
+    with pytest.raises(RecipeError, match="processes = 3, and torchrun started 4"):
+        _processes(asked, "cpu", of_torchrun)
+    for device, remedy in (("cuda:1", "if it says cuda"), ("mps", "one trains there")):
+        with pytest.raises(RecipeError, match=remedy):
+            _processes(asked, device, ALONE)
+
+
+def test_each_process_has_a_card_of_its_own() -> None:
+    world = World(rank=5, size=8, local_rank=1, local_size=4, started=True)
+    assert [world.device(name) for name in ("cuda", "cpu")] == ["cuda:1", "cpu"]
+    assert ALONE.device("cuda") == "cuda"

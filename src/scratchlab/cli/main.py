@@ -72,7 +72,8 @@ def run_command(command: click.Command) -> None:
     try:
         command.main(standalone_mode=True)
     except ScratchlabError as error:
-        click.echo(f"Error: {error}", err=True)
+        if not error.told:
+            click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
         if error.filename is None:  # no file that a person named: a fault of ours

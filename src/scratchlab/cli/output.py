@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from scratchlab.files import pretty_json
-from scratchlab.training.progress import Bar, Lines, Reporter
+from scratchlab.training.progress import Bar, Lines, Reporter, Silent
 
 as_json: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
@@ -30,8 +30,11 @@ def _json(report: dict[str, Any]) -> str:
 
 
 @contextmanager
-def reporter() -> Generator[Reporter]:
-    """A progress bar on a terminal, plain lines elsewhere; both on standard error."""
+def reporter(quiet: bool = False) -> Generator[Reporter]:
+    """A progress bar on a terminal, plain lines elsewhere; both on standard error. Nothing at all if `quiet`."""
+    if quiet:
+        yield Silent()
+        return
     from rich.console import Console
 
     console = Console(stderr=True)

@@ -17,22 +17,32 @@ from scratchlab.errors import UsageError
 def train(recipe: str | None, overrides: tuple[str, ...], out: str | None, resume: str | None, as_json: bool) -> None:
     """Train a model from a RECIPE, with fields overridden by dotted name, or resume a run.
 
-    Stopped by Ctrl-C or SIGTERM, it saves a checkpoint and exits with 143; --resume goes on from there.
+    Stopped by Ctrl-C or SIGTERM, it saves a checkpoint and exits with 143; --resume goes on from there. On several
+    GPUs: torchrun --nproc-per-node 8 -m scratchlab train RECIPE --out DIR.
     """
-    folder = out if recipe else resume
-    if not folder or (out and resume) or (recipe and resume):
-        note = " A run that is resumed keeps its recipe: it takes no RECIPE and no FIELD=VALUE." if resume else ""
-        raise UsageError(f"Give a recipe and --out DIR to start a run, or --resume DIR to go on with one.{note}")
-
     from scratchlab.cli.output import reporter
     from scratchlab.cli.runs import describe, run_text
     from scratchlab.recipe import load_recipe
     from scratchlab.runfolder import RunFolder
     from scratchlab.training import loop
+    from scratchlab.training.world import World, joined
 
-    with reporter() as report:
-        if recipe is not None:
-            loop.train(load_recipe(recipe, overrides), folder, report)
-        else:
-            loop.resume(folder, report)
-    show(describe(RunFolder.open(folder)), as_json, run_text)
+    world = World.here()
+    with joined(world):
+        folder = world.by_first(lambda: _folder(recipe, out, resume))
+        with reporter(quiet=not world.first) as report:
+            if recipe is not None:
+                loop.train(world.by_first(lambda: load_recipe(recipe, overrides)), folder, report)
+            else:
+                loop.resume(folder, report)
+    if world.first:
+        show(describe(RunFolder.open(folder)), as_json, run_text)
+
+
+def _folder(recipe: str | None, out: str | None, resume: str | None) -> str:
+    """The run that is meant."""
+    folder = out if recipe else resume
+    if not folder or (out and resume) or (recipe and resume):
+        note = " A run that is resumed keeps its recipe: it takes no RECIPE and no FIELD=VALUE." if resume else ""
+        raise UsageError(f"Give a recipe and --out DIR to start a run, or --resume DIR to go on with one.{note}")
+    return folder

@@ -17,6 +17,11 @@ T = TypeVar("T")
 AHEAD = 2  # batches that wait for their step: one could be late after a slow read, and more only take memory
 
 
+def share(rows: int, rank: int, ranks: int) -> tuple[int, int]:
+    """The first of `rows` rows that are one rank's, and the first that no longer is."""
+    return rows * rank // ranks, rows * (rank + 1) // ranks
+
+
 @dataclass(frozen=True, slots=True)
 class Loader:
     """The batches of a run, one a step; of a run on several processes (ranks), one rank's share of each.
@@ -38,7 +43,7 @@ class Loader:
 
     def batch(self, step: int) -> Batch:
         """This rank's rows of the batch of `step`, a function of the data seed and the samples' numbers alone."""
-        first, end = (self.global_batch_size * rank // self.ranks for rank in (self.rank, self.rank + 1))
+        first, end = share(self.global_batch_size, self.rank, self.ranks)
         before = self.sequences_before + step * self.global_batch_size
         return self.windows.batch(before + first, end - first, self.seed)
 

@@ -16,8 +16,9 @@ char_rnn      (recurrent networks) uniform within 0.08, forget gates open: their
 
 import fnmatch
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -94,12 +95,21 @@ def sinusoid_size(config: GPTSection) -> float:
     return math.sqrt(2) * embedding_deviation(config)
 
 
-def initialize(model: nn.Module, table: Table, seed: int, device: torch.device | str = "cpu") -> None:
-    """Fill a model that was built on the meta device, parameter by parameter, and move it to `device`."""
+def initialize(
+    model: nn.Module,
+    table: Table,
+    seed: int,
+    device: torch.device | str = "cpu",
+    fill: Callable[[torch.Tensor, torch.Tensor], Any] = torch.Tensor.copy_,
+) -> None:
+    """Fill a model that was built on the meta device, parameter by parameter, and move it to `device`.
+
+    `fill(parameter, drawn)` puts the values in place: a parameter of which a process has a part takes its part of them.
+    """
     model.to_empty(device=device)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(_draw(name, tuple(parameter.shape), rule_for(name, table), seed))
+            fill(parameter, _draw(name, tuple(parameter.shape), rule_for(name, table), seed))
 
 
 def rule_for(name: str, table: Table) -> Rule:

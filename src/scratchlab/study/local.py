@@ -63,7 +63,8 @@ class LocalEngine:
     """An `Engine` of so many processes at once.
 
     CUDA devices are dealt out to workers in turn, by CUDA_VISIBLE_DEVICES, so that to each its own is `cuda`: recipes
-    and fingerprints name no card. Jobs that name one (`cuda:1`) have all cards before them.
+    and fingerprints name no card. Jobs that name one (`cuda:1`) have all cards before them, and so has every job where
+    one is of several processes.
     """
 
     workers: int = 1
@@ -180,8 +181,10 @@ def _work(connection: Connection, card: str | None) -> None:
 
 
 def _cards(jobs: Sequence[Job]) -> list[str]:
-    """The CUDA devices to deal out, as CUDA_VISIBLE_DEVICES names them; none where jobs use none, or name one."""
-    if {job.recipe.execution.device for job in jobs} != {"cuda"}:
+    """The CUDA devices to deal out, as CUDA_VISIBLE_DEVICES names them; none where jobs use none, name one, or want
+    several each.
+    """
+    if {(job.recipe.execution.device, job.recipe.execution.processes) for job in jobs} != {("cuda", 1)}:
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

@@ -146,7 +146,8 @@ def _need_splits(study: Study, yardstick: Corpus) -> None:
 def _settle_baseline(study: Study, opened: Opened, workers: int, say: Say) -> SettledArm:
     recipe = opened.recipe
     if recipe.execution.threads == "auto":  # the workers share the cores
-        recipe = recipe.replaced({"execution.threads": max(1, hardware.usable_cores() // workers)})
+        sharing = workers * recipe.execution.processes
+        recipe = recipe.replaced({"execution.threads": max(1, hardware.usable_cores() // sharing)})
     arm = opened.resolved(recipe, say)
     if not arm.recipe.settled.steps:
         raise UsageError(f"{study.path}: study.baseline: training.steps is 0, so there is nothing to compare.")

@@ -6,12 +6,12 @@ JSON file for the rest. No random state is kept, for there is none: every stream
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from scratchlab.errors import RunError
@@ -19,21 +19,29 @@ from scratchlab.model.count import parameter_count
 from scratchlab.recipe import Recipe
 from scratchlab.runfolder import KEPT_CHECKPOINTS, RunFolder
 from scratchlab.training.backend import Backend
+from scratchlab.training.world import World
 
 BYTES_PER_PARAMETER = 12  # a weight and AdamW's two moments, float32
 SNAPSHOTS_FROM = 1 / 256  # of the run: till then a model learns little more than which tokens are frequent
 
 
-def save_checkpoint(folder: RunFolder, backend: Backend, state: Any, step: int) -> None:
-    """Keep everything a resume needs. `ScratchlabError` if the disk is full; the earlier checkpoints stay."""
-    tensors = backend.tensors(state)
-    folder.save_checkpoint(step, lambda path: write_tensors(tensors, path), backend.extras(state))
+def save_checkpoint(folder: RunFolder, backend: Backend, state: Any, step: int, world: World) -> None:
+    """Keep everything a resume needs. `ScratchlabError` if the disk is full; the earlier checkpoints stay.
+
+    All processes take part, for each may have a part of the weights; the first one writes.
+    """
+    tensors, extras = backend.tensors(state), backend.extras(state)
+    world.by_first(lambda: folder.save_checkpoint(step, lambda path: write_tensors(tensors, path), extras))
 
 
-def save_snapshot(folder: RunFolder, backend: Backend, state: Any, name: str, step: int) -> None:
-    """Keep the weights alone, as the snapshot `name`."""
-    weights = {name: parameter.detach().cpu() for name, parameter in backend.model(state).named_parameters()}
-    folder.save_snapshot(name, step, lambda path: write_tensors(weights, path))
+def save_snapshot(folder: RunFolder, backend: Backend, state: Any, name: str, step: int, world: World) -> None:
+    """Keep the weights alone, as the snapshot `name`. All processes take part."""
+    model = backend.model(state)
+
+    def write(path: Path) -> None:
+        write_tensors({name: parameter.detach().cpu() for name, parameter in model.named_parameters()}, path)
+
+    world.by_first(lambda: folder.save_snapshot(name, step, write))
 
 
 def snapshot_steps(recipe: Recipe) -> frozenset[int]:
@@ -61,12 +69,35 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, st
         raise (OSError(int(code[1]), os.strerror(int(code[1]))) if code else error) from error
 
 
-def restore_checkpoint(folder: RunFolder, backend: Backend, say: Callable[[str], None]) -> tuple[Any, int]:
+class StoredTensors(Mapping[str, Tensor]):
+    """The tensors of a file, read as they are asked for: no more than one has to be in memory at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = safe_open(path, framework="pt")
+        self._names = frozenset(self._file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._file.get_tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def restore_checkpoint(
+    folder: RunFolder, backend: Backend, say: Callable[[str], None], world: World
+) -> tuple[Any, int]:
     """The state of the last good checkpoint and its step; a damaged one is named and passed over.
 
-    Without a good one the run begins again, which gives the same numbers, only later.
+    Without a good one the run begins again, which gives the same numbers, only later. Of several processes the first
+    looks for it, and each reads its part.
     """
-    found, problems = folder.last_good_checkpoint()
+    found, problems = world.by_first(folder.last_good_checkpoint)
     for problem in problems:
         say(f"Warning: {problem}")
     if found is None:
@@ -78,7 +109,7 @@ def restore_checkpoint(folder: RunFolder, backend: Backend, say: Callable[[str],
     path, record = found
     if problems:
         say(f"Falling back to the checkpoint of step {record['step']}.")
-    state = backend.restore(load_file(path), record)
+    state = backend.restore(StoredTensors(path), record)
     say(f"Going on from step {record['step']}.")
     return state, int(record["step"])
 

@@ -17,17 +17,30 @@ from scratchlab.errors import DivergedError
 from scratchlab.hardware import matmul_rate, peak_memory
 from scratchlab.recipe import Settled
 from scratchlab.runfolder import RunFolder
+from scratchlab.training.world import ALONE, World
 
 WRITE_EVERY_SECONDS = 1.0
 HOPELESS = 100  # steps in a row without a finite gradient: the run has diverged
 
 
 class Journal:
-    """Keeps a run's metrics and meters until they are due, then appends them to its folder."""
+    """Keeps a run's metrics and meters until they are due, then appends them to its folder.
 
-    def __init__(self, folder: RunFolder, tokens_per_step: int, flops_per_token: int, settled: Settled) -> None:
-        self.folder, self.tokens_per_step, self.device = folder, tokens_per_step, settled.device
-        self._mfu_of_one_token_per_second = flops_per_token / matmul_rate(settled.device, settled.precision)
+    Of several processes the first alone has something to write: the metrics are of all of them.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        tokens_per_step: int,
+        flops_per_token: int,
+        settled: Settled,
+        world: World = ALONE,
+    ) -> None:
+        self.folder, self.tokens_per_step, self.world = folder, tokens_per_step, world
+        self.device = self.world.device(settled.device)
+        rate = self.world.size * matmul_rate(self.device, settled.precision)
+        self._mfu_of_one_token_per_second = flops_per_token / rate
         self._pending: list[tuple[int, float, Mapping[str, Any]]] = []
         self._skipped_in_a_row = 0
         self._seconds: dict[str, float] = {}
@@ -44,6 +57,9 @@ class Journal:
 
     def write(self, keep_newest: bool = False) -> list[dict[str, Any]]:
         """Append what is pending (but for the newest step, if told) and its meters; gives the records written."""
+        if not self.world.first:
+            self._pending = []
+            return []
         ready = self._pending[: len(self._pending) - keep_newest]
         self._pending = self._pending[len(ready) :]
         records = _records(ready)
@@ -56,7 +72,8 @@ class Journal:
 
     def note(self, record: Mapping[str, Any]) -> None:
         """Append one record that is ready, such as a validation loss."""
-        self.folder.append_metrics([record])
+        if self.world.first:
+            self.folder.append_metrics([record])
 
     @contextmanager
     def spent_on(self, what: str) -> Generator[None]:
@@ -84,6 +101,7 @@ class Journal:
             "tokens_per_second": self.tokens_per_second,
             "mfu_of_measured_matmul": self.tokens_per_second * self._mfu_of_one_token_per_second,
             "peak_memory_bytes": peak_memory(self.device),
+            "processes": self.world.size,
         }
         if records or len(self._seconds) > 1:  # something was done besides waiting for the next write
             self.folder.append_meters(meters)

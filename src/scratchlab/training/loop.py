@@ -4,8 +4,8 @@ Read `train_steps` first: it is the loop. `start.py` makes a run or picks one up
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from scratchlab.recipe import GPTSection, ModelSection, Recipe, load_recipe
 from scratchlab.runfolder import Record, RunFolder, step_name
 from scratchlab.training.charts import draw_charts
 from scratchlab.training.checkpoint import save_checkpoint, save_snapshot, snapshot_steps
+from scratchlab.training.launch import launch
 from scratchlab.training.progress import Reporter, Silent
 from scratchlab.training.schedule import learning_rate
 from scratchlab.training.signals import StopRequest, stop_on_signals
-from scratchlab.training.start import Run, create_run, pick_up
+from scratchlab.training.start import Run, create_run, holds_same, pick_up
 from scratchlab.training.summary import cost, health, validation_records
+from scratchlab.training.world import CommonStop, World, joined
 
 
 def train(recipe: Recipe | str | Path, out: str | Path, report: Reporter | None = None) -> Record:
@@ -36,35 +38,72 @@ def train(recipe: Recipe | str | Path, out: str | Path, report: Reporter | None 
     checkpoint saved, when told to stop.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    report = report or Silent()
-    return resume(create_run(recipe, out, report.say).path, report)
+    report, world = report or Silent(), World.here()
+
+    def begin() -> Path:
+        if world.started and holds_same(out, recipe):  # torchrun began its processes again, or was begun again itself
+            return Path(out)
+        return create_run(recipe, out, report.say, world).path
+
+    with joined(world):
+        return resume(world.by_first(begin), report)
 
 
 def resume(out: str | Path, report: Reporter | None = None) -> Record:
-    """Go on with the run at `out` from its last good checkpoint; a finished run gives its result at once."""
-    folder, report = RunFolder.open(out), report or Silent()
+    """Go on with the run at `out` from its last good checkpoint; a finished run gives its result at once.
+
+    Every process that torchrun started calls this. Where it started none, and the run was made for several processes,
+    it is started here.
+    """
+    world = World.here()
+    report = report if report and world.first else Silent()
+    with joined(world):
+        folder, processes = world.by_first(lambda: trainable(out))
+        if processes > 1 and not world.started:
+            return launch(folder, processes, report)
+        with held_by_first(folder, world), stop_on_signals(patient=world.size > 1) as stop:
+            result = world.by_first(lambda: finished(folder))
+            if result is not None:
+                report.say(f"{folder.path} is finished.")
+                return result
+            run = pick_up(folder, report, world)
+            with closing(run.batches()) as batches:
+                train_steps(run, batches, stop)
+            return finish(run)
+
+
+def trainable(out: str | Path) -> tuple[RunFolder, int]:
+    """The folder of a run that can go on, and the number of processes it was made for."""
+    folder = RunFolder.open(out)
     if "imported" in folder.manifest():
         raise RunError(f"{out} was imported, and has nothing to go on with. Begin a run from it: start.weights={out}")
-    with folder.locked(), stop_on_signals() as stop:
-        result = folder.result()
-        if result is not None and not folder.last_good_checkpoint()[1]:
-            report.say(f"{folder.path} is finished.")
-            return result
-        run = pick_up(folder, report)  # a finished run whose last checkpoint is damaged trains those steps again
-        with closing(run.batches()) as batches:
-            train_steps(run, batches, stop)
-        return finish(run)
+    return folder, folder.resolved().settled.processes
+
+
+@contextmanager
+def held_by_first(folder: RunFolder, world: World) -> Generator[None]:
+    """The run is locked by the first process, for all of them."""
+    with ExitStack() as lock:
+        world.by_first(lambda: lock.enter_context(folder.locked()))
+        yield
+
+
+def finished(folder: RunFolder) -> Record | None:
+    """The result of a run that has ended; one whose last checkpoint is damaged has to train those steps again."""
+    result = folder.result()
+    return None if result is None or folder.last_good_checkpoint()[1] else result
 
 
 def train_steps(run: Run, batches: Iterator[Any], stop: StopRequest) -> None:
     """Train from `run.step` to the end, with one extra turn so that the last save and evaluation need no copy."""
     training, evaluation, kept = run.recipe.training, run.recipe.evaluation, snapshot_steps(run.recipe)
+    stop_of_all = CommonStop(stop, run.world)
     for step in range(run.step, run.steps + 1):
-        last = step == run.steps
-        due = last or stop.requested or step % training.checkpoint_every == 0
+        last, stopping = step == run.steps, stop_of_all.heard()
+        due = last or stopping or step % training.checkpoint_every == 0
         if due and (step > run.step or run.steps == 0):
             save(run, step)  # before it is evaluated: a resume from here repeats the evaluation
-        if stop.requested and not last:
+        if stopping and not last:
             raise Terminated(f"Stopped at step {step}. To go on: scratchlab train --resume {run.folder.path}")
         if step in kept:
             keep(run, step)
@@ -93,14 +132,14 @@ def save(run: Run, step: int) -> None:
     """A checkpoint, after the metrics of every step before it."""
     write_metrics(run)
     with run.journal.spent_on("checkpoints"):
-        save_checkpoint(run.folder, run.backend, run.state, step)
+        save_checkpoint(run.folder, run.backend, run.state, step, run.world)
 
 
 def keep(run: Run, step: int) -> None:
     """A snapshot of the weights on their way."""
     write_metrics(run)
     with run.journal.spent_on("snapshots"):
-        save_snapshot(run.folder, run.backend, run.state, step_name(step), step)
+        save_snapshot(run.folder, run.backend, run.state, step_name(step), step, run.world)
 
 
 def evaluate(run: Run, step: int) -> None:
@@ -116,9 +155,10 @@ def evaluate(run: Run, step: int) -> None:
                 return  # it has diverged: nothing to keep, and nothing it could write
             if nats < run.best:
                 run.best = nats
-                save_snapshot(run.folder, run.backend, run.state, "best", step)
+                save_snapshot(run.folder, run.backend, run.state, "best", step, run.world)
         if run.recipe.evaluation.sample_tokens:
-            run.folder.append_sample({"step": step, "text": write_sample(run)})
+            sample = {"step": step, "text": write_sample(run)}
+            run.world.by_first(lambda: run.folder.append_sample(sample))
 
 
 def ask_tasks(run: Run, step: int) -> None:
@@ -175,13 +215,18 @@ def check_first_loss(loss: float | None, vocab_size: int, model: ModelSection, r
 
 def finish(run: Run) -> Record:
     """Score the final weights on the test split, add everything up, draw the charts, and write result.json."""
+    with run.journal.spent_on("evaluation"):
+        test = split_loss(run, "test") if "test" in run.yardstick.manifest.splits else None
+    return run.world.by_first(lambda: write_result(run, test))
+
+
+def write_result(run: Run, test: LossResult | None) -> Record:
+    """What the run came to, from all that its folder says."""
     recipe, folder = run.recipe, run.folder
     device, precision = recipe.settled.device, recipe.settled.precision
     flops_per_token = training_flops_per_token(recipe.model, run.corpus.vocab_size)
     tokens_per_step = recipe.training.global_batch_size * recipe.model.context_length
     lineage = folder.manifest().get("lineage", [])
-    with run.journal.spent_on("evaluation"):
-        test = split_loss(run, "test") if "test" in run.yardstick.manifest.splits else None
     run.journal.write()
     metrics, meters = folder.metrics(), folder.meters()
     validations = [record | record.pop("validation") for record in validation_records(metrics)]

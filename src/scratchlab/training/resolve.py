@@ -10,31 +10,57 @@ from scratchlab.errors import DeviceError, RecipeError
 from scratchlab.model.count import activation_bytes_per_sequence, parameter_count
 from scratchlab.recipe import Recipe, RNNSection
 from scratchlab.training.source import Source
+from scratchlab.training.world import ALONE, World
 
 
 def resolve(
-    recipe: Recipe, vocab_size: int, windows: Windows, source: Source | None, say: Callable[[str], None]
+    recipe: Recipe,
+    vocab_size: int,
+    windows: Windows,
+    source: Source | None,
+    say: Callable[[str], None],
+    world: World = ALONE,
 ) -> Recipe:
     """The recipe with nothing left open: device, precision, threads, micro-batch, compile, and the length in steps.
 
-    `source` is what the run begins from, if not from fresh weights; `say` is told what a person would not expect.
+    `source` is what the run begins from, if not from fresh weights; `say` is told what a person would not expect;
+    `world` are the processes that torchrun started.
     """
     execution, training = recipe.execution, recipe.training
     device = hardware.choose_device(execution.device)
     precision = _precision(recipe, device)
+    processes, here = _processes(recipe, device, world)
     settled = {
         "training.steps": _steps(recipe, vocab_size, windows),
         "training.precision": precision,
         "execution.device": device,
-        "execution.threads": _threads(device, say) if execution.threads == "auto" else execution.threads,
-        "execution.micro_batch_size": _micro_batch_size(recipe, device),
+        "execution.threads": _threads(device, here, say) if execution.threads == "auto" else execution.threads,
+        "execution.micro_batch_size": _micro_batch_size(recipe, device, processes),
         "execution.compile": _compile(recipe, device, say),
+        "execution.processes": processes,
+        "execution.shard": _shard(recipe, vocab_size, device, processes, here),
     }
     if source is not None:
         settled |= {"start.steps_before": source.steps, "start.sequences_before": source.sequences}
     if training.schedule == "epochs" and training.epoch_steps is None:
         settled["training.epoch_steps"] = max(1, len(windows) // training.global_batch_size)
     return recipe.replaced(settled)
+
+
+def _processes(recipe: Recipe, device: str, world: World) -> tuple[int, int]:
+    """How many processes train together, and how many of them on this machine."""
+    execution = recipe.execution
+    asked, given = execution.processes, "processes" in execution.model_fields_set
+    if world.started and given and asked != world.size:
+        raise RecipeError(
+            f"execution.processes = {asked}, and torchrun started {world.size}. Leave the field out of the recipe, or "
+            f"leave torchrun out: scratchlab train starts {asked} by itself."
+        )
+    processes, here = (world.size, world.local_size) if world.started else (asked, asked)
+    if processes > 1 and device not in ("cpu", "cuda"):
+        remedy = "each takes a card of its own if it says cuda" if device.startswith("cuda") else "one trains there"
+        raise RecipeError(f"execution.device = {device!r} is a single device, for {processes} processes: {remedy}.")
+    return processes, here
 
 
 def _precision(recipe: Recipe, device: str) -> hardware.Precision:
@@ -71,9 +97,9 @@ CPU_ACTIVATION_BYTES = 512 * 2**20
 CPU_TOKENS = 2048
 
 
-def _micro_batch_size(recipe: Recipe, device: str) -> int:
-    """Sequences at once: what fits a CPU's budget or a GPU's free memory. Divides the global batch."""
-    chosen, batch_size = recipe.execution.micro_batch_size, recipe.training.global_batch_size
+def _micro_batch_size(recipe: Recipe, device: str, processes: int = 1) -> int:
+    """Sequences at once: what fits a CPU's budget or a GPU's free memory. Divides a process's share of the batch."""
+    chosen, batch_size = recipe.execution.micro_batch_size, -(-recipe.training.global_batch_size // processes)
     if chosen != "auto":
         return min(chosen, batch_size)
     per_sequence = activation_bytes_per_sequence(recipe.model)
@@ -90,16 +116,51 @@ def _activation_budget(device: str, per_token: float) -> int:
     return int(free * 0.6)  # the rest is for weights, moments, logits and fragmentation
 
 
-def _threads(device: str, say: Callable[[str], None]) -> int:
-    """A thread a core, less those that others keep busy: threads that wait for each other lose more than they add."""
+# Of a parameter, float32: its value, its gradient and AdamW's two moments.
+BYTES_PER_PARAMETER = 16
+
+
+def _shard(recipe: Recipe, vocab_size: int, device: str, processes: int, here: int) -> bool | None:
+    """Whether each process keeps a part of the weights alone: where a device does not hold them all.
+
+    Nothing else asks how much memory a run takes: a finer forecast takes the place of `needed`.
+    """
+    wanted, recurrent = recipe.execution.shard, isinstance(recipe.model, RNNSection)
+    if wanted and recurrent:
+        raise RecipeError("execution.shard = true: a recurrent network is not sharded. Leave the field out.")
+    if wanted and processes == 1:
+        raise RecipeError("execution.shard = true: one process has nobody to share with. Set execution.processes.")
+    if wanted is not None or recurrent or processes == 1:
+        return wanted
+    needed = BYTES_PER_PARAMETER * parameter_count(recipe.model, vocab_size)
+    needed += activation_bytes_per_sequence(recipe.model)  # of the smallest micro-batch there is
+    return True if needed > _device_memory(device, here) else None
+
+
+def _device_memory(device: str, here: int) -> int:
+    """Bytes that a process may have on its device, of which there are `here` on this machine."""
+    if not device.startswith("cuda"):
+        return hardware.memory() // here
+    import torch
+
+    return torch.cuda.mem_get_info(device)[1]
+
+
+def _threads(device: str, here: int, say: Callable[[str], None]) -> int:
+    """A thread a core, less those that others keep busy: threads that wait for each other lose more than they add.
+
+    Of `here` processes each has as many.
+    """
     cores = hardware.usable_cores()
     busy = min(hardware.busy_cores(), cores - 1) if device == "cpu" else 0
-    if busy:
+    threads, insisting = (max(1, free // here) for free in (cores - busy, cores))
+    if threads < insisting:
+        each = " in each process" if here > 1 else ""
         say(
-            f"Other programs keep {busy} of {cores} cores busy, so this run uses {cores - busy} threads "
-            f"(execution.threads={cores} to insist)."
+            f"Other programs keep {busy} of {cores} cores busy, so this run uses {threads} threads{each} "
+            f"(execution.threads={insisting} to insist)."
         )
-    return cores - busy
+    return threads
 
 
 def _compile(recipe: Recipe, device: str, say: Callable[[str], None]) -> bool:

@@ -16,8 +16,12 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Generator[StopRequest]:
-    """While inside, the first SIGTERM or SIGINT only sets `requested`; after it they act as they did before."""
+def stop_on_signals(patient: bool = False) -> Generator[StopRequest]:
+    """While inside, the first SIGTERM or SIGINT only sets `requested`; after it they act as they did before.
+
+    With `patient` further ones change nothing: to a process of torchrun's Ctrl-C comes twice, from the terminal and
+    from torchrun, which by itself ends those that do not end in time.
+    """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield stop
@@ -26,7 +30,7 @@ def stop_on_signals() -> Generator[StopRequest]:
 
     def handler(number: int, frame: FrameType | None) -> None:
         stop.requested = True
-        for each, action in before.items():
+        for each, action in before.items() if not patient else ():
             signal.signal(each, action)
 
     for number in before:

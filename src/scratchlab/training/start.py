@@ -26,6 +26,7 @@ from scratchlab.training.source import find_source, starting_extras, starting_te
 from scratchlab.training.step import TorchBackend
 from scratchlab.training.summary import validation_records
 from scratchlab.training.tasks import AskedTask, check_identities, identities, tasks_of
+from scratchlab.training.world import ALONE, World
 
 
 @dataclass
@@ -49,6 +50,8 @@ class Run:
     """The lowest validation loss so far, in nats."""
     journal: Journal
     report: Reporter
+    world: World
+    """The processes that train it, as this one sees them."""
 
     @property
     def steps(self) -> int:
@@ -74,8 +77,10 @@ class Run:
         return (take(step) for step in steps)
 
 
-def create_run(recipe: Recipe, out: str | Path, say: Callable[[str], None] = lambda text: None) -> RunFolder:
-    """Settle what is open in `recipe` and make its run folder; nothing is trained yet."""
+def create_run(
+    recipe: Recipe, out: str | Path, say: Callable[[str], None] = lambda text: None, world: World = ALONE
+) -> RunFolder:
+    """Settle what is open in `recipe` and make its run folder; nothing is trained yet. For one process alone."""
     corpus, yardstick = open_corpora(recipe)
     tasks = tasks_of(recipe, corpus.tokenizer)
     masked = isinstance(recipe.model, GPTSection) and recipe.model.document_mask
@@ -86,7 +91,7 @@ def create_run(recipe: Recipe, out: str | Path, say: Callable[[str], None] = lam
         )
     windows = training_windows(recipe, corpus)
     source = find_source(recipe, corpus)
-    resolved = resolve(recipe, corpus.vocab_size, windows, source, say)
+    resolved = resolve(recipe, corpus.vocab_size, windows, source, say, world)
     free = shutil.disk_usage(nearest_existing(Path(out))).free
     manifest = {
         "fingerprint": fingerprint(resolved, corpus.sha256, yardstick.sha256, source and source.sha256),
@@ -113,8 +118,52 @@ def create_run(recipe: Recipe, out: str | Path, say: Callable[[str], None] = lam
     return RunFolder.create(out, recipe, resolved, manifest, corpus.tokenizer.to_json(), begin)
 
 
-def pick_up(folder: RunFolder, report: Reporter) -> Run:
-    """The run at its last good checkpoint (at step 0 if it has none), with later records dropped."""
+def holds_same(out: str | Path, recipe: Recipe) -> bool:
+    """Whether a run of this very recipe, as it was given, is at `out`: to make it again is to go on with it."""
+    folder = RunFolder(Path(out))
+    return folder.exists() and folder.recipe().model_dump() == recipe.model_dump()
+
+
+def pick_up(folder: RunFolder, report: Reporter, world: World = ALONE) -> Run:
+    """The run at its last good checkpoint (at step 0 if it has none), with later records dropped.
+
+    Of several processes all call this, and each gets its part. They may be more or fewer than the run had before.
+    """
+    recipe, corpus, yardstick, tasks = world.agreed(lambda: _reopened(folder, world))
+    backend = TorchBackend(recipe, corpus.vocab_size, corpus.tokenizer.end_of_text, world)
+    state, step = restore_checkpoint(folder, backend, report.say, world)
+    best = world.by_first(lambda: _rewound(folder, step))
+    windows = training_windows(recipe, corpus)
+    tokens_per_step = recipe.training.global_batch_size * recipe.model.context_length
+    flops_per_token = training_flops_per_token(recipe.model, corpus.vocab_size)
+    if step == 0:
+        report.say(_what_is_ahead(folder, recipe, corpus.vocab_size, windows, world))
+    return Run(
+        folder=folder,
+        recipe=recipe,
+        corpus=corpus,
+        yardstick=yardstick,
+        tasks=tasks,
+        loader=Loader(
+            windows,
+            recipe.training.global_batch_size,
+            recipe.seeds.data,
+            recipe.settled.sequences_before,
+            world.rank,
+            world.size,
+        ),
+        backend=backend,
+        state=state,
+        step=step,
+        best=best,
+        journal=Journal(folder, tokens_per_step, flops_per_token, recipe.settled, world),
+        report=report,
+        world=world,
+    )
+
+
+def _reopened(folder: RunFolder, world: World) -> tuple[Recipe, Corpus, Corpus, list[AskedTask]]:
+    """The recipe of a run, its corpora and its tasks, if all are what they were, and this process can go on with it."""
     recipe = folder.resolved()
     corpus, yardstick = open_corpora(recipe, folder)
     lineage = folder.manifest().get("lineage")
@@ -124,34 +173,18 @@ def pick_up(folder: RunFolder, report: Reporter) -> Run:
             f"{folder.path}: resolved.json is not what the run was started with (its fingerprint is another). Put the "
             "old file back, or start a new run."
         )
-    hardware.choose_device(recipe.settled.device)
-    hardware.refuse_precision(recipe.settled.device, recipe.settled.precision)
+    device = hardware.choose_device(world.device(recipe.settled.device))
+    hardware.refuse_precision(device, recipe.settled.precision)
     tasks = tasks_of(recipe, corpus.tokenizer)
     check_identities(tasks, folder.manifest().get("tasks", {}))
-    backend = TorchBackend(recipe, corpus.vocab_size, corpus.tokenizer.end_of_text)
-    state, step = restore_checkpoint(folder, backend, report.say)
+    return recipe, corpus, yardstick, tasks
+
+
+def _rewound(folder: RunFolder, step: int) -> float:
+    """The folder goes back to `step`; gives the lowest validation loss that is left."""
     folder.rewind(step)
     validated = [record["validation"]["nats_per_token"] for record in validation_records(folder.metrics())]
-    losses = [loss for loss in validated if loss is not None]
-    windows = training_windows(recipe, corpus)
-    tokens_per_step = recipe.training.global_batch_size * recipe.model.context_length
-    flops_per_token = training_flops_per_token(recipe.model, corpus.vocab_size)
-    if step == 0:
-        report.say(_what_is_ahead(folder, recipe, corpus.vocab_size, windows))
-    return Run(
-        folder=folder,
-        recipe=recipe,
-        corpus=corpus,
-        yardstick=yardstick,
-        tasks=tasks,
-        loader=Loader(windows, recipe.training.global_batch_size, recipe.seeds.data, recipe.settled.sequences_before),
-        backend=backend,
-        state=state,
-        step=step,
-        best=min(losses, default=math.inf),
-        journal=Journal(folder, tokens_per_step, flops_per_token, recipe.settled),
-        report=report,
-    )
+    return min((loss for loss in validated if loss is not None), default=math.inf)
 
 
 def training_windows(recipe: Recipe, corpus: Corpus) -> Windows:
@@ -160,13 +193,14 @@ def training_windows(recipe: Recipe, corpus: Corpus) -> Windows:
     return Windows(corpus.split("train"), recipe.model.context_length, parallel)
 
 
-def _what_is_ahead(folder: RunFolder, recipe: Recipe, vocab_size: int, windows: Windows) -> str:
+def _what_is_ahead(folder: RunFolder, recipe: Recipe, vocab_size: int, windows: Windows, world: World) -> str:
     steps, sequences = recipe.settled.steps, recipe.settled.steps * recipe.training.global_batch_size
     tokens, megabytes = sequences * recipe.model.context_length, folder.manifest()["disk_bytes_needed"] / 1e6
     return (
         f"{parameter_count(recipe.model, vocab_size):,} parameters, {steps:,} steps, {tokens:,} tokens "
         f"({sequences / len(windows):.1f} epochs), up to {megabytes:,.0f} MB of disk, "
-        f"on {hardware.device_name(recipe.settled.device)}"
+        f"on {hardware.device_name(world.device(recipe.settled.device))}"
+        + (f", {world.size} processes" if world.size > 1 else "")
     )
 
 

@@ -1,7 +1,7 @@
 """One optimizer step in PyTorch."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +10,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from scratchlab.corpus.loader import share
 from scratchlab.corpus.windows import Batch
+from scratchlab.evaluation.processes import gathered
 from scratchlab.evaluation.scorer import ModelScorer, Scorer
 from scratchlab.hardware import CUBLAS_WORKSPACE, allow_tf32, compute_dtype, keep_freed_memory
-from scratchlab.model.build import Model, build_model
+from scratchlab.model.build import Model, empty_model
+from scratchlab.model.initialize import initialize
 from scratchlab.model.loss import Objective
 from scratchlab.model.rnn import Carried
 from scratchlab.recipe import Recipe
 from scratchlab.seeds import noise_seed
 from scratchlab.training.optimizers import MOMENTS, make_optimizer, update
+from scratchlab.training.parallel import fill, in_full, local, spread_of, whole_model
 from scratchlab.training.schedule import learning_rate
+from scratchlab.training.world import ALONE, World
 
 FIRST_LOSS_SCALE = 2.0**16  # fp16 only: gradients are multiplied by it so that small ones do not vanish
 STEPS_BEFORE_GROWTH = 2000  # after so many good steps the scale doubles; a bad one halves it
@@ -31,14 +36,14 @@ class TorchState:
 
     model: Model
     objective: Any
-    """`Objective(model)`, compiled if the recipe says so."""
-    parameters: list[torch.nn.Parameter]
+    """`Objective(model)`, compiled if the recipe says so, and spread over the processes of the run."""
+    parameters: dict[str, torch.nn.Parameter]
     """The model's, found once: looking for them goes through every module."""
     optimizer: torch.optim.Optimizer
     loss_scale: Tensor
     good_steps: Tensor
     carried: Carried | None = None
-    """What a recurrent network remembers of the batch before."""
+    """What a recurrent network remembers of the batch before, in this process's rows of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,8 @@ class MicroBatch:
     weights: Tensor  # (B, T)
     first_sequence: int
     """As in the batch: counted from the start of the run."""
+    blank: bool = False
+    """Whether it stands in where a process has fewer of them than another: nothing in it counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +64,26 @@ class SentBatch:
     """A batch on the device, or on its way there: what the device computes after the copy waits for it, nobody else."""
 
     micro_batches: list[MicroBatch]
-    total_weight: float
+    weight: float
+    """Of all targets of this process."""
     continues: bool
 
 
 class TorchBackend:
-    """The arithmetic of a resolved recipe on one device. See `scratchlab.training.backend.Backend`."""
+    """The arithmetic of a resolved recipe on one device. See `scratchlab.training.backend.Backend`.
 
-    def __init__(self, recipe: Recipe, vocab_size: int, end_of_text: int | None = None) -> None:
+    With several processes each has one, takes its share of every batch, and comes to the same update.
+    """
+
+    def __init__(self, recipe: Recipe, vocab_size: int, end_of_text: int | None = None, world: World = ALONE) -> None:
         self.recipe, self.settled, self.vocab_size, self.end_of_text = recipe, recipe.settled, vocab_size, end_of_text
+        self.world = world
+        self.device = self.world.device(self.settled.device)
+        self.spread = spread_of(self.world, self.settled.shard)
         keep_freed_memory()
-        torch.set_num_threads(self.settled.threads)
+        torch.set_num_threads(self._threads())
+        if self.device.startswith("cuda"):
+            torch.cuda.set_device(self.device)
         if recipe.execution.deterministic:
             os.environ.setdefault(
                 "CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE
@@ -75,17 +91,34 @@ class TorchBackend:
         torch.use_deterministic_algorithms(recipe.execution.deterministic)
         allow_tf32(self.settled.precision)
 
+    def _threads(self) -> int:
+        """As settled; on another number of processes than the run was made for, as many threads in all."""
+        return max(1, self.settled.threads * self.settled.processes // self.world.size)
+
     def init(self) -> TorchState:
-        recipe, device = self.recipe, self.settled.device
-        dtype = compute_dtype(self.settled.precision)
-        model = build_model(recipe.model, self.vocab_size, recipe.seeds.init, dtype, device, self.end_of_text)
-        objective = Objective(model)
-        if self.settled.compile:
-            objective.compile(dynamic=False)
+        recipe, device, compile = self.recipe, self.device, self.settled.compile
+        model = self._empty_model()
+        self.spread.shard(model, device, compile)
+        initialize(model, model.initial_table(), recipe.seeds.init, device, fill)
+        objective = self.spread.wrap(Objective(model), compile)
         scale = torch.tensor(FIRST_LOSS_SCALE if self.settled.precision == "fp16" else 1.0, device=device)
         optimizer = make_optimizer(model, recipe.training)
-        parameters, good_steps = list(model.parameters()), torch.tensor(0, device=device)
+        parameters, good_steps = dict(model.named_parameters()), torch.tensor(0, device=device)
+        if self.world.size > 1:
+            self._rehearse(objective)
         return TorchState(model, objective, parameters, optimizer, scale, good_steps)
+
+    def _empty_model(self) -> Model:
+        dtype = compute_dtype(self.settled.precision)
+        return empty_model(self.recipe.model, self.vocab_size, dtype, self.end_of_text)
+
+    def _rehearse(self, objective: Any) -> None:
+        """DDP lays its buckets out by the first backward pass it sees, and sums of many processes depend on them: a run
+        that is resumed must not see another first one than it saw when it was begun."""
+        blank = self._blank()
+        with self.spread.passing(objective, True):
+            objective(blank.tokens, blank.targets, blank.weights, None)[0].backward()
+        objective.zero_grad(set_to_none=True)
 
     def send(self, batch: Batch) -> SentBatch:
         """Called by the thread that reads ahead.
@@ -102,47 +135,71 @@ class TorchBackend:
             )
             for micro in batch.split(self.settled.micro_batch_size)
         ]
+        if self.world.size > 1:  # all go through the model as often as the one with the most rows
+            micro_batches += [self._blank() for _ in range(len(micro_batches), self._passes)]
         return SentBatch(micro_batches, float(batch.weights.sum()), batch.continues)
+
+    @property
+    def _rows(self) -> int:
+        """The most sequences of a step that are one process's."""
+        return -(-self.recipe.training.global_batch_size // self.world.size)
+
+    @property
+    def _passes(self) -> int:
+        return -(-self._rows // self.settled.micro_batch_size)
+
+    def _blank(self) -> MicroBatch:
+        shape = min(self._rows, self.settled.micro_batch_size), self.recipe.model.context_length
+        tokens = torch.zeros(shape, dtype=torch.int64, device=self.device)
+        return MicroBatch(tokens, tokens, torch.zeros(shape, device=self.device), 0, blank=True)
 
     def step(self, state: TorchState, batch: Batch | SentBatch, step: int) -> tuple[TorchState, dict[str, Tensor]]:
         """Accumulate the gradient of the mean loss over the batch, then update. Never waits for the device."""
         loss = self._accumulate_gradients(state, self.send(batch) if isinstance(batch, Batch) else batch, step)
-        gradients = [parameter.grad for parameter in state.parameters if parameter.grad is not None]
-        norm = clipped_norm = torch.nn.utils.get_total_norm(gradients) / state.loss_scale
+        gradients = [parameter.grad for parameter in state.parameters.values() if parameter.grad is not None]
+        norm = clipped_norm = _norm(gradients) / state.loss_scale
         skipped = ~torch.isfinite(norm)
         if self.recipe.training.clip_value:  # an infinite gradient would come out of it as a finite one
             limit = self.recipe.training.clip_value * state.loss_scale
             for gradient in gradients:
-                gradient.clamp_(-limit, limit)
-            clipped_norm = torch.nn.utils.get_total_norm(gradients) / state.loss_scale
+                local(gradient).clamp_(-limit, limit)
+            clipped_norm = _norm(gradients) / state.loss_scale
         self._update(state, clipped_norm, skipped, step)
         return state, {"loss": loss, "gradient_norm": norm, "skipped": skipped}
 
     def _accumulate_gradients(self, state: TorchState, batch: SentBatch, step: int) -> Tensor:
-        """Leaves the gradient, times the loss scale, in `.grad`; gives the mean loss in nats."""
+        """Leaves the gradient, times the loss scale, in `.grad`; gives the mean loss in nats. Both of all processes."""
         if not state.model.training:
             state.model.train()
         state.optimizer.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=self.settled.device)
+        loss, weight = torch.zeros((), device=self.device), self._total_weight(batch)
         carried, ends = state.carried if batch.continues else None, []
         for micro in batch.micro_batches:
             self._seed_noise(noise_seed(self.recipe.seeds.noise, step, micro.first_sequence))
             row = micro.first_sequence - batch.micro_batches[0].first_sequence
-            remembered = carried and carried.rows(row, row + len(micro.tokens))
-            loss_sum, _, end = state.objective(micro.tokens, micro.targets, micro.weights, remembered)
-            ends.append(end)
-            (loss_sum * (state.loss_scale / batch.total_weight)).backward()
-            loss += loss_sum.detach() / batch.total_weight
-        state.carried = None if ends[0] is None else Carried.joined(ends)
-        return loss
+            remembered = None if carried is None or micro.blank else carried.rows(row, row + len(micro.tokens))
+            with self.spread.passing(state.objective, micro is batch.micro_batches[-1]):
+                loss_sum, _, end = state.objective(micro.tokens, micro.targets, micro.weights, remembered)
+                (loss_sum * (state.loss_scale / weight)).backward()
+            if isinstance(end, Carried) and not micro.blank:
+                ends.append(end)
+            loss += loss_sum.detach() / weight
+        state.carried = Carried.joined(ends) if ends else None
+        return self.world.total(loss)
+
+    def _total_weight(self, batch: SentBatch) -> float | Tensor:
+        """Of the global batch: what every gradient is divided by."""
+        if self.world.size == 1:
+            return batch.weight
+        return self.world.total(torch.full((), batch.weight, device=self.device))
 
     def _seed_noise(self, seed: int) -> None:
         """`torch.manual_seed`, for this run's device alone: looking for all others takes half a millisecond."""
         torch.default_generator.manual_seed(seed)
-        if self.settled.device.startswith("cuda"):
-            with torch.cuda.device(self.settled.device):
+        if self.device.startswith("cuda"):
+            with torch.cuda.device(self.device):
                 torch.cuda.manual_seed(seed)
-        elif self.settled.device == "mps":
+        elif self.device == "mps":
             torch.mps.manual_seed(seed)
 
     def _update(self, state: TorchState, norm: Tensor, skipped: Tensor, step: int) -> None:
@@ -163,26 +220,36 @@ class TorchBackend:
 
     def _on_device(self, array: npt.NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if self.settled.device.startswith("cuda"):
-            return tensor.pin_memory().to(self.settled.device, non_blocking=True)
-        return tensor.to(self.settled.device)
+        if self.device.startswith("cuda"):
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     def scorer(self, state: TorchState) -> Scorer:
         return ModelScorer(self.model(state))
 
     def model(self, state: TorchState) -> Model:
-        return state.model.eval()
+        return whole_model(state.model, state.parameters, self._empty_model).eval()
 
     def tensors(self, state: TorchState) -> dict[str, Tensor]:
         kept: dict[str, Tensor] = {}
-        for name, parameter in state.model.named_parameters():
-            kept[name] = parameter.detach().cpu()
-            for part in MOMENTS:
-                if part in state.optimizer.state[parameter]:
-                    kept[f"{name}.{part}"] = state.optimizer.state[parameter][part].cpu()
-        for number, part in enumerate(state.carried.parts if state.carried else ()):
+        for name, parameter in state.parameters.items():
+            moments = state.optimizer.state[parameter]
+            tensors = {f"{name}.{part}": moments[part] for part in MOMENTS if part in moments}
+            for key, tensor in {name: parameter.detach(), **tensors}.items():
+                full = in_full(tensor)  # one at a time, and only the first process keeps it
+                if self.world.first:
+                    kept[key] = full.cpu()
+        for number, part in enumerate(self._gathered_memory(state)):
             kept[f"carried.{number}"] = part.cpu().contiguous()
         return kept
+
+    def _gathered_memory(self, state: TorchState) -> Sequence[Tensor]:
+        """What a recurrent network carries, of all rows of the batch."""
+        if self.world.size == 1 or not self.recipe.model.remembers:
+            return state.carried.parts if state.carried else ()
+        own = [Carried(tuple(part.cpu() for part in state.carried.parts))] if state.carried else []
+        everybodys = gathered(own)
+        return Carried.joined(everybodys).parts if everybodys else ()
 
     def extras(self, state: TorchState) -> dict[str, Any]:
         return {"loss_scale": float(state.loss_scale), "good_steps": int(state.good_steps)}
@@ -190,13 +257,23 @@ class TorchBackend:
     def restore(self, tensors: Mapping[str, Tensor], extras: Mapping[str, Any]) -> TorchState:
         state = self.init()
         with torch.no_grad():
-            for name, parameter in state.model.named_parameters():
-                parameter.copy_(tensors[name])
+            for name, parameter in state.parameters.items():
+                fill(parameter, tensors[name])
                 for part in MOMENTS:
                     if f"{name}.{part}" in tensors:
-                        state.optimizer.state[parameter][part] = tensors[f"{name}.{part}"].to(self.settled.device)
-        carried = [tensors[name].to(self.settled.device) for name in sorted(tensors) if name.startswith("carried.")]
-        state.carried = Carried(tuple(carried)) if carried else None
+                        full = tensors[f"{name}.{part}"]
+                        moment = torch.empty_like(parameter if full.dim() else full, device=self.device)
+                        fill(moment, full)
+                        state.optimizer.state[parameter][part] = moment
+        carried = [tensors[name].to(self.device) for name in sorted(tensors) if name.startswith("carried.")]
+        if carried:
+            first, end = share(carried[0].shape[1], self.world.rank, self.world.size)
+            state.carried = Carried(tuple(carried)).rows(first, end) if end > first else None
         state.loss_scale.fill_(extras["loss_scale"])
         state.good_steps.fill_(extras["good_steps"])
         return state
+
+
+def _norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Of all gradients together, wherever their parts are."""
+    return in_full(torch.nn.utils.get_total_norm(gradients))

@@ -54,22 +54,26 @@ def spikes(steps: Sequence[Record]) -> list[int]:
 def cost(meters: Sequence[Record], flops_per_token: int, measured_rate: float, nominal_rate: float | None) -> Record:
     """Seconds by what they went to, tokens/s while training, FLOPs and MFU (each with the peak it is a share of).
 
-    FLOPs are counted by `scratchlab.model.count`; steps repeated after a kill are counted each time.
+    FLOPs are counted by `scratchlab.model.count`; steps repeated after a kill are counted each time. Tokens/s are those
+    of all processes together; MFU is of as many devices as there were, which a resume may have changed.
     """
     seconds: dict[str, float] = {}
+    device_seconds = 0.0
     for record in meters:
         for part, amount in record["seconds"].items():
             seconds[part] = seconds.get(part, 0.0) + amount
+        device_seconds += record["seconds"].get("training", 0.0) * record.get("processes", 1)
     tokens = sum(record["tokens"] for record in meters)
     rate = tokens / seconds["training"] if seconds.get("training") else 0.0
+    flops_per_device_second = tokens * flops_per_token / device_seconds if device_seconds else 0.0
     return {
         "seconds": {part: round(amount, 3) for part, amount in seconds.items()},
         "total_seconds": round(sum(seconds.values()), 3),
         "tokens": tokens,
         "training_tokens_per_second": rate,
         "training_flops": tokens * flops_per_token,
-        "mfu_of_measured_matmul": rate * flops_per_token / measured_rate,
+        "mfu_of_measured_matmul": flops_per_device_second / measured_rate,
         "measured_matmul_flops_per_second": measured_rate,
-        "mfu_of_nominal_peak": rate * flops_per_token / nominal_rate if nominal_rate else None,
+        "mfu_of_nominal_peak": flops_per_device_second / nominal_rate if nominal_rate else None,
         "nominal_peak_flops_per_second": nominal_rate,
     }

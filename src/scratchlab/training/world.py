@@ -1,0 +1,170 @@
+"""The processes of one run, as torchrun starts them: who is who, and how they agree.
+
+All do the same with their share of each batch. The first one alone writes the run's folder and tells what happens;
+what may fail there is done by `World.by_first`, so that all go on together or give up together.
+"""
+
+import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from scratchlab.errors import LostError, ScratchlabError, Terminated
+from scratchlab.evaluation.processes import gathered
+from scratchlab.training.signals import StopRequest
+
+PATIENCE = timedelta(minutes=30)
+"""How long one process may keep the others waiting: a large checkpoint on a slow disk. One that is lost is noticed by
+its closed connection, or by torchrun, not by this."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The processes of a run, as one of them sees them. One process unless torchrun started it."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """Among the processes of this machine."""
+    local_size: int = 1
+    started: bool = False
+    """Whether torchrun started this process, be it the only one."""
+
+    @classmethod
+    def here(cls) -> "World":
+        """What torchrun's environment says."""
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        if not all(name in os.environ for name in names):
+            return cls()
+        return cls(*(int(os.environ[name]) for name in names), started=True)
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def device(self, name: str) -> str:
+        """The device of this process, where the recipe's is `name`: each has a CUDA device of its own."""
+        return f"cuda:{self.local_rank}" if name == "cuda" and self.size > 1 else name
+
+    def by_first(self, work: Callable[[], T]) -> T:
+        """What `work` gives the first process, which alone does it. What it raises, all raise; the first tells it."""
+        if self.size == 1:
+            return work()
+        told: list[Any] = [None, None]
+        if self.first:
+            told = list(_attempted(work))
+        distributed.broadcast_object_list(told)
+        result, error = told
+        if error is not None:
+            raise _hushed(error, not self.first)
+        return result
+
+    def agreed(self, work: Callable[[], T]) -> T:
+        """What `work` gives this process. If it fails in one, all give up; the first that failed tells it."""
+        if self.size == 1:
+            return work()
+        result, own = _attempted(work)
+        failures = [(rank, error) for rank, error in enumerate(gathered([own])) if error is not None]
+        if failures:
+            rank, error = failures[0]
+            raise _hushed(own or error, self.rank != rank)
+        return result  # pyright: ignore[reportReturnType]  # it did not fail
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over all processes, in place. On CUDA nobody waits for it but what computes with it."""
+        if self.size > 1:
+            distributed.all_reduce(value)
+        return value
+
+
+ALONE = World()
+"""One process, which nobody started with others."""
+
+
+def _attempted(work: Callable[[], T]) -> tuple[T | None, ScratchlabError | None]:
+    try:
+        return work(), None
+    except ScratchlabError as error:
+        return None, error
+
+
+def _hushed(error: ScratchlabError, told: bool) -> ScratchlabError:
+    error.told = told
+    return error
+
+
+@contextmanager
+def joined(world: World, meeting: str = "env://") -> Generator[None]:
+    """Inside, the processes can compute together; nothing is done where there is one, or where they can already.
+
+    CUDA tensors go by NCCL, all else by gloo. `LostError` if another process is lost meanwhile. `meeting` is where they
+    find one another (`init_method` of torch.distributed).
+    """
+    with _loss_told(world):
+        if world.size == 1 or distributed.is_initialized():
+            yield
+            return
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
+        distributed.init_process_group(
+            backend, init_method=meeting, rank=world.rank, world_size=world.size, timeout=PATIENCE
+        )
+        try:
+            yield
+        finally:
+            distributed.destroy_process_group()
+
+
+@contextmanager
+def _loss_told(world: World) -> Generator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_loss(error):
+            raise
+        raise _hushed(LostError(LOST), not world.first) from error
+    except Terminated as error:  # which all come to by themselves
+        error.told = not world.first
+        raise
+
+
+LOST = (
+    "Another process of this run was lost. torchrun --max-restarts=3 would have begun all of them again; without it, "
+    "scratchlab train --resume goes on from the last checkpoint."
+)
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    """Whether it says that another process no longer answers: gloo does so in words alone."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+
+
+@dataclass
+class CommonStop:
+    """A request to stop that all processes hear at the same step, whichever of them was asked.
+
+    At each step they tell one another, and read what was told at the step before: nobody waits for an answer. It goes
+    by the CPU, so that the device is not waited for either.
+    """
+
+    stop: StopRequest
+    world: World
+    _told: tuple[Tensor, Any] | None = field(default=None, init=False)
+
+    def heard(self) -> bool:
+        """Whether to stop now. All processes ask at every step."""
+        if self.world.size == 1:
+            return self.stop.requested
+        before, asked = self._told, torch.tensor(int(self.stop.requested))
+        self._told = asked, distributed.all_reduce(asked, distributed.ReduceOp.MAX, async_op=True)
+        if before is None:
+            return False
+        answer, under_way = before
+        under_way.wait()
+        return bool(answer)

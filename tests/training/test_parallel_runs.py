@@ -1,0 +1,257 @@
+"""Runs of several processes: one folder, one voice, and the curve of one process, however it is cut."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from crew import limited_files, losses, together
+from scratchlab.corpus.build import build_corpus
+from scratchlab.errors import LostError, RecipeError, ScratchlabError, Terminated
+from scratchlab.files import sha256_of_file
+from scratchlab.recipe import Recipe, load_recipe, recipe_from
+from scratchlab.runfolder import RunFolder
+from scratchlab.training import loop, start
+from scratchlab.training.progress import Silent
+from scratchlab.training.world import World
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus, and a run of one process."""
+    folder = tmp_path_factory.mktemp("runs")
+    words = random.Random(1).choices(["the", "cat", "sat", "on", "a", "mat", "and", "purred."], k=4000)
+    (folder / "text.txt").write_text(" ".join(words), encoding="utf-8")
+    (folder / "tasks.jsonl").write_text(
+        "".join(f'{{"query": "the {n % 7}", "choices": ["cat", "mat"], "gold": {n % 2}}}\n' for n in range(9)),
+        encoding="utf-8",
+    )
+    build_corpus([str(folder / "text.txt")], folder / "corpus", tokenizer="byte")
+    loop.train(recipe_of(folder), folder / "alone")
+    return folder
+
+
+def recipe_of(place: Path, changes: dict[str, Any] | None = None) -> Recipe:
+    """`execution.processes` is left to torchrun."""
+    tables = {
+        "corpus": str(place / "corpus"),
+        "model": {"n_layer": 2, "n_head": 2, "d_model": 16, "context_length": 16},
+        "training": {"steps": STEPS, "global_batch_size": 6, "checkpoint_every": 4, "precision": "float32"},
+        "evaluation": {
+            "every": 8,
+            "sample_tokens": 8,
+            "snapshots": 1,
+            "suites": str(place / "tasks.jsonl"),
+            "suites_every": 12,
+        },
+        "execution": {"device": "cpu", "threads": 1, "compile": False, "micro_batch_size": 2},
+    }
+    return recipe_from(tables, where="test").replaced(changes or {})
+
+
+class Listener(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.heard.append(text)
+
+
+def bits(folder: Path) -> dict[str, str]:
+    """Hashes of all that is a function of the recipe."""
+    tensors, _ = RunFolder.open(folder).checkpoint(STEPS)
+    files = {name: folder / name for name in ("metrics.jsonl", "samples.jsonl")} | {"weights": tensors}
+    return {name: sha256_of_file(path) for name, path in files.items()}
+
+
+def training(world: World, recipe: Recipe, out: Path) -> tuple[Any, list[str]]:
+    report = Listener()
+    return loop.train(recipe, out, report), report.heard
+
+
+@pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp2"])
+def test_a_run_of_two_processes_is_that_of_one(place: Path, tmp_path: Path, shard: bool) -> None:
+    out = tmp_path / "run"
+    (result, heard), (same, nothing) = together(2, training, recipe_of(place, {"execution.shard": shard}), out)
+    alone, folder = RunFolder.open(place / "alone"), RunFolder.open(out)
+    assert losses(out) == pytest.approx(losses(place / "alone"), rel=1e-4)
+    assert result == same == folder.result()
+    expected = alone.result()
+    assert expected is not None
+    assert result["test"]["nats_per_token"] == pytest.approx(expected["test"]["nats_per_token"], rel=1e-4)
+    assert result["test"]["n_tokens"] == expected["test"]["n_tokens"]
+    assert result["cost"]["tokens"] == expected["cost"]["tokens"]
+    assert [sorted(record) for record in folder.metrics()] == [sorted(record) for record in alone.metrics()], "once"
+    assert [sample["text"] for sample in folder.samples()] == [sample["text"] for sample in alone.samples()]
+    assert {record["processes"] for record in folder.meters()} == {2}
+    assert folder.resolved().execution.processes == 2
+    assert folder.snapshot("best")[1]["step"] == alone.snapshot("best")[1]["step"]
+    assert len([text for text in heard if "parameters" in text]) == 1
+    assert nothing == []
+
+
+def stopped(world: World, recipe: Recipe, out: Path) -> tuple[str, bool]:
+    """One process alone is told to stop."""
+    at = start.Loader.batch
+
+    def batch(self: start.Loader, step: int) -> Any:
+        if step == 9 and world.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)  # torchrun passes on what the terminal has sent already
+        return at(self, step)
+
+    start.Loader.batch = batch
+    try:
+        loop.train(recipe, out)
+    except Terminated as error:
+        return str(error), error.told
+    raise AssertionError("it went on")
+
+
+def going_on(world: World, out: Path) -> Any:
+    return loop.resume(out)
+
+
+def test_told_to_stop_all_stop_at_the_same_step_and_others_go_on(place: Path, tmp_path: Path) -> None:
+    """With 2 processes to the same bits, with 4 on the same curve."""
+    straight, cut = tmp_path / "straight", tmp_path / "cut"
+    together(2, training, recipe_of(place), straight)
+    messages = together(2, stopped, recipe_of(place), cut)
+    (step,) = RunFolder(cut).checkpoint_steps()[-1:]
+    assert 10 <= step <= 12
+    assert messages == [(f"Stopped at step {step}. To go on: scratchlab train --resume {cut}", told) for told in (0, 1)]
+    more = tmp_path / "more"
+    subprocess.run(["cp", "-r", cut, more], check=True)
+    assert together(2, going_on, cut)[0]["steps"] == STEPS
+    assert bits(cut) == bits(straight)
+    fingerprint = RunFolder(more).manifest()["fingerprint"]
+    together(4, going_on, more)
+    assert losses(more) == pytest.approx(losses(straight), rel=1e-4)
+    assert RunFolder(more).manifest()["fingerprint"] == fingerprint
+    assert [record["processes"] for record in RunFolder(more).meters()][-1] == 4
+
+
+def failing(world: World, recipe: Recipe, out: Path) -> tuple[str, bool]:
+    with limited_files(10_000 if world.first else -1), pytest.raises(ScratchlabError) as caught:
+        loop.train(recipe, out)
+    return str(caught.value), caught.value.told
+
+
+def test_a_full_disk_ends_all_with_one_message(place: Path, tmp_path: Path) -> None:
+    (message, told), (same, hushed) = together(2, failing, recipe_of(place), tmp_path / "run")
+    assert "the checkpoint of step 4 could not be written" in message == same
+    assert (told, hushed) == (False, True)
+
+
+def lost(world: World, recipe: Recipe, out: Path) -> bool:
+    step = loop.Run.place
+
+    def place_of(self: loop.Run, number: int) -> int:
+        if number == 6 and world.rank == 1:
+            time.sleep(0.1)
+            raise ZeroDivisionError
+        return step(self, number)
+
+    loop.Run.place = place_of
+    with pytest.raises(ZeroDivisionError if world.rank else LostError):
+        loop.train(recipe, out)
+    return True
+
+
+def test_nobody_waits_for_a_process_that_is_gone(place: Path, tmp_path: Path) -> None:
+    assert together(2, lost, recipe_of(place), tmp_path / "run") == [True, True]
+
+
+def refused(world: World, recipe: Recipe, out: Path) -> str:
+    with pytest.raises(RecipeError) as caught:
+        loop.train(recipe, out)
+    return str(caught.value)
+
+
+def test_another_number_than_torchrun_started_is_refused(place: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(place, {"execution.processes": 3})
+    message = "execution.processes = 3, and torchrun started 2"
+    assert all(message in said for said in together(2, refused, recipe, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+# torchrun itself.
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def workers(agent: "subprocess.Popen[str]") -> list[psutil.Process]:
+    return [child for child in psutil.Process(agent.pid).children() if "scratchlab" in child.cmdline()]
+
+
+def wait_for(what: Any, agents: list[Any]) -> None:
+    deadline = time.monotonic() + 120
+    while not what():
+        assert time.monotonic() < deadline, "it never came to that"
+        assert all(agent.poll() is None for agent in agents), "it ended before"
+        time.sleep(0.002)
+
+
+def test_two_machines_one_process_killed_and_the_right_curve(place: Path, tmp_path: Path) -> None:
+    """Two torchruns that meet on the loopback. A worker is killed hard; both begin again, from the last checkpoint."""
+    out, recipe, straight = tmp_path / "run", tmp_path / "recipe.toml", tmp_path / "straight"
+    slow = recipe_of(place, {"evaluation.suites_every": 100, "training.checkpoint_every": 2})
+    recipe.write_text(slow.to_toml(), encoding="utf-8")
+    meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=test"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=2"]
+    command = [*torchrun, *meeting, "--local-addr=127.0.0.1", "-m", "scratchlab", "train", str(recipe), "--out"]
+    quiet = os.environ | {"OMP_NUM_THREADS": "1"}
+    agents = [
+        subprocess.Popen([*command, str(out)], env=quiet, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    try:
+        wait_for(lambda: max(RunFolder(out).checkpoint_steps(), default=0) >= 4, agents)
+        (victim,) = workers(agents[1])
+        victim.kill()
+        told = [agent.communicate(timeout=120) for agent in agents]
+    finally:
+        for agent in agents:
+            agent.kill()
+    errors = "".join(error for _, error in told)
+    assert [agent.returncode for agent in agents] == [0, 0], errors
+    assert errors.count("Going on from step") == 1
+    assert errors.count("parameters, ") == 1
+    assert "Traceback" not in errors
+    assert "".join(text for text, _ in told).count("finished, step 24 of 24") == 1
+    together(2, training, load_recipe(recipe), straight)
+    assert bits(out) == bits(straight)
+
+
+def test_a_recipe_that_asks_for_processes_needs_no_torchrun(place: Path, tmp_path: Path) -> None:
+    """Stopped it says so, once, with 143; what it wrote is what torchrun's processes write."""
+    out, recipe = tmp_path / "run", tmp_path / "recipe.toml"
+    recipe.write_text(recipe_of(place).to_toml(), encoding="utf-8")
+    command = [sys.executable, "-m", "scratchlab", "train", str(recipe), "--out", str(out), "execution.processes=2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: max(RunFolder(out).checkpoint_steps(), default=0) >= 4, [process])
+    process.terminate()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    assert errors.count("Stopped at step") == 1
+    assert "Traceback" not in errors
+    straight = tmp_path / "straight"
+    together(2, training, recipe_of(place), straight)
+    assert together(2, going_on, out)[0]["steps"] == STEPS
+    assert bits(out) == bits(straight)
