@@ -26,6 +26,7 @@ ORDER = [
     ("seeds",),
     ("files",),
     ("hardware", "problems", "processes"),
+    ("devices",),
     ("recipe",),
     ("runfolder",),
     ("corpus", "model"),

@@ -16,16 +16,17 @@ from scratchlab import hardware
 from scratchlab.corpus.store import Corpus
 from scratchlab.errors import RecipeError, RunError, UsageError
 from scratchlab.files import disk_errors
-from scratchlab.model.count import activation_bytes_per_sequence, training_flops_per_token
+from scratchlab.model.count import training_flops_per_token
+from scratchlab.model.kept import layer_bytes_per_sequence
 from scratchlab.recipe import Recipe, RNNSection, fingerprint
 from scratchlab.study.arms import value_of
 from scratchlab.study.definition import Study
 from scratchlab.study.sections import BASELINE, Arm
 from scratchlab.study.settled import SettledArm, SettledStudy, read_settled, write_settled
-from scratchlab.study.timing import seconds_per_step
 from scratchlab.training.resolve import resolve
 from scratchlab.training.source import find_source
 from scratchlab.training.start import open_corpora, training_windows
+from scratchlab.training.timing import seconds_per_step
 
 TIMING_ROUNDS = 3  # arms are timed in turn, so that a machine that slows down slows all of them
 CHOICES = (
@@ -167,7 +168,7 @@ def _settle_arm(arm: Arm, opened: Opened, base: Recipe, say: Say) -> SettledArm:
 
 def _micro_batch_size(recipe: Recipe, base: Recipe) -> int:
     """What takes no more memory than the baseline's, and divides the arm's batch."""
-    larger = activation_bytes_per_sequence(recipe.model) / activation_bytes_per_sequence(base.model)
+    larger = layer_bytes_per_sequence(recipe.model) / layer_bytes_per_sequence(base.model)
     fits, batch_size = max(1, int(base.settled.micro_batch_size / max(1.0, larger))), recipe.training.global_batch_size
     return max(size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= fits)
 

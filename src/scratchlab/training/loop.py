@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scratchlab import hardware
+from scratchlab.devices import nominal_rate
 from scratchlab.errors import RunError, Terminated
 from scratchlab.evaluation.loss import LossResult, byte_lengths, evaluate_loss
 from scratchlab.evaluation.results import TaskResult
@@ -194,9 +195,7 @@ def finish(run: Run) -> Record:
         "validation": validations[-1] if validations else None,
         "best_validation": min(finite, key=lambda record: record["nats_per_token"], default=None),
         "health": health(metrics, recipe.training.clip_norm),
-        "cost": cost(
-            meters, flops_per_token, hardware.matmul_rate(device, precision), hardware.nominal_rate(device, precision)
-        ),
+        "cost": cost(meters, flops_per_token, hardware.matmul_rate(device, precision), nominal_rate(device, precision)),
         "peak_memory_bytes": hardware.peak_memory(device),
     }
     draw_charts(folder, recipe)

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from scratchlab import hardware
 from scratchlab.corpus.windows import Windows
 from scratchlab.errors import DeviceError, RecipeError
-from scratchlab.model.count import activation_bytes_per_sequence, parameter_count
+from scratchlab.model.count import parameter_count
+from scratchlab.model.kept import layer_bytes_per_sequence
 from scratchlab.recipe import Recipe, RNNSection
+from scratchlab.training.memory import divisors
+from scratchlab.training.probe import probed_micro_batch
 from scratchlab.training.source import Source
 
 
@@ -27,14 +30,15 @@ def resolve(
         "training.precision": precision,
         "execution.device": device,
         "execution.threads": _threads(device, say) if execution.threads == "auto" else execution.threads,
-        "execution.micro_batch_size": _micro_batch_size(recipe, device),
         "execution.compile": _compile(recipe, device, say),
     }
     if source is not None:
         settled |= {"start.steps_before": source.steps, "start.sequences_before": source.sequences}
     if training.schedule == "epochs" and training.epoch_steps is None:
         settled["training.epoch_steps"] = max(1, len(windows) // training.global_batch_size)
-    return recipe.replaced(settled)
+    resolved = recipe.replaced(settled)
+    size = _micro_batch_size(resolved) or probed_micro_batch(resolved, vocab_size)
+    return resolved.replaced({"execution.micro_batch_size": size})
 
 
 def _precision(recipe: Recipe, device: str) -> hardware.Precision:
@@ -71,23 +75,17 @@ CPU_ACTIVATION_BYTES = 512 * 2**20
 CPU_TOKENS = 2048
 
 
-def _micro_batch_size(recipe: Recipe, device: str) -> int:
-    """Sequences at once: what fits a CPU's budget or a GPU's free memory. Divides the global batch."""
+def _micro_batch_size(recipe: Recipe) -> int | None:
+    """Sequences at once: as many as a CPU gains by. Divides the global batch. None for a GPU: all that it holds."""
     chosen, batch_size = recipe.execution.micro_batch_size, recipe.training.global_batch_size
     if chosen != "auto":
         return min(chosen, batch_size)
-    per_sequence = activation_bytes_per_sequence(recipe.model)
-    fits = max(1, _activation_budget(device, per_sequence / recipe.model.context_length) // per_sequence)
-    return max(size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= fits)
-
-
-def _activation_budget(device: str, per_token: float) -> int:
-    if not device.startswith("cuda"):
-        return max(CPU_ACTIVATION_BYTES, min(round(CPU_TOKENS * per_token), hardware.memory() // 4))
-    import torch
-
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(free * 0.6)  # the rest is for weights, moments, logits and fragmentation
+    if recipe.execution.device.startswith("cuda"):
+        return None
+    per_sequence = layer_bytes_per_sequence(recipe.model)
+    most = min(round(CPU_TOKENS * per_sequence / recipe.model.context_length), hardware.memory() // 4)
+    fits = max(1, max(CPU_ACTIVATION_BYTES, most) // per_sequence)
+    return max(size for size in divisors(batch_size) if size <= fits)
 
 
 def _threads(device: str, say: Callable[[str], None]) -> int:

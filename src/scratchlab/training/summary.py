@@ -6,6 +6,8 @@ from typing import Any
 
 Record = dict[str, Any]
 
+EVALUATING = ("evaluation", "suites")  # parts of a run's time that train nothing
+
 SPIKE_WINDOW = 100  # steps that a loss is compared with
 SPIKE_DEVIATIONS = 6.0  # robust standard deviations above their median
 
@@ -51,8 +53,17 @@ def spikes(steps: Sequence[Record]) -> list[int]:
     return found
 
 
-def cost(meters: Sequence[Record], flops_per_token: int, measured_rate: float, nominal_rate: float | None) -> Record:
+def cost(
+    meters: Sequence[Record],
+    flops_per_token: int,
+    measured_rate: float,
+    nominal_rate: float | None,
+    price_per_hour: float | None = None,
+    devices: int = 1,
+) -> Record:
     """Seconds by what they went to, tokens/s while training, FLOPs and MFU (each with the peak it is a share of).
+
+    `price_per_hour` is of one of the `devices` that worked; device-seconds and money are those of all of them.
 
     FLOPs are counted by `scratchlab.model.count`; steps repeated after a kill are counted each time.
     """
@@ -62,6 +73,8 @@ def cost(meters: Sequence[Record], flops_per_token: int, measured_rate: float, n
             seconds[part] = seconds.get(part, 0.0) + amount
     tokens = sum(record["tokens"] for record in meters)
     rate = tokens / seconds["training"] if seconds.get("training") else 0.0
+    total = devices * sum(seconds.values())
+    without = total - devices * sum(seconds.get(part, 0.0) for part in EVALUATING)
     return {
         "seconds": {part: round(amount, 3) for part, amount in seconds.items()},
         "total_seconds": round(sum(seconds.values()), 3),
@@ -72,4 +85,9 @@ def cost(meters: Sequence[Record], flops_per_token: int, measured_rate: float, n
         "measured_matmul_flops_per_second": measured_rate,
         "mfu_of_nominal_peak": rate * flops_per_token / nominal_rate if nominal_rate else None,
         "nominal_peak_flops_per_second": nominal_rate,
+        "device_seconds": round(total, 3),
+        "device_seconds_without_evaluation": round(without, 3),
+        "price_per_hour": price_per_hour,
+        "price": None if price_per_hour is None else price_per_hour * total / 3600,
+        "price_without_evaluation": None if price_per_hour is None else price_per_hour * without / 3600,
     }
