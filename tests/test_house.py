@@ -195,6 +195,7 @@ def test_what_reports_has_json() -> None:
     reporting = [
         "corpus build",
         "corpus show",
+        "plan",
         "train",
         "evaluate",
         "compare",

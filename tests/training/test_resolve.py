@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scratchlab import hardware
-from scratchlab.model.count import activation_bytes_per_sequence
+from scratchlab.model.kept import layer_bytes_per_sequence
 from scratchlab.recipe import load_recipe
 from scratchlab.training.resolve import CPU_ACTIVATION_BYTES, _micro_batch_size
 
@@ -16,9 +16,10 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml"))
 def test_a_micro_batch_divides_the_batch_and_fits(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "memory", lambda: 16 * 2**30)
     recipe = load_recipe(path)
-    size = _micro_batch_size(recipe, "cpu")
+    size = _micro_batch_size(recipe)
+    assert size is not None
     assert recipe.training.global_batch_size % size == 0
-    taken = size * activation_bytes_per_sequence(recipe.model)
+    taken = size * layer_bytes_per_sequence(recipe.model)
     assert size == 1 or taken <= CPU_ACTIVATION_BYTES or size * recipe.model.context_length <= 2048
     assert size == 1 or taken <= 4 * 2**30
 
@@ -28,7 +29,11 @@ def test_a_deep_model_gets_enough_tokens_at_once_where_there_is_memory(monkeypat
     sizes = []
     for gigabytes in (16, 2):
         monkeypatch.setattr(hardware, "memory", lambda gigabytes=gigabytes: gigabytes * 2**30)
-        sizes.append(_micro_batch_size(recipe, "cpu"))
+        sizes.append(_micro_batch_size(recipe) or 0)
     assert sizes[0] * recipe.model.context_length == 2048
     assert sizes[1] < sizes[0]
-    assert _micro_batch_size(recipe.replaced({"execution.micro_batch_size": 3}), "cpu") == 3
+    assert _micro_batch_size(recipe.replaced({"execution.micro_batch_size": 3})) == 3
+
+
+def test_a_gpu_is_asked_what_it_holds() -> None:
+    assert _micro_batch_size(load_recipe(RECIPES[0], ["execution.device=cuda"])) is None

@@ -68,9 +68,9 @@ def kept_bytes(model: ModelSection, vocab_size: int, shape: Shape) -> Kept:
     head = FLOAT if model.float32_head else shape.compute_bytes
     logits, passing = _loss(n, C, model.padded(vocab_size), head, model.logit_cap is not None)
     last = 0 if model.norm_position == "post" else _norm(model, shape)
-    around = last + head * n * C + (DROPPED if model.dropped("embedding") else 0) * n * C
-    if head != FLOAT and not _in_chunks(n, model.padded(vocab_size)):
-        around += head * model.padded(vocab_size) * C
+    around = last + (DROPPED * n * C if model.dropped("embedding") else 0)
+    if not _in_chunks(n, model.padded(vocab_size)):  # what the head reads, and its weights in the compute type
+        around += head * n * C + _weights(model.padded(vocab_size) * C, head)
     layers = tuple(_layer(model, layer, shape) for layer in range(model.n_layer))
     return Kept(layers, around, logits, passing, _layer_passing(model, shape))
 
@@ -192,8 +192,9 @@ def _kept_by_rnn(m: RNNSection, vocab_size: int, shape: Shape) -> Kept:
     logits, passing = _loss(n, C + 1, vocab_size, FLOAT, False)
     width = vocab_size if m.embedding == "one_hot" else C
     layers = tuple(n * FLOAT * _cell_numbers(m, width if layer == 0 else C) for layer in range(m.n_layer))
-    masks = (FLOAT * (1 + (m.cell == "lstm")) * (m.n_layer - 1) + DROPPED) * C if m.dropout else 0
-    around = n * (FLOAT * (C + 1) + masks + (FLOAT * width if m.cell == "lstm" else 0))
+    onednn = m.cell == "lstm" and m.kernel == "fused"  # it copies what it reads, and drops with a mask and a copy
+    masks = (FLOAT * (1 + onednn) * (m.n_layer - 1) + DROPPED) * C if m.dropout else 0
+    around = n * (FLOAT * (C + 1) + masks + (FLOAT * width if onednn else 0))
     return Kept(layers, around, logits, passing, 2 * n * FLOAT * GATES[m.cell] * C)
 
 

@@ -65,14 +65,14 @@ def without_memory_errors(work: Callable[[], object]) -> bool:
     """Whether `work` got the memory that it asked for; if not, what it took is given back."""
     try:
         work()
+        fits = True
     except torch.OutOfMemoryError:
-        failed = True  # the exception holds on to the frames, and they to their tensors, until this block is left
-    else:
-        failed = False
-    gc.collect()
+        fits = False  # the exception holds on to the frames, and they to their tensors, until this block is left
+    if not fits:
+        gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return not failed
+    return fits
 
 
 def _trier(recipe: Recipe, vocab_size: int) -> Callable[[int], bool]:
