@@ -26,6 +26,7 @@ ORDER = [
     ("seeds",),
     ("files",),
     ("hardware", "problems", "processes"),
+    ("devices",),
     ("recipe",),
     ("runfolder",),
     ("corpus", "model"),
@@ -194,6 +195,7 @@ def test_what_reports_has_json() -> None:
     reporting = [
         "corpus build",
         "corpus show",
+        "plan",
         "train",
         "evaluate",
         "compare",

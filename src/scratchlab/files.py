@@ -23,6 +23,11 @@ def inside(folder: Path) -> Find:
     return lambda name: folder / name if (folder / name).is_file() else None
 
 
+def user_file(variable: str, fallback: str, name: str) -> Path:
+    """Where a person's own file of this name is: below the folder that `variable` names, or `fallback` at home."""
+    return Path(os.environ.get(variable) or Path.home() / fallback) / "scratchlab" / name
+
+
 # What devices, network folders and a machine without memory say; a closed file or a bad argument is a fault of ours.
 _OUTSIDE = frozenset(
     (

@@ -1,4 +1,4 @@
-"""What this machine can do: devices, precisions, measured and nominal rates, memory. torch is imported when asked."""
+"""What this machine can do: devices, precisions, measured rates, memory. torch is imported when asked."""
 
 import contextlib
 import ctypes
@@ -18,24 +18,6 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["float32", "tf32", "bf16", "fp16"]
-
-# Dense tensor-core peaks in TFLOP/s (bf16, or fp16 where there is no bf16; tf32; float32), from the makers' data
-# sheets. MFU against such a peak says so: nobody reaches it.
-NOMINAL_TFLOPS: dict[str, tuple[float, float, float]] = {
-    "B200": (2250, 1125, 75),
-    "H200": (989, 494, 67),
-    "H100 PCIe": (756, 378, 51),
-    "H100": (989, 494, 67),
-    "A100": (312, 156, 19.5),
-    "L40S": (362, 183, 91.6),
-    "L4": (121, 60, 30.3),
-    "A10G": (70, 35, 31.2),
-    "RTX 4090": (165, 83, 82.6),
-    "RTX 3090": (71, 36, 35.6),
-    "V100": (125, 15.7, 15.7),
-    "T4": (65, 8.1, 8.1),
-}
-
 
 DEVICES = r"auto|cpu|mps|cuda|cuda:\d+"
 
@@ -116,15 +98,6 @@ def matmul_rate(device: str, precision: Precision, size: int | None = None) -> f
     return 2 * size**3 / statistics.median(seconds)
 
 
-def nominal_rate(device: str, precision: Precision) -> float | None:
-    """FLOP/s by the maker's data sheet, or None where we know none (CPUs, Apple GPUs, other cards)."""
-    if not device.startswith("cuda"):
-        return None
-    column = {"bf16": 0, "fp16": 0, "tf32": 1, "float32": 2}[precision]
-    name = device_name(device)
-    return next((rates[column] * 1e12 for part, rates in NOMINAL_TFLOPS.items() if part in name), None)
-
-
 def synchronize(device: str) -> None:
     """Wait until the device has done what it was given."""
     import torch
@@ -161,6 +134,20 @@ def memory() -> int:
     import psutil
 
     return psutil.virtual_memory().total
+
+
+def device_memory(device: str) -> int:
+    """Bytes that a device has, used or not."""
+    import torch
+
+    return torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else memory()
+
+
+def resident_memory() -> int:
+    """Bytes that this process has in main memory now."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
 
 
 def busy_cores() -> int:

@@ -70,7 +70,6 @@ def test_all_problems_come_at_once(place: Path) -> None:
         ({}, {}, "there is nothing to try"),
         (None, {"loooks": [3]}, "study.loooks: there is no such field (did you mean study.looks?)"),
         (None, {"looks": [1, 3]}, "one block has no error"),
-        (None, {"match": "money"}, "needs the price of a device"),
         (None, {"baseline": "bass.toml"}, "there is no such recipe file"),
         ({"interventions": TWO, "sweep": {"grid": {"model.dropout": [0.1, 0.2, 0.3]}}}, {}, "of one design"),
         ({"interventions": TWO, "screen": {}}, {}, "too few to screen"),

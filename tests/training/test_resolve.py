@@ -6,7 +6,7 @@ import pytest
 
 from scratchlab import hardware
 from scratchlab.errors import RecipeError
-from scratchlab.model.count import activation_bytes_per_sequence
+from scratchlab.model.kept import layer_bytes_per_sequence
 from scratchlab.recipe import Recipe, load_recipe
 from scratchlab.training.resolve import CPU_ACTIVATION_BYTES, _micro_batch_size, _processes, _shard, _threads
 from scratchlab.training.world import ALONE, World
@@ -19,9 +19,10 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml"))
 def test_a_micro_batch_divides_the_batch_and_fits(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "memory", lambda: 16 * 2**30)
     recipe = load_recipe(path)
-    size = _micro_batch_size(recipe, "cpu")
+    size = _micro_batch_size(recipe)
+    assert size is not None
     assert recipe.training.global_batch_size % size == 0
-    taken = size * activation_bytes_per_sequence(recipe.model)
+    taken = size * layer_bytes_per_sequence(recipe.model)
     assert size == 1 or taken <= CPU_ACTIVATION_BYTES or size * recipe.model.context_length <= 2048
     assert size == 1 or taken <= 4 * 2**30
 
@@ -31,10 +32,10 @@ def test_a_deep_model_gets_enough_tokens_at_once_where_there_is_memory(monkeypat
     sizes = []
     for gigabytes in (16, 2):
         monkeypatch.setattr(hardware, "memory", lambda gigabytes=gigabytes: gigabytes * 2**30)
-        sizes.append(_micro_batch_size(recipe, "cpu"))
+        sizes.append(_micro_batch_size(recipe) or 0)
     assert sizes[0] * recipe.model.context_length == 2048
     assert sizes[1] < sizes[0]
-    assert _micro_batch_size(recipe.replaced({"execution.micro_batch_size": 3}), "cpu") == 3
+    assert _micro_batch_size(recipe.replaced({"execution.micro_batch_size": 3})) == 3
 
 
 # Several processes.
@@ -42,9 +43,10 @@ def test_a_deep_model_gets_enough_tokens_at_once_where_there_is_memory(monkeypat
 
 def test_a_micro_batch_fits_the_share_of_a_process() -> None:
     recipe = tiny_recipe({"training.global_batch_size": 10, "execution.micro_batch_size": 8})
-    assert [_micro_batch_size(recipe, "cpu", processes) for processes in (1, 2, 3, 4, 16)] == [8, 5, 4, 3, 1]
+    sizes = [_micro_batch_size(recipe.replaced({"execution.processes": n})) for n in (1, 2, 3, 4, 16)]
+    assert sizes == [8, 5, 4, 3, 1]
     recipe = recipe.replaced({"execution.micro_batch_size": "auto"})
-    assert [_micro_batch_size(recipe, "cpu", processes) for processes in (1, 2, 3)] == [10, 5, 4]
+    assert [_micro_batch_size(recipe.replaced({"execution.processes": n})) for n in (1, 2, 3)] == [10, 5, 4]
 
 
 def test_the_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,13 +61,19 @@ def test_the_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPa
 
 
 def test_weights_are_shared_out_where_a_device_does_not_hold_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = load_recipe(next(path for path in RECIPES if path.stem == "gpt2-xl"))  # 1.56 billion: 25 GB
-    monkeypatch.setattr(hardware, "memory", lambda: 64 * 2**30)
-    assert [_shard(recipe, 50_257, "cpu", processes, processes) for processes in (1, 2, 4)] == [None, None, True]
-    assert _shard(recipe.replaced({"execution.shard": False}), 50_257, "cpu", 4, 4) is False
-    assert _shard(recipe.replaced({"execution.shard": True}), 50_257, "cpu", 2, 2) is True
+    large = load_recipe(next(path for path in RECIPES if path.stem == "gpt2-xl"))  # 1.56 billion: 25 GB and more
+    monkeypatch.setattr(hardware, "memory", lambda: 80 * 2**30)
+
+    def shard(processes: int, wanted: bool | None = None) -> bool | None:
+        fields = {"execution.device": "cpu", "execution.processes": processes, "training.precision": "float32"}
+        given = large.replaced(fields if wanted is None else fields | {"execution.shard": wanted})
+        return _shard(given, 50_257, processes)
+
+    assert [shard(processes) for processes in (1, 2, 4)] == [None, None, True]
+    assert shard(4, False) is False
+    assert shard(2, True) is True
     with pytest.raises(RecipeError, match="one process has nobody to share with"):
-        _shard(recipe.replaced({"execution.shard": True}), 50_257, "cpu", 1, 1)
+        shard(1, True)
 
 
 def test_a_recurrent_network_is_not_sharded() -> None:
@@ -73,7 +81,7 @@ def test_a_recurrent_network_is_not_sharded() -> None:
         tiny_recipe({"execution.shard": True}).model_dump() | {"model": {"architecture": "rnn"}}
     )
     with pytest.raises(RecipeError, match="a recurrent network is not sharded"):
-        _shard(rnn, VOCAB, "cpu", 2, 2)
+        _shard(rnn, VOCAB, 2)
 
 
 def test_the_processes_are_torchruns_or_those_that_the_recipe_asks_for() -> None:
@@ -93,3 +101,7 @@ def test_each_process_has_a_card_of_its_own() -> None:
     world = World(rank=5, size=8, local_rank=1, local_size=4, started=True)
     assert [world.device(name) for name in ("cuda", "cpu")] == ["cuda:1", "cpu"]
     assert ALONE.device("cuda") == "cuda"
+
+
+def test_a_gpu_is_asked_what_it_holds() -> None:
+    assert _micro_batch_size(load_recipe(RECIPES[0], ["execution.device=cuda"])) is None

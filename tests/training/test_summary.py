@@ -66,3 +66,15 @@ def test_cost_adds_up() -> None:
     assert bill["mfu_of_nominal_peak"] == pytest.approx(0.1)
     assert cost(meters, 10, 8000.0, None)["mfu_of_nominal_peak"] is None
     assert cost([], 10, 8000.0, None)["training_tokens_per_second"] == 0
+
+
+def test_money_is_that_of_all_devices_with_and_without_evaluation() -> None:
+    meters: list[Record] = [{"tokens": 9, "seconds": {"training": 30.0, "evaluation": 4.0, "suites": 2.0}}]
+    meters[0]["processes"] = 2
+    bill = cost(meters, 10, 8000.0, None, price_per_hour=100.0)
+    assert bill["device_seconds"] == 72.0
+    assert bill["device_seconds_without_evaluation"] == 60.0
+    assert bill["price"] == pytest.approx(2.0)
+    assert bill["price_without_evaluation"] == pytest.approx(100 / 60)
+    assert cost(meters, 10, 8000.0, None, 100.0, processes_per_device=2)["device_seconds"] == 36.0, "of one processor"
+    assert cost(meters, 10, 8000.0, None)["price"] is None

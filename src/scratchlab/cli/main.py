@@ -16,6 +16,10 @@ from scratchlab.hardware import prepare_process
 COMMANDS = {
     "corpus": ("scratchlab.cli.corpus:corpus", "Build, show and verify corpora."),
     "tokenizer": ("scratchlab.cli.tokenizer:tokenizer", "Show and compare tokenizers."),
+    "plan": (
+        "scratchlab.cli.plan:plan",
+        "What a run will take: memory, time, money, disk; which size a budget allows.",
+    ),
     "train": ("scratchlab.cli.train:train", "Train a model from a recipe, or resume a run."),
     "evaluate": ("scratchlab.cli.evaluate:evaluate", "Measure models: loss on held-out text, tasks."),
     "compare": ("scratchlab.cli.compare:compare", "Is one model better than another? With intervals and a verdict."),

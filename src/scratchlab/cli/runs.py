@@ -172,6 +172,8 @@ def _result_lines(result: dict[str, Any]) -> list[str]:
         f"  parameters {result['parameters']:,}, trained on {_tokens(result)} tokens",
         f"  cost       {duration(cost['total_seconds'])} ({parts}), peak memory "
         f"{result['peak_memory_bytes'] / 1e9:.2f} GB",
+        *_money_lines(cost),
+        *_forecast_lines(result.get("forecast")),
         f"  speed      {cost['training_tokens_per_second']:,.0f} tokens/s, {cost['mfu_of_measured_matmul']:.0%} of the "
         f"{cost['measured_matmul_flops_per_second'] / 1e9:,.0f} GFLOP/s measured for a large product here"
         + (f", {nominal:.0%} of the nominal peak" if nominal else ""),
@@ -179,6 +181,25 @@ def _result_lines(result: dict[str, Any]) -> list[str]:
         f"{len(health['spikes'])} loss spikes",
     ]
     return lines
+
+
+def _money_lines(cost: dict[str, Any]) -> list[str]:
+    if cost.get("price") is None:  # none is known, or the run was made before there were any
+        return []
+    return [
+        f"  money      {cost['price']:.2f} usd at {cost['price_per_hour']:.2f} an hour; "
+        f"{cost['price_without_evaluation']:.2f} without evaluation"
+    ]
+
+
+def _forecast_lines(forecast: dict[str, Any] | None) -> list[str]:
+    if forecast is None:
+        return []
+    seconds, memory = forecast["seconds"], forecast["peak_memory"]
+    said = [f"{memory['forecast'] / 1e9:.2f} GB ({memory['error']:+.0%})"]
+    if seconds["error"] is not None:
+        said.insert(0, f"{duration(seconds['forecast'])} ({seconds['error']:+.0%})")
+    return [f"  forecast   {', '.join(said)}; time by {forecast['basis']}"]
 
 
 def _tokens(result: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Parameters, FLOPs and bytes by formula. Tests hold each formula equal to the built model, for every switch."""
+"""Parameters and FLOPs by formula. Tests hold each formula equal to the built model, for every switch."""
 
 from scratchlab.recipe import ModelSection, RNNSection
 
@@ -45,20 +45,3 @@ def forward_flops_per_token(model: ModelSection, vocab_size: int) -> int:
 def training_flops_per_token(model: ModelSection, vocab_size: int) -> int:
     """Forward plus backward, which is counted as twice the forward; recomputation is not counted."""
     return 3 * forward_flops_per_token(model, vocab_size)
-
-
-def activation_bytes_per_sequence(model: ModelSection) -> int:
-    """Bytes kept for the backward pass of one full sequence in float32, without the logits.
-
-    Per layer and token, in numbers of width d: the stream and its norm before each branch (4), q, k and v (3), the
-    heads' output (1), the MLP's inside before, in and after its activation (3, or 5 with a gate, times its ratio), and
-    three squares of attention weights where no fused kernel does without them. Of a recurrent network, per layer and
-    token: the gates twice, the state, and what goes on to the next layer.
-    """
-    if isinstance(model, RNNSection):
-        return 4 * (2 * GATES[model.cell] + 3) * model.d_model * model.n_layer * model.context_length
-    inside = (5 if model.mlp == "swiglu" else 3) * model.mlp_width
-    masked = model.window is not None or model.document_mask
-    kept = model.attention == "explicit" or (model.dropped("attention") and (masked or model.attention == "torch"))
-    squares = 3 * model.n_head * model.context_length if kept else 0
-    return 4 * (8 * model.d_model + inside + squares) * model.n_layer * model.context_length

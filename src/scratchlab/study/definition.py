@@ -149,8 +149,6 @@ def section_problems(file: StudyFile) -> list[str]:
     if file.stack is not None and file.screen is not None:
         problems.append("[stack] and [screen]: a study has one or the other; make a file of each.")
     problems += _look_problems(study, design)
-    if study.match == "money" and study.price is None:
-        problems.append('study.price: match = "money" needs the price of a device for an hour.')
     if study.retune and design not in ("paired", "stack"):
         problems.append(f"study.retune: only arms of interventions are tuned; this is a {design} study.")
     if study.retune_trials % 2 == 0:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from scratchlab.devices import price_per_hour
 from scratchlab.errors import RunError
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.study.definition import Study
@@ -102,8 +103,10 @@ def figure(result: Mapping[str, Any], dotted: str) -> float | None:
 
 
 def price_of(study: Study, device: str, seconds: float) -> float | None:
-    """What so many seconds on a device cost; None where the study file names no price for it."""
+    """What so many seconds on a device cost: by the study file, or else by the table of devices, if that knows."""
     price = study.file.study.price
+    if price is None and study.file.study.currency.upper() == "USD":
+        price = price_per_hour(device)
     if isinstance(price, dict):
         price = next((price[part] for part in price if part in device), None)
     return None if price is None else price * seconds / 3600

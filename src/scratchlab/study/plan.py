@@ -13,9 +13,9 @@ from scratchlab.study.power import pooled, smallest_visible
 from scratchlab.study.sections import BASELINE
 from scratchlab.study.settle import tokens_per_step
 from scratchlab.study.settled import SettledArm, SettledStudy
-from scratchlab.study.timing import seconds_per_step
 from scratchlab.training.checkpoint import check_disk
 from scratchlab.training.start import open_corpora
+from scratchlab.training.timing import seconds_per_step
 
 
 @dataclass(frozen=True, slots=True)

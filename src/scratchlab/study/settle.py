@@ -16,17 +16,18 @@ from scratchlab import hardware
 from scratchlab.corpus.store import Corpus
 from scratchlab.errors import RecipeError, RunError, UsageError
 from scratchlab.files import disk_errors
-from scratchlab.model.count import activation_bytes_per_sequence, training_flops_per_token
+from scratchlab.model.count import training_flops_per_token
 from scratchlab.recipe import Recipe, RNNSection, fingerprint
 from scratchlab.study.arms import value_of
 from scratchlab.study.definition import Study
 from scratchlab.study.folder import arms_with_runs, price_of
 from scratchlab.study.sections import BASELINE, Arm
 from scratchlab.study.settled import SettledArm, SettledStudy, read_settled, write_settled
-from scratchlab.study.timing import seconds_per_step
+from scratchlab.training.memory import divisors
 from scratchlab.training.resolve import resolve
 from scratchlab.training.source import find_source
 from scratchlab.training.start import open_corpora, training_windows
+from scratchlab.training.timing import seconds_per_step
 
 TIMING_ROUNDS = 3  # arms are timed in turn, so that a machine that slows down slows all of them
 CHOICES = (
@@ -158,22 +159,19 @@ def _settle_arm(arm: Arm, opened: Opened, base: Recipe, say: Say) -> SettledArm:
     """An arm with the baseline's choices where it makes none of its own, as many steps long."""
     recipe = opened.recipe
     choices = {field: value_of(base, field) for field in CHOICES if value_of(recipe, field) == "auto"}
-    if "execution.micro_batch_size" in choices:
-        choices["execution.micro_batch_size"] = _micro_batch_size(recipe, base)
+    open_size = choices.pop("execution.micro_batch_size", None) is not None
     if isinstance(recipe.model, RNNSection) and choices.get("training.precision") in ("bf16", "fp16"):
         del choices["training.precision"]  # no recurrent network trains in it
     try:
         recipe = recipe.replaced({**choices, "training.steps": base.settled.steps})
     except RecipeError as error:
         raise UsageError(f"{arm.name}: {error}") from None
-    return opened.resolved(recipe, say)
-
-
-def _micro_batch_size(recipe: Recipe, base: Recipe) -> int:
-    """What takes no more memory than the baseline's, and divides the arm's batch."""
-    larger = activation_bytes_per_sequence(recipe.model) / activation_bytes_per_sequence(base.model)
-    fits, batch_size = max(1, int(base.settled.micro_batch_size / max(1.0, larger))), recipe.training.global_batch_size
-    return max(size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= fits)
+    settled = opened.resolved(recipe, say)
+    if not open_size:
+        return settled
+    own, largest = settled.recipe.settled.micro_batch_size, base.settled.micro_batch_size
+    size = max(size for size in divisors(recipe.training.global_batch_size) if size <= min(own, largest))
+    return replace(settled, recipe=settled.recipe.replaced({"execution.micro_batch_size": size}))
 
 
 def _timed(arms: Mapping[str, SettledArm], opened: Mapping[str, Opened]) -> dict[str, SettledArm]:

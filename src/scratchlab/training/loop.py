@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scratchlab import hardware
+from scratchlab.devices import nominal_rate, price_per_hour
 from scratchlab.errors import RunError, Terminated
 from scratchlab.evaluation.loss import LossResult, byte_lengths, evaluate_loss
 from scratchlab.evaluation.results import TaskResult
@@ -22,6 +23,7 @@ from scratchlab.recipe import GPTSection, ModelSection, Recipe, load_recipe
 from scratchlab.runfolder import Record, RunFolder, step_name
 from scratchlab.training.charts import draw_charts
 from scratchlab.training.checkpoint import save_checkpoint, save_snapshot, snapshot_steps
+from scratchlab.training.forecast import happened
 from scratchlab.training.launch import launch
 from scratchlab.training.progress import Reporter, Silent
 from scratchlab.training.schedule import learning_rate
@@ -226,7 +228,8 @@ def write_result(run: Run, test: LossResult | None) -> Record:
     device, precision = recipe.settled.device, recipe.settled.precision
     flops_per_token = training_flops_per_token(recipe.model, run.corpus.vocab_size)
     tokens_per_step = recipe.training.global_batch_size * recipe.model.context_length
-    lineage = folder.manifest().get("lineage", [])
+    manifest = folder.manifest()
+    lineage = manifest.get("lineage", [])
     run.journal.write()
     metrics, meters = folder.metrics(), folder.meters()
     validations = [record | record.pop("validation") for record in validation_records(metrics)]
@@ -240,10 +243,17 @@ def write_result(run: Run, test: LossResult | None) -> Record:
         "best_validation": min(finite, key=lambda record: record["nats_per_token"], default=None),
         "health": health(metrics, recipe.training.clip_norm),
         "cost": cost(
-            meters, flops_per_token, hardware.matmul_rate(device, precision), hardware.nominal_rate(device, precision)
+            meters,
+            flops_per_token,
+            hardware.matmul_rate(device, precision),
+            nominal_rate(device, precision),
+            price_per_hour(hardware.device_name(device)),
+            run.world.local_size if device == "cpu" else 1,
         ),
         "peak_memory_bytes": hardware.peak_memory(device),
     }
+    if "forecast" in manifest:  # a run that was made before there were any has none
+        result["forecast"] = happened(manifest["forecast"], result["cost"], result["peak_memory_bytes"])
     draw_charts(folder, recipe)
     folder.finish(result)
     return result

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from scratchlab import hardware
 from scratchlab.corpus.windows import Windows
 from scratchlab.errors import DeviceError, RecipeError
-from scratchlab.model.count import activation_bytes_per_sequence, parameter_count
+from scratchlab.model.count import parameter_count
+from scratchlab.model.kept import layer_bytes_per_sequence
 from scratchlab.recipe import Recipe, RNNSection
+from scratchlab.training.memory import divisors, largest_micro_batch, sequences_a_process
+from scratchlab.training.probe import probed_micro_batch
 from scratchlab.training.source import Source
 from scratchlab.training.world import ALONE, World
 
@@ -35,16 +38,17 @@ def resolve(
         "training.precision": precision,
         "execution.device": device,
         "execution.threads": _threads(device, here, say) if execution.threads == "auto" else execution.threads,
-        "execution.micro_batch_size": _micro_batch_size(recipe, device, processes),
         "execution.compile": _compile(recipe, device, say),
         "execution.processes": processes,
-        "execution.shard": _shard(recipe, vocab_size, device, processes, here),
     }
     if source is not None:
         settled |= {"start.steps_before": source.steps, "start.sequences_before": source.sequences}
     if training.schedule == "epochs" and training.epoch_steps is None:
         settled["training.epoch_steps"] = max(1, len(windows) // training.global_batch_size)
-    return recipe.replaced(settled)
+    resolved = recipe.replaced(settled)
+    resolved = resolved.replaced({"execution.shard": _shard(resolved, vocab_size, here)})
+    size = _micro_batch_size(resolved) or probed_micro_batch(resolved, vocab_size)
+    return resolved.replaced({"execution.micro_batch_size": size})
 
 
 def _processes(recipe: Recipe, device: str, world: World) -> tuple[int, int]:
@@ -97,53 +101,36 @@ CPU_ACTIVATION_BYTES = 512 * 2**20
 CPU_TOKENS = 2048
 
 
-def _micro_batch_size(recipe: Recipe, device: str, processes: int = 1) -> int:
-    """Sequences at once: what fits a CPU's budget or a GPU's free memory. Divides a process's share of the batch."""
-    chosen, batch_size = recipe.execution.micro_batch_size, -(-recipe.training.global_batch_size // processes)
+def _micro_batch_size(recipe: Recipe) -> int | None:
+    """Sequences at once: as many as a CPU gains by. Divides a process's share of the batch. None for a GPU: all that it
+    holds."""
+    chosen, batch_size = recipe.execution.micro_batch_size, sequences_a_process(recipe)
     if chosen != "auto":
         return min(chosen, batch_size)
-    per_sequence = activation_bytes_per_sequence(recipe.model)
-    fits = max(1, _activation_budget(device, per_sequence / recipe.model.context_length) // per_sequence)
-    return max(size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= fits)
+    if recipe.execution.device.startswith("cuda"):
+        return None
+    per_sequence = layer_bytes_per_sequence(recipe.model)
+    most = min(round(CPU_TOKENS * per_sequence / recipe.model.context_length), hardware.memory() // 4)
+    fits = max(1, max(CPU_ACTIVATION_BYTES, most) // per_sequence)
+    return max(size for size in divisors(batch_size) if size <= fits)
 
 
-def _activation_budget(device: str, per_token: float) -> int:
-    if not device.startswith("cuda"):
-        return max(CPU_ACTIVATION_BYTES, min(round(CPU_TOKENS * per_token), hardware.memory() // 4))
-    import torch
+def _shard(recipe: Recipe, vocab_size: int, here: int) -> bool | None:
+    """Whether each process keeps a part of the weights alone: where a device does not hold what a copy takes.
 
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(free * 0.6)  # the rest is for weights, moments, logits and fragmentation
-
-
-# Of a parameter, float32: its value, its gradient and AdamW's two moments.
-BYTES_PER_PARAMETER = 16
-
-
-def _shard(recipe: Recipe, vocab_size: int, device: str, processes: int, here: int) -> bool | None:
-    """Whether each process keeps a part of the weights alone: where a device does not hold them all.
-
-    Nothing else asks how much memory a run takes: a finer forecast takes the place of `needed`.
+    `here` processes are on this machine.
     """
-    wanted, recurrent = recipe.execution.shard, isinstance(recipe.model, RNNSection)
+    wanted, processes = recipe.execution.shard, recipe.execution.processes
+    recurrent = isinstance(recipe.model, RNNSection)
     if wanted and recurrent:
         raise RecipeError("execution.shard = true: a recurrent network is not sharded. Leave the field out.")
     if wanted and processes == 1:
         raise RecipeError("execution.shard = true: one process has nobody to share with. Set execution.processes.")
     if wanted is not None or recurrent or processes == 1:
         return wanted
-    needed = BYTES_PER_PARAMETER * parameter_count(recipe.model, vocab_size)
-    needed += activation_bytes_per_sequence(recipe.model)  # of the smallest micro-batch there is
-    return True if needed > _device_memory(device, here) else None
-
-
-def _device_memory(device: str, here: int) -> int:
-    """Bytes that a process may have on its device, of which there are `here` on this machine."""
-    if not device.startswith("cuda"):
-        return hardware.memory() // here
-    import torch
-
-    return torch.cuda.mem_get_info(device)[1]
+    device = recipe.execution.device
+    room = hardware.device_memory(device) // (here if device == "cpu" else 1)
+    return True if largest_micro_batch(recipe, vocab_size, room) is None else None
 
 
 def _threads(device: str, here: int, say: Callable[[str], None]) -> int:

@@ -19,7 +19,9 @@ from scratchlab.recipe import GPTSection, Recipe, fingerprint
 from scratchlab.runfolder import RunFolder
 from scratchlab.training.backend import Backend
 from scratchlab.training.checkpoint import check_disk, restore_checkpoint, write_tensors
+from scratchlab.training.forecast import forecast_here
 from scratchlab.training.journal import Journal
+from scratchlab.training.measurements import known_measurement
 from scratchlab.training.progress import Reporter
 from scratchlab.training.resolve import resolve
 from scratchlab.training.source import find_source, starting_extras, starting_tensors
@@ -106,6 +108,13 @@ def create_run(
         "disk_bytes_needed": check_disk(free, resolved, corpus.vocab_size),
         "environment": hardware.environment(resolved.execution.device),
         "command": sys.argv,
+        "forecast": forecast_here(
+            resolved,
+            corpus.vocab_size,
+            yardstick,
+            known_measurement(resolved, corpus.vocab_size),
+            hardware.resident_memory(),
+        ).to_json(),
     }
     if tasks:
         manifest["tasks"] = identities(tasks)

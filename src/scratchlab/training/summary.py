@@ -6,6 +6,8 @@ from typing import Any
 
 Record = dict[str, Any]
 
+EVALUATING = ("evaluation", "suites")  # parts of a run's time that train nothing
+
 SPIKE_WINDOW = 100  # steps that a loss is compared with
 SPIKE_DEVIATIONS = 6.0  # robust standard deviations above their median
 
@@ -51,29 +53,46 @@ def spikes(steps: Sequence[Record]) -> list[int]:
     return found
 
 
-def cost(meters: Sequence[Record], flops_per_token: int, measured_rate: float, nominal_rate: float | None) -> Record:
+def cost(
+    meters: Sequence[Record],
+    flops_per_token: int,
+    measured_rate: float,
+    nominal_rate: float | None,
+    price_per_hour: float | None = None,
+    processes_per_device: int = 1,
+) -> Record:
     """Seconds by what they went to, tokens/s while training, FLOPs and MFU (each with the peak it is a share of).
 
+    `price_per_hour` is of a device, of which `processes_per_device` make one (a CPU is one, whatever their number).
+
     FLOPs are counted by `scratchlab.model.count`; steps repeated after a kill are counted each time. Tokens/s are those
-    of all processes together; MFU is of as many devices as there were, which a resume may have changed.
+    of all processes together; device-seconds, money and MFU are of as many devices as there were, which a resume may
+    have changed.
     """
     seconds: dict[str, float] = {}
-    device_seconds = 0.0
+    busy: dict[str, float] = {}  # the same, of all processes added up
     for record in meters:
         for part, amount in record["seconds"].items():
             seconds[part] = seconds.get(part, 0.0) + amount
-        device_seconds += record["seconds"].get("training", 0.0) * record.get("processes", 1)
+            busy[part] = busy.get(part, 0.0) + amount * record.get("processes", 1)
     tokens = sum(record["tokens"] for record in meters)
     rate = tokens / seconds["training"] if seconds.get("training") else 0.0
-    flops_per_device_second = tokens * flops_per_token / device_seconds if device_seconds else 0.0
+    flops_per_process_second = tokens * flops_per_token / busy["training"] if busy.get("training") else 0.0
+    total = sum(busy.values()) / processes_per_device
+    without = total - sum(busy.get(part, 0.0) for part in EVALUATING) / processes_per_device
     return {
         "seconds": {part: round(amount, 3) for part, amount in seconds.items()},
         "total_seconds": round(sum(seconds.values()), 3),
         "tokens": tokens,
         "training_tokens_per_second": rate,
         "training_flops": tokens * flops_per_token,
-        "mfu_of_measured_matmul": flops_per_device_second / measured_rate,
+        "mfu_of_measured_matmul": flops_per_process_second / measured_rate,
         "measured_matmul_flops_per_second": measured_rate,
-        "mfu_of_nominal_peak": flops_per_device_second / nominal_rate if nominal_rate else None,
+        "mfu_of_nominal_peak": flops_per_process_second / nominal_rate if nominal_rate else None,
         "nominal_peak_flops_per_second": nominal_rate,
+        "device_seconds": round(total, 3),
+        "device_seconds_without_evaluation": round(without, 3),
+        "price_per_hour": price_per_hour,
+        "price": None if price_per_hour is None else price_per_hour * total / 3600,
+        "price_without_evaluation": None if price_per_hour is None else price_per_hour * without / 3600,
     }

@@ -1,0 +1,208 @@
+"""What a forward pass keeps for the backward pass, in bytes, by formula: activations, and weights in the compute type.
+
+The formulae follow the pages: a line here for a tensor there that autograd holds on to. They are exact for what runs
+uncompiled on a CPU (a test holds them to the tensors that are alive, for every switch) and nearly so on a GPU, where
+the kernels keep less; a compiled model keeps less still, and only running it tells how much.
+
+Letters: T tokens of a row, n of all rows, C = d_model, H heads, D width of a head, M inside of the MLP, c bytes of a
+number in the compute type.
+"""
+
+from dataclasses import dataclass
+
+from scratchlab.model.attention import QUERIES, SHORT
+from scratchlab.model.count import GATES
+from scratchlab.model.loss import CHUNK_ENTRIES
+from scratchlab.recipe import GPTSection, ModelSection, RNNSection
+
+FLOAT = 4
+STATISTICS = 8  # a mean and a deviation, or what stands for them
+DROPPED = 2  # 16 random bits an entry; PyTorch's own masks have 8
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What passes through the model at once, and how."""
+
+    rows: int
+    tokens: int
+    """Of one row."""
+    compute_bytes: int
+    """Of a number in the compute type: 4, or 2 in bf16 and fp16."""
+    on_cpu: bool = True
+
+    @property
+    def n(self) -> int:
+        return self.rows * self.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Bytes that live from the forward to the backward pass, and what more either takes at its fullest moment."""
+
+    layers: tuple[int, ...]
+    around: int
+    """Outside the layers: dropped embeddings, the last norm, what the head reads, its weights in the compute type."""
+    logits: int
+    """Log-probabilities; or, in chunks, the gradients that stand in for them."""
+    logits_passing: int
+    """More logits, while the loss and its gradient are computed."""
+    layer_passing: int
+    """What the backward pass of a layer takes, gradients of its inside above all."""
+
+    @property
+    def total(self) -> int:
+        return sum(self.layers) + self.around + self.logits
+
+    @property
+    def peak(self) -> int:
+        """At the loss, or just after it in the last layer: what is kept goes layer by layer from there on."""
+        return sum(self.layers) + max(self.around + self.logits + self.logits_passing, self.layer_passing)
+
+
+def kept_bytes(model: ModelSection, vocab_size: int, shape: Shape) -> Kept:
+    """What training on `shape` keeps."""
+    if isinstance(model, RNNSection):
+        return _kept_by_rnn(model, vocab_size, shape)
+    C, n = model.d_model, shape.n
+    head = FLOAT if model.float32_head else shape.compute_bytes
+    logits, passing = _loss(n, C, model.padded(vocab_size), head, model.logit_cap is not None)
+    last = 0 if model.norm_position == "post" else _norm(model, shape)
+    around = last + (DROPPED * n * C if model.dropped("embedding") else 0)
+    if not _in_chunks(n, model.padded(vocab_size)):  # what the head reads, and its weights in the compute type
+        around += head * n * C + _weights(model.padded(vocab_size) * C, head)
+    layers = tuple(_layer(model, layer, shape) for layer in range(model.n_layer))
+    return Kept(layers, around, logits, passing, _layer_passing(model, shape))
+
+
+def layer_bytes_per_sequence(model: ModelSection) -> int:
+    """What the layers keep of one full sequence in float32, on a CPU."""
+    return sum(kept_bytes(model, 1, Shape(1, model.context_length, FLOAT)).layers)
+
+
+def _layer(m: GPTSection, layer: int, shape: Shape) -> int:
+    mlp = _mlp(m, shape)
+    return mlp if m.attention == "none" else mlp + _attention(m, layer, shape)
+
+
+def _norm(m: GPTSection, shape: Shape) -> int:
+    """Its input and its statistics; PyTorch's RMS norm for CPUs also what it has divided."""
+    if m.norm == "none":
+        return 0
+    if m.norm == "rms":
+        return shape.n * (FLOAT * m.d_model * (2 if shape.on_cpu else 1) + FLOAT)
+    return shape.n * (FLOAT * m.d_model + STATISTICS)
+
+
+def _inputs(m: GPTSection, readers: int, compute_bytes: int, shape: Shape) -> int:
+    """What linear layers read: the norm's output, or a copy in the compute type for each of them."""
+    return shape.n * m.d_model * (FLOAT if compute_bytes == FLOAT else compute_bytes * readers)
+
+
+def _weights(entries: int, compute_bytes: int) -> int:
+    """Weights in the compute type, where it is another than theirs."""
+    return 0 if compute_bytes == FLOAT else compute_bytes * entries
+
+
+def _attention(m: GPTSection, layer: int, shape: Shape) -> int:
+    c = FLOAT if m.float32_attention else shape.compute_bytes
+    C, D = m.d_model, m.head_width
+    made = (m.n_head + 2 * m.n_kv) * D
+    kept = _norm(m, shape) + _inputs(m, 1, c, shape) + _weights(made * C + C * C, c) + _heads(m, layer, c, shape)
+    if m.qk_norm:  # an RMS norm a head: what it read, in float32, what it has divided, and a number
+        read = 0 if c == FLOAT else FLOAT
+        kept += shape.n * (m.n_head + m.n_kv) * (D * (read + FLOAT) + FLOAT)
+    if m.positions == "rotary" and c != FLOAT:  # cosines and sines in the compute type, for queries and for keys
+        kept += 2 * 2 * c * shape.tokens * (D // 2)
+    return kept + (DROPPED * shape.n * C if m.dropped("residual") else 0)
+
+
+def _heads(m: GPTSection, layer: int, c: int, shape: Shape) -> int:
+    """Queries, keys and values as the kernel reads them, what it keeps of its own, and what the projection reads."""
+    n, C, T, H, D = shape.n, m.d_model, shape.tokens, m.n_head, m.head_width
+    made, turned = (H + 2 * m.n_kv) * D, m.positions == "rotary" or m.qk_norm
+    new_queries_and_keys = (H + m.n_kv) * D if turned else 0
+    window = m.window_of(layer)
+    masked = (window is not None and window < T) or m.document_mask
+    mask = (shape.rows if m.document_mask else 1) * T * T
+    dropped = m.dropped("attention")
+    if m.attention == "explicit":
+        squares = n * T * H * (FLOAT + (0 if c == FLOAT else c))
+        if dropped:  # random bits, and the weights that are left
+            squares += n * T * H * (DROPPED + (FLOAT if c == FLOAT else 0))
+        return 4 * n * C * c + squares + mask
+    if dropped and (masked or m.attention == "torch"):  # PyTorch's kernel that is not fused, in float32
+        squares = 3  # softmax, what is dropped, what is left
+        return n * C * (4 * FLOAT + c) + squares * FLOAT * n * T * H + mask * FLOAT
+    if dropped and shape.on_cpu:
+        return 3 * n * C * c + _dropped_bits(shape, H) + 2 * n * C * c
+    if shape.on_cpu and c != FLOAT and T * D < SHORT and not masked and m.attention != "torch":
+        return n * (3 * C * FLOAT + C * FLOAT + FLOAT * H + C * c)  # short rows are read in float32
+    read = n * c * (made + new_queries_and_keys)
+    if m.n_kv < H:  # repeated keys and values, and the queries, with which all that was made is kept unless turned
+        read = n * c * (2 * C + (C if turned else made))
+    out = n * C * c * (2 if turned else 1)  # it lies head by head then, and the projection reads it token by token
+    return read + out + n * FLOAT * H + (mask * c if masked else 0)
+
+
+def _dropped_bits(shape: Shape, n_head: int) -> int:
+    """Random bits of the half of the square that is computed, a block of queries at a time."""
+    T = shape.tokens
+    square = sum((min(start + QUERIES, T) - start) * min(start + QUERIES, T) for start in range(0, T, QUERIES))
+    return shape.rows * n_head * square * DROPPED
+
+
+def _mlp(m: GPTSection, shape: Shape) -> int:
+    c = FLOAT if m.float32_mlp else shape.compute_bytes
+    C, M, gated = m.d_model, m.mlp_width, m.mlp == "swiglu"
+    inside = {"relu": 1, "swiglu": 4, "gelu_tanh": 3 if c == FLOAT and shape.on_cpu else 2}.get(m.mlp, 2)
+    kept = (
+        _norm(m, shape) + _inputs(m, 1 + gated, c, shape) + _weights((2 + gated) * C * M, c) + shape.n * inside * M * c
+    )
+    return kept + (DROPPED * shape.n * C if m.dropped("mlp") else 0)
+
+
+def _in_chunks(n: int, vocab: int) -> bool:
+    return n * vocab > CHUNK_ENTRIES
+
+
+def _loss(n: int, width: int, vocab: int, head_bytes: int, capped: bool) -> tuple[int, int]:
+    """Bytes that the loss keeps, and those that pass while it and its gradient are computed."""
+    if not _in_chunks(n, vocab):  # log-probabilities, their gradient, and the gradient of the logits
+        square = FLOAT * n * vocab
+        return square * (1 + capped), 2 * square
+    rows = max(1, CHUNK_ENTRIES // vocab)
+    # A chunk's logits, a copy inside logsumexp, and the gradient of the chunk before, which is let go of last.
+    passing = 3 * FLOAT * rows * vocab + FLOAT * vocab * width + head_bytes * vocab * width
+    return head_bytes * n * width + head_bytes * vocab * width, passing
+
+
+def _layer_passing(m: GPTSection, shape: Shape) -> int:
+    """Gradients inside the MLP, or, when it is done and gone, those inside attention."""
+    n, C, c = shape.n, m.d_model, FLOAT if m.float32_mlp else shape.compute_bytes
+    stream = FLOAT * n * C
+    in_mlp = stream + n * c * m.mlp_width * {"relu": 2, "swiglu": 2, "relu2": 3}.get(m.mlp, 1)
+    unfused = m.attention == "explicit" or (m.dropped("attention") and m.attention == "torch")
+    squares = 2 * FLOAT * n * shape.tokens * m.n_head if unfused else 0
+    return max(in_mlp, (6 if m.norm == "rms" else 3) * stream + squares - _mlp(m, shape))
+
+
+def _kept_by_rnn(m: RNNSection, vocab_size: int, shape: Shape) -> Kept:
+    C, n = m.d_model, shape.n
+    logits, passing = _loss(n, C + 1, vocab_size, FLOAT, False)
+    width = vocab_size if m.embedding == "one_hot" else C
+    layers = tuple(n * FLOAT * _cell_numbers(m, width if layer == 0 else C) for layer in range(m.n_layer))
+    onednn = m.cell == "lstm" and m.kernel == "fused"  # it copies what it reads, and drops with a mask and a copy
+    masks = (FLOAT * (1 + onednn) * (m.n_layer - 1) + DROPPED) * C if m.dropout else 0
+    around = n * (FLOAT * (C + 1) + masks + (FLOAT * width if onednn else 0))
+    return Kept(layers, around, logits, passing, 2 * n * FLOAT * GATES[m.cell] * C)
+
+
+def _cell_numbers(m: RNNSection, width: int) -> int:
+    """Numbers a token that a layer keeps with its input: counted of torch.nn's kernels and of the page's own."""
+    C = m.d_model
+    if m.kernel == "explicit":
+        return width + {"elman": 1, "gru": 8, "lstm": 7}[m.cell] * C
+    if m.cell == "lstm":  # oneDNN's workspace, whose rows are as wide as the wider of input and state
+        return 11 * C + 6 * max(width, C)
+    return width + {"elman": 1, "gru": 7}[m.cell] * C

@@ -1,0 +1,76 @@
+"""Memory by part against the tensors of a real step."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from meter import Meter
+from scratchlab.training.memory import divisors, largest_micro_batch, memory_of
+from scratchlab.training.step import TorchBackend
+from tiny import VOCAB, tiny_batch, tiny_recipe
+
+WIDE = {"model.d_model": 64, "model.context_length": 32, "training.global_batch_size": 8}
+
+
+def bytes_of(tensors: list[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"execution.micro_batch_size": 8},
+        {"execution.micro_batch_size": 2},
+        {"execution.micro_batch_size": 2, "training.precision": "bf16"},
+        {"execution.micro_batch_size": 8, "model.n_layer": 6, "model.dropout": 0.1},
+        {"execution.micro_batch_size": 1, "training.optimizer": "rmsprop", "training.weight_decay": 0.0},
+    ],
+    ids=["whole", "in parts", "bf16", "deep", "rmsprop"],
+)
+def test_each_part_is_that_of_a_real_step(changes: dict[str, Any]) -> None:
+    recipe = tiny_recipe(WIDE | changes)
+    backend = TorchBackend(recipe, VOCAB)
+    state = backend.init()
+    for step in range(2):  # the first makes the moments
+        backend.step(state, tiny_batch(recipe, step), step)
+    weights = list(state.model.parameters())
+    moments = [part for kept in state.optimizer.state.values() for part in kept.values() if part.dim()]
+    memory = memory_of(recipe, VOCAB, process=10)
+    assert memory.weights == bytes_of([weight.data for weight in weights])
+    assert memory.optimizer == bytes_of(moments)
+    assert memory.gradients <= bytes_of([weight.grad for weight in weights if weight.grad is not None])
+    state.optimizer.zero_grad(set_to_none=True)
+    with Meter([*weights, *moments]) as meter:
+        backend.step(state, tiny_batch(recipe, 2), 2)
+    whole = meter.peak + memory.weights + memory.optimizer
+    assert memory.total - 10 == pytest.approx(whole, rel=0.06)
+
+
+def test_a_micro_batch_divides_the_batch_and_fits_and_none_may() -> None:
+    recipe = tiny_recipe(WIDE | {"training.global_batch_size": 12, "execution.micro_batch_size": 12})
+    assert divisors(12) == [1, 2, 3, 4, 6, 12]
+    assert divisors(1) == [1]
+    for size in divisors(12):
+        room = memory_of(recipe.replaced({"execution.micro_batch_size": size}), VOCAB).total
+        assert largest_micro_batch(recipe, VOCAB, room) == size
+    smallest = memory_of(recipe.replaced({"execution.micro_batch_size": 1}), VOCAB).total
+    assert largest_micro_batch(recipe, VOCAB, smallest - 1) is None
+
+
+def test_what_is_shared_by_several_is_less_for_each() -> None:
+    recipe = tiny_recipe(WIDE)
+    of_four = recipe.replaced({"execution.processes": 4, "execution.shard": True, "training.global_batch_size": 48})
+    alone, shared = memory_of(recipe, VOCAB), memory_of(of_four, VOCAB)
+    assert shared.weights == alone.weights // 4
+    assert shared.optimizer == alone.optimizer // 4
+    assert shared.logits == alone.logits
+
+
+def test_half_the_bytes_take_less() -> None:
+    whole = memory_of(tiny_recipe(WIDE), VOCAB)
+    half = memory_of(tiny_recipe(WIDE | {"training.precision": "bf16"}), VOCAB)
+    assert half.activations < whole.activations
+    assert half.weights == whole.weights
+    assert torch.float32.itemsize * 2 * whole.weights // 4 == whole.optimizer
