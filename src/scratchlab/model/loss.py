@@ -92,10 +92,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             here = slice(start, start + rows)
             logits = readout.scores(hidden_NC[here], head_VC)
             slope = None if readout.cap is None else 1 - (logits / readout.cap).square()  # of the soft cap
-            normalizers = logits.logsumexp(-1)
-            picked = logits.gather(-1, targets_N[here, None]).squeeze(-1)
-            loss_sum += torch.dot(normalizers - picked, weights_N[here])
-            gradient = torch.exp_(logits.sub_(normalizers[:, None]))
+            logits = F.log_softmax(logits, -1)
+            loss_sum -= torch.dot(logits.gather(-1, targets_N[here, None]).squeeze(-1), weights_N[here])
+            gradient = logits.exp_()
             gradient.scatter_add_(-1, targets_N[here, None], gradient.new_full((len(gradient), 1), -1.0))
             if slope is not None:
                 gradient[:, : readout.vocab_size] *= slope[:, : readout.vocab_size]
@@ -109,10 +108,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden_gradient, head_gradient = ctx.saved_tensors
         (scale,) = outputs
-        return (
-            hidden_gradient * scale.to(hidden_gradient.dtype),
-            head_gradient * scale.to(head_gradient.dtype),
-            None,
-            None,
-            None,
-        )
+        # In place: they are read once, and autograd refuses a second time.
+        hidden_gradient.mul_(scale.to(hidden_gradient.dtype))
+        return hidden_gradient, head_gradient.mul_(scale.to(head_gradient.dtype)), None, None, None
