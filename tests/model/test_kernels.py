@@ -21,7 +21,7 @@ def test_attention_and_its_gradients_are_those_of_the_plain_formula_with_the_sam
     kept = torch.ones(B * H, T, T)
     if share:
         blocks = attention._blocks(q.flatten(0, 1))
-        for (heads, queries, keys), bits in zip(blocks, y.grad_fn.bits, strict=True):
+        for (heads, queries, keys), bits in zip(blocks, y.grad_fn.saved_tensors[4:], strict=True):
             kept[heads, queries, keys] = dropout.kept(bits, share, torch.float32) * dropout.scale(share)
     (ours,) = torch.autograd.grad(y, qkv, gradient)
     scores = (q @ k.transpose(-1, -2)) / D**0.5 + torch.full((T, T), -torch.inf).triu(1)

@@ -167,19 +167,19 @@ class _BlockAttention(torch.autograd.Function):
     def forward(ctx: Any, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, dropout: float) -> Tensor:
         q_NTD, k_NTD, v_NTD = (x.flatten(0, 1) for x in (q_BHTD, k_BHTD, v_BHTD))
         y_NTD = torch.empty_like(q_NTD)
-        ctx.bits, ctx.dropout = [], dropout
+        ctx.dropout, bits = dropout, list[Tensor]()
         for heads, queries, keys in _blocks(q_NTD):
             weights_NSL = _weights(q_NTD[heads, queries], k_NTD[heads, keys])
             if dropout:
-                ctx.bits.append(random_bits(tuple(weights_NSL.shape)))
-                weights_NSL.mul_(kept(ctx.bits[-1], dropout, weights_NSL.dtype))
+                bits.append(random_bits(tuple(weights_NSL.shape)))
+                weights_NSL.mul_(kept(bits[-1], dropout, weights_NSL.dtype))
             y_NTD[heads, queries] = torch.bmm(weights_NSL, v_NTD[heads, keys])
-        ctx.save_for_backward(q_NTD, k_NTD, v_NTD, y_NTD)
+        ctx.save_for_backward(q_NTD, k_NTD, v_NTD, y_NTD, *bits)
         return (y_NTD * scale(dropout)).view(q_BHTD.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q_NTD, k_NTD, v_NTD, y_NTD = ctx.saved_tensors
+        q_NTD, k_NTD, v_NTD, y_NTD, *bits = ctx.saved_tensors
         gy_NTD = gradients[0].flatten(0, 1) * scale(ctx.dropout)
         gq_NTD, gk_NTD, gv_NTD = torch.empty_like(q_NTD), torch.zeros_like(k_NTD), torch.zeros_like(v_NTD)
         # Through the softmax: the gradient of each score is its weight times how much its gradient exceeds their
@@ -190,7 +190,7 @@ class _BlockAttention(torch.autograd.Function):
             weights_NSL = dropped_NSL = _weights(q_NSD, k_NLD)
             gscores_NSL = torch.bmm(gy_NTD[heads, queries], v_NTD[heads, keys].transpose(1, 2))
             if ctx.dropout:
-                kept_NSL = kept(ctx.bits[number], ctx.dropout, q_NTD.dtype)
+                kept_NSL = kept(bits[number], ctx.dropout, q_NTD.dtype)
                 dropped_NSL = weights_NSL * kept_NSL
                 gscores_NSL.mul_(kept_NSL)
             gscores_NSL.sub_(means_NT1[heads, queries]).mul_(weights_NSL)

@@ -47,13 +47,14 @@ def training_flops_per_token(model: ModelSection, vocab_size: int) -> int:
     return 3 * forward_flops_per_token(model, vocab_size)
 
 
-def activation_bytes_per_sequence(model: ModelSection) -> int:
+def activation_bytes_per_sequence(model: ModelSection, recomputed: bool = False) -> int:
     """Bytes kept for the backward pass of one full sequence in float32, without the logits.
 
     Per layer and token, in numbers of width d: the stream and its norm before each branch (4), q, k and v (3), the
     heads' output (1), the MLP's inside before, in and after its activation (3, or 5 with a gate, times its ratio), and
     three squares of attention weights where no fused kernel does without them. Of a recurrent network, per layer and
-    token: the gates twice, the state, and what goes on to the next layer.
+    token: the gates twice, the state, and what goes on to the next layer. Where blocks are `recomputed`, the stream
+    into each is kept, and all of one.
     """
     if isinstance(model, RNNSection):
         return 4 * (2 * GATES[model.cell] + 3) * model.d_model * model.n_layer * model.context_length
@@ -61,4 +62,6 @@ def activation_bytes_per_sequence(model: ModelSection) -> int:
     masked = model.window is not None or model.document_mask
     kept = model.attention == "explicit" or (model.dropped("attention") and (masked or model.attention == "torch"))
     squares = 3 * model.n_head * model.context_length if kept else 0
-    return 4 * (8 * model.d_model + inside + squares) * model.n_layer * model.context_length
+    block = 8 * model.d_model + inside + squares
+    numbers = block + model.n_layer * model.d_model if recomputed else model.n_layer * block
+    return 4 * numbers * model.context_length

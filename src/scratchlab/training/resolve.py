@@ -22,6 +22,11 @@ def resolve(
     execution, training = recipe.execution, recipe.training
     device = hardware.choose_device(execution.device)
     precision = _precision(recipe, device)
+    if execution.optimizer_offload and not device.startswith("cuda"):
+        raise DeviceError(
+            f"execution.optimizer_offload = true frees the memory of a CUDA card, and this run is on {device}: "
+            "leave it out."
+        )
     settled = {
         "training.steps": _steps(recipe, vocab_size, windows),
         "training.precision": precision,
@@ -76,7 +81,7 @@ def _micro_batch_size(recipe: Recipe, device: str) -> int:
     chosen, batch_size = recipe.execution.micro_batch_size, recipe.training.global_batch_size
     if chosen != "auto":
         return min(chosen, batch_size)
-    per_sequence = activation_bytes_per_sequence(recipe.model)
+    per_sequence = activation_bytes_per_sequence(recipe.model, recipe.execution.activation_checkpointing)
     fits = max(1, _activation_budget(device, per_sequence / recipe.model.context_length) // per_sequence)
     return max(size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= fits)
 

@@ -18,6 +18,7 @@ from scratchlab.model.loss import Objective
 from scratchlab.model.rnn import Carried
 from scratchlab.recipe import Recipe
 from scratchlab.seeds import noise_seed
+from scratchlab.training.offload import fetch_weights, host_copies, send_gradients
 from scratchlab.training.optimizers import MOMENTS, make_optimizer, update
 from scratchlab.training.schedule import learning_rate
 
@@ -34,6 +35,8 @@ class TorchState:
     """`Objective(model)`, compiled if the recipe says so."""
     parameters: list[torch.nn.Parameter]
     """The model's, found once: looking for them goes through every module."""
+    updated: list[torch.nn.Parameter]
+    """What the optimizer moves: the same, or their copies on the CPU (`execution.optimizer_offload`)."""
     optimizer: torch.optim.Optimizer
     loss_scale: Tensor
     good_steps: Tensor
@@ -78,14 +81,18 @@ class TorchBackend:
     def init(self) -> TorchState:
         recipe, device = self.recipe, self.settled.device
         dtype = compute_dtype(self.settled.precision)
-        model = build_model(recipe.model, self.vocab_size, recipe.seeds.init, dtype, device, self.end_of_text)
+        recompute = recipe.execution.activation_checkpointing
+        model = build_model(
+            recipe.model, self.vocab_size, recipe.seeds.init, dtype, device, self.end_of_text, recompute
+        )
         objective = Objective(model)
         if self.settled.compile:
             objective.compile(dynamic=False)
         scale = torch.tensor(FIRST_LOSS_SCALE if self.settled.precision == "fp16" else 1.0, device=device)
-        optimizer = make_optimizer(model, recipe.training)
         parameters, good_steps = list(model.parameters()), torch.tensor(0, device=device)
-        return TorchState(model, objective, parameters, optimizer, scale, good_steps)
+        updated = host_copies(parameters) if recipe.execution.optimizer_offload else parameters
+        optimizer = make_optimizer(updated, recipe.training)
+        return TorchState(model, objective, parameters, updated, optimizer, scale, good_steps)
 
     def send(self, batch: Batch) -> SentBatch:
         """Called by the thread that reads ahead.
@@ -122,7 +129,8 @@ class TorchBackend:
         """Leaves the gradient, times the loss scale, in `.grad`; gives the mean loss in nats."""
         if not state.model.training:
             state.model.train()
-        state.optimizer.zero_grad(set_to_none=True)
+        for parameter in state.parameters:
+            parameter.grad = None
         loss = torch.zeros((), device=self.settled.device)
         carried, ends = state.carried if batch.continues else None, []
         for micro in batch.micro_batches:
@@ -150,7 +158,13 @@ class TorchBackend:
         training = self.recipe.training
         clip = (training.clip_norm / (norm + 1e-6)).clamp(max=1.0) if training.clip_norm else torch.ones_like(norm)
         rate = learning_rate(training, step, self.settled.steps_before + self.settled.steps)
-        update(state.optimizer, rate, state.loss_scale / clip, skipped)
+        divisor = state.loss_scale / clip
+        if self.recipe.execution.optimizer_offload:
+            send_gradients(state.parameters, state.updated)
+            update(state.optimizer, rate, divisor.cpu(), skipped.cpu())
+            fetch_weights(state.parameters, state.updated)
+        else:
+            update(state.optimizer, rate, divisor, skipped)
         if self.settled.precision == "fp16":
             self._adapt_loss_scale(state, skipped)
 
@@ -175,11 +189,11 @@ class TorchBackend:
 
     def tensors(self, state: TorchState) -> dict[str, Tensor]:
         kept: dict[str, Tensor] = {}
-        for name, parameter in state.model.named_parameters():
+        for (name, parameter), updated in zip(state.model.named_parameters(), state.updated, strict=True):
             kept[name] = parameter.detach().cpu()
             for part in MOMENTS:
-                if part in state.optimizer.state[parameter]:
-                    kept[f"{name}.{part}"] = state.optimizer.state[parameter][part].cpu()
+                if part in state.optimizer.state[updated]:
+                    kept[f"{name}.{part}"] = state.optimizer.state[updated][part].cpu()
         for number, part in enumerate(state.carried.parts if state.carried else ()):
             kept[f"carried.{number}"] = part.cpu().contiguous()
         return kept
@@ -190,11 +204,12 @@ class TorchBackend:
     def restore(self, tensors: Mapping[str, Tensor], extras: Mapping[str, Any]) -> TorchState:
         state = self.init()
         with torch.no_grad():
-            for name, parameter in state.model.named_parameters():
-                parameter.copy_(tensors[name])
+            for (name, parameter), updated in zip(state.model.named_parameters(), state.updated, strict=True):
+                for weight in {parameter, updated}:
+                    weight.copy_(tensors[name])
                 for part in MOMENTS:
                     if f"{name}.{part}" in tensors:
-                        state.optimizer.state[parameter][part] = tensors[f"{name}.{part}"].to(self.settled.device)
+                        state.optimizer.state[updated][part] = tensors[f"{name}.{part}"].to(updated.device)
         carried = [tensors[name].to(self.settled.device) for name in sorted(tensors) if name.startswith("carried.")]
         state.carried = Carried(tuple(carried)) if carried else None
         state.loss_scale.fill_(extras["loss_scale"])
