@@ -5,6 +5,7 @@ logits. Each further rung adds one thing. Every rung runs in a process of its ow
 on the same weights and the same random tokens, so that both meet the same weather and their losses can be compared.
 """
 
+import contextlib
 import itertools
 import math
 import multiprocessing
@@ -38,12 +39,21 @@ TOLERANCE: dict[str, float] = {"float32": 1e-3, "tf32": 5e-3, "bf16": 5e-2, "fp1
 
 @dataclass(frozen=True)
 class Rung:
-    """One thing more than the rung before: fields of the recipe, or a part that no recipe can do without."""
+    """One thing more than the rung before: fields of the recipe, or a part that has no field."""
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
     fused_optimizer: bool = False
     chunked_loss: bool = False
+
+    def upon(self, below: "Rung") -> "Rung":
+        """This rung with all that lies below it."""
+        return Rung(
+            self.name,
+            below.changes | self.changes,
+            below.fused_optimizer or self.fused_optimizer,
+            below.chunked_loss or self.chunked_loss,
+        )
 
 
 FIRST: dict[str, Any] = {
@@ -85,32 +95,20 @@ def climb(recipe: Recipe, vocab_size: int, turns: int = 5, say: Callable[[str], 
     if not isinstance(recipe.model, GPTSection) or recipe.model.attention != "fused":
         raise UsageError("A ladder is of a GPT whose model.attention is 'fused': one rung writes it out.")
     plain = _bare(recipe, vocab_size)
-    device = plain.settled.device
-    rungs, left_out = rungs_for(recipe, vocab_size, device)
-    baseline, baseline_seconds = _Climber(plain, rungs[0], vocab_size), list[float]()
-    records: list[Record] = []
-    changes: dict[str, Any] = {}
-    parts = Rung("")
-    try:
-        for rung in rungs:
+    rungs, left_out = rungs_for(recipe, vocab_size, plain.settled.device)
+    upon = list(itertools.accumulate(rungs, lambda below, rung: rung.upon(below)))
+    with _Climber(plain, upon[0], vocab_size) as first:
+        say(rungs[0].name)
+        alone = [first.turn() for _ in range(turns)]
+        records = [_record(rungs[0], "float32", first, first, alone, alone)]
+        for rung, whole in zip(rungs[1:], upon[1:], strict=True):
             say(rung.name)
-            changes |= rung.changes
-            parts = Rung(
-                rung.name,
-                fused_optimizer=parts.fused_optimizer or rung.fused_optimizer,
-                chunked_loss=parts.chunked_loss or rung.chunked_loss,
-            )
-            other = baseline if rung is rungs[0] else _Climber(plain.replaced(changes), parts, vocab_size)
-            seconds, beside = _take_turns(other, baseline, turns)
-            baseline_seconds += beside
-            precision = str(changes.get("training.precision", "float32"))
-            records.append(_record(rung, other, baseline, seconds, beside, precision))
-            if other is not baseline:
-                records[-1]["peak_memory_bytes"] = other.end()
-        records[0]["peak_memory_bytes"] = baseline.end()
-    finally:
-        baseline.kill()
-    records[0]["seconds"] = float(np.median(baseline_seconds))
+            with _Climber(plain.replaced(whole.changes), whole, vocab_size) as climber:
+                seconds, beside = _take_turns(climber, first, turns)
+                precision = whole.changes.get("training.precision", "float32")
+                records.append(_record(rung, precision, climber, first, seconds, beside))
+                records[-1]["peak_memory_bytes"] = climber.end()
+        records[0]["peak_memory_bytes"] = first.end()
     return _report(plain, recipe, vocab_size, _with_previous(records), left_out)
 
 
@@ -129,9 +127,15 @@ def _bare(recipe: Recipe, vocab_size: int) -> Recipe:
 
 
 def _record(
-    rung: Rung, climber: "_Climber", baseline: "_Climber", seconds: list[float], beside: list[float], precision: str
+    rung: Rung,
+    precision: str,
+    climber: "_Climber",
+    first: "_Climber",
+    seconds: Sequence[float],
+    beside: Sequence[float],
 ) -> Record:
-    difference = max(abs(a - b) for a, b in zip(climber.losses, baseline.losses, strict=True))
+    """What is known of a rung, from its seconds a step and those of the first rung in the turns beside them."""
+    difference = max(abs(a - b) for a, b in zip(climber.losses, first.losses, strict=True))
     logs = np.log(beside) - np.log(seconds)
     return {
         "name": rung.name,
@@ -192,19 +196,13 @@ def _report(plain: Recipe, recipe: Recipe, vocab_size: int, rungs: list[Record],
     }
 
 
-def _take_turns(other: "_Climber", baseline: "_Climber", turns: int) -> tuple[list[float], list[float]]:
+def _take_turns(climber: "_Climber", first: "_Climber", turns: int) -> tuple[list[float], list[float]]:
     """Seconds a step of both, turn by turn; who goes first alternates."""
-    if other is baseline:
-        seconds = [baseline.turn() for _ in range(turns)]
-        return seconds, seconds
-    pairs: list[tuple[float, float]] = []
+    seconds: dict[_Climber, list[float]] = {climber: [], first: []}
     for turn in range(turns):
-        if turn % 2:
-            own, beside = other.turn(), baseline.turn()
-        else:
-            beside, own = baseline.turn(), other.turn()
-        pairs.append((own, beside))
-    return [own for own, _ in pairs], [beside for _, beside in pairs]
+        for one in (climber, first) if turn % 2 else (first, climber):
+            seconds[one].append(one.turn())
+    return seconds[climber], seconds[first]
 
 
 class _Climber:
@@ -223,13 +221,11 @@ class _Climber:
 
     def turn(self) -> float:
         """Seconds a step."""
-        self._pipe.send(self.steps_a_turn)
-        return self._answer()
+        return self._ask(self.steps_a_turn)
 
     def end(self) -> int:
         """Let it end. Gives its peak memory in bytes."""
-        self._pipe.send(0)
-        peak = self._answer()
+        peak = self._ask(0)
         self._process.join()
         return peak
 
@@ -237,10 +233,21 @@ class _Climber:
         self._process.kill()
         self._process.join()
 
+    def __enter__(self) -> "_Climber":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+
+    def _ask(self, steps: int) -> Any:
+        with contextlib.suppress(BrokenPipeError):  # a dead one gives no answer either
+            self._pipe.send(steps)
+        return self._answer()
+
     def _answer(self) -> Any:
         try:
             answer = self._pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self._process.join()
             raise RunError(
                 f"The rung {self._name!r} ended with exit code {self._process.exitcode}: most likely memory ran out. "
