@@ -242,14 +242,21 @@ def figures(contestants: Sequence[contest.Contestant], tokens: int, flops: int) 
 
 
 def our_command(recipe: Recipe, run: Path) -> list[str]:
-    return [sys.executable, __file__, "--worker", json.dumps({"recipe": recipe.model_dump(), "run": str(run)})]
+    """With what `scratchlab` sets up before torch is loaded, which here has been by then."""
+    return [
+        "env",
+        f"GOMP_SPINCOUNT={hardware.SPIN_COUNT}",
+        sys.executable,
+        __file__,
+        "--worker",
+        json.dumps({"recipe": recipe.model_dump(), "run": str(run)}),
+    ]
 
 
 def work(order: Mapping[str, Any]) -> None:
     """The training loop as `scratchlab train` runs it, printing a line after every step."""
     import scratchlab
 
-    hardware.prepare_process()
     step = TorchBackend.step
 
     def step_and_say(self: TorchBackend, state: Any, batch: Any, number: int) -> Any:
