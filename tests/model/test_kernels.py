@@ -49,6 +49,28 @@ def test_attention_in_bf16_stays_near_that_of_the_same_numbers_in_float64(T: int
         assert float((ours - exact).norm() / exact.norm()) < 1e-2
 
 
+@pytest.mark.parametrize(
+    ("amx", "dtype", "T", "kernel"),
+    [
+        (False, torch.bfloat16, 256, "_BlockAttention"),
+        (False, torch.bfloat16, 64, "ScaledDot"),
+        (False, torch.float32, 256, "ScaledDot"),
+        (True, torch.bfloat16, 256, "ScaledDot"),
+    ],
+)
+def test_attention_goes_by_the_kernel_that_was_measured_to_be_fastest(
+    amx: bool, dtype: torch.dtype, T: int, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "has_amx", lambda: amx)
+    q = torch.randn(1, 1, T, 64, dtype=dtype, requires_grad=True)
+    node = attention.causal_attention(q, q, q).grad_fn
+    names: list[str] = []
+    while node is not None:
+        names.append(node.name())
+        node = node.next_functions[0][0] if node.next_functions else None
+    assert any(kernel in name for name in names), names
+
+
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5, 0.9])
 def test_entries_are_dropped_at_the_share_and_the_rest_keep_the_mean(share: float) -> None:
     torch.manual_seed(2)

@@ -32,3 +32,13 @@ def test_a_deep_model_gets_enough_tokens_at_once_where_there_is_memory(monkeypat
     assert sizes[0] * recipe.model.context_length == 2048
     assert sizes[1] < sizes[0]
     assert _micro_batch_size(recipe.replaced({"execution.micro_batch_size": 3}), "cpu") == 3
+
+
+@pytest.mark.parametrize(("bf16", "chosen"), [(0.7e9, "float32"), (110e9, "float32"), (400e9, "bf16")])
+def test_a_cpu_takes_bf16_only_where_it_is_measured_to_be_faster(
+    monkeypatch: pytest.MonkeyPatch, bf16: float, chosen: str
+) -> None:
+    """Emulated (measured on AVX2: 0.7 GFLOP/s), no better than float32, and in hardware."""
+    rates = {"float32": 100e9, "bf16": bf16}
+    monkeypatch.setattr(hardware, "matmul_rate", lambda device, precision, size: rates[precision])
+    assert hardware.choose_precision("cpu") == chosen

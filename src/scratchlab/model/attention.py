@@ -4,6 +4,7 @@ Letters: B sequences, H heads, T tokens, L places they may look at, D width of a
 one block S queries.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -141,13 +142,18 @@ def causal_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, dropout: fl
     """
     short = q_BHTD.shape[2] * q_BHTD.shape[3] < SHORT
     slow = q_BHTD.dtype == torch.bfloat16 and q_BHTD.device.type == "cpu" and q_BHTD.requires_grad
-    in_blocks = dropout or (slow and not short and not torch.cpu.get_capabilities().get("amx_tile"))
-    if in_blocks and not runs_pytorchs_dropout(q_BHTD):
+    if not runs_pytorchs_dropout(q_BHTD) and (dropout or (slow and not short and not has_amx())):
         return _BlockAttention.apply(q_BHTD, k_BHTD, v_BHTD, dropout)  # pyright: ignore[reportReturnType]
     if slow and short:
         y_BHTD = F.scaled_dot_product_attention(q_BHTD.float(), k_BHTD.float(), v_BHTD.float(), is_causal=True)
         return y_BHTD.to(v_BHTD.dtype)
     return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, dropout_p=dropout, is_causal=True)
+
+
+@functools.cache
+def has_amx() -> bool:
+    """Whether this processor has units for products of whole tiles."""
+    return bool(torch.cpu.get_capabilities().get("amx_tile"))
 
 
 QUERIES = 64  # in a block, or an eighth of them all: their scores stay in a core's cache, and little above the diagonal
