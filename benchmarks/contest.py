@@ -6,6 +6,7 @@ meet the same weather within seconds, and neither costs the other its caches for
 
 import math
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from scratchlab import hardware
@@ -32,7 +34,7 @@ class Contestant:
     seconds: list[float] = field(default_factory=list)
     """Of each turn, a step."""
     peak_memory: int = 0
-    """Bytes: the largest resident size, known at the end."""
+    """Bytes: what its step lines say of a GPU's; otherwise the largest resident size, known at the end."""
 
     def wait_for_steps(self, steps: int) -> None:
         """Let it run until it has printed `steps` more step lines, then stop it."""
@@ -42,7 +44,9 @@ class Contestant:
             line = self.process.stdout.readline()
             if not line:
                 raise SystemExit(f"{self.name} ended before its time, with exit code {self.process.wait()}.")
-            steps -= bool(self.step_line.search(line))
+            if found := self.step_line.search(line):
+                steps -= 1
+                self.peak_memory = int(found.groupdict().get("memory") or 0)
         os.kill(self.process.pid, signal.SIGSTOP)
 
     def take_turn(self, steps: int) -> None:
@@ -51,8 +55,9 @@ class Contestant:
         self.seconds.append((time.perf_counter() - start) / steps)
 
     def end(self) -> None:
-        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        self.peak_memory = int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
+        if not self.peak_memory:
+            status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+            self.peak_memory = int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
         self.process.kill()
         self.process.wait()
 
@@ -65,10 +70,10 @@ def start(name: str, command: Sequence[str], cwd: Path, step_line: str) -> Conte
     return Contestant(name, process, re.compile(step_line))
 
 
-def take_turns(ours: Contestant, theirs: Contestant, turns: int, steps_a_turn: int) -> None:
-    """Let both alternate; who goes first alternates too."""
+def take_turns(contestants: Sequence[Contestant], turns: int, steps_a_turn: int) -> None:
+    """Let them alternate; who goes first alternates too."""
     for turn in range(turns):
-        for contestant in (ours, theirs) if turn % 2 else (theirs, ours):
+        for contestant in contestants if turn % 2 else reversed(contestants):
             contestant.take_turn(steps_a_turn)
 
 
@@ -101,17 +106,33 @@ def machine() -> dict[str, str]:
 
 def prepare_peer(peer: Path, text: str, folder: Path) -> None:
     """A copy of nanoGPT's three files and its character data set made of `text`, as its prepare.py makes it."""
-    for name in ("model.py", "train.py", "configurator.py"):
-        shutil.copy(peer / name, folder / name)
-    shutil.copytree(peer / "config", folder / "config")
     characters = sorted(set(text))
     tokens = np.array([characters.index(character) for character in text], np.uint16)
-    data = folder / "data" / "shakespeare_char"
-    data.mkdir(parents=True)
     cut = int(len(text) * 0.9)
-    tokens[:cut].tofile(data / "train.bin")
-    tokens[cut:].tofile(data / "val.bin")
-    import pickle
+    prepare_tokens(peer, tokens[:cut], tokens[cut:], len(characters), folder, "shakespeare_char")
 
-    with (data / "meta.pkl").open("wb") as file:
-        pickle.dump({"vocab_size": len(characters)}, file)
+
+def prepare_tokens(
+    peer: Path,
+    train: npt.NDArray[np.integer],
+    validation: npt.NDArray[np.integer],
+    vocab_size: int,
+    folder: Path,
+    name: str = "tokens",
+) -> None:
+    """A copy of nanoGPT's three files, and a data set of tokens as they read it."""
+    for file in ("model.py", "train.py", "configurator.py"):
+        shutil.copy(peer / file, folder / file)
+    shutil.copytree(peer / "config", folder / "config")
+    data = folder / "data" / name
+    data.mkdir(parents=True)
+    train.astype(np.uint16).tofile(data / "train.bin")
+    validation.astype(np.uint16).tofile(data / "val.bin")
+    (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": vocab_size}))
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    """Change one place of a peer's file. It must be there."""
+    text = file.read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{file.name} has {old!r} {text.count(old)} times"
+    file.write_text(text.replace(old, new), encoding="utf-8")

@@ -138,7 +138,7 @@ def measure_speed(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
             ours.wait_for_steps(5)
             theirs = contest.start("plain", [sys.executable, __file__, "worker", order], folder, "^step ")
             theirs.wait_for_steps(5)
-            contest.take_turns(ours, theirs, arguments.turns, STEPS_A_TURN[name])
+            contest.take_turns([ours, theirs], arguments.turns, STEPS_A_TURN[name])
             for contestant in (ours, theirs):
                 contestant.end()
             pairs.append((ours, theirs))

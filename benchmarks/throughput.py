@@ -1,19 +1,23 @@
-"""Training speed and memory beside nanoGPT's own train.py, in turns, in one run.
+"""Training speed and memory beside nanoGPT and Hugging Face's GPT2LMHeadModel, in turns, in one run.
 
-    python benchmarks/throughput.py --peer PATH/TO/nanoGPT --text input.txt [--only s-equal ...]
+    python benchmarks/throughput.py --peer PATH/TO/nanoGPT --text input.txt [--shape s m] [--only auto]
 
-Ours is the real training loop of `scratchlab train`; theirs the real train.py of a local clone, untouched but for the
-one line the `bf16` settings need (it switches autocast off on a CPU). Without --peer only ours is measured. Writes
-benchmarks/results/throughput.json (settings that are not run keep their figures), with the rate a large matrix product
-reaches here beside every figure.
+Ours is the real training loop of `scratchlab train`; nanoGPT's the real train.py of a local clone, in which three lines
+are changed at most: autocast and the fused AdamW, which it leaves off on a CPU, are switched on where a case asks for
+them, and the vocabulary is set. GPT2LMHeadModel trains in a plain loop (`plain_loop.py`).
+
+Cases are a shape, a precision, and whether the model is compiled: all three do the same. The case `auto` is ours as
+`auto` chooses beside nanoGPT at the fastest of its settings so far, with the fused AdamW. Writes
+benchmarks/results/throughput.json after every case; those that are not run keep their figures.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,79 +25,60 @@ from typing import Any
 import contest
 from scratchlab import hardware
 from scratchlab.corpus.build import build_corpus
-from scratchlab.corpus.store import Corpus
+from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.model.count import training_flops_per_token
 from scratchlab.recipe import Recipe, load_recipe
 from scratchlab.training.step import TorchBackend
 
 ROOT = Path(__file__).parent.parent
 ENDLESS = 1_000_000
+STEP_LINE = r"^step \d+.*?(?: memory (?P<memory>\d+))?$"
+"""What our programs print after a step; on a GPU, with the most memory that they had there."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One comparison: our recipe with changes, their command-line arguments."""
+class Shape:
+    """A model, a batch, and how long a turn is."""
 
-    what: str
-    recipe: str
-    ours: Mapping[str, Any]
-    theirs: Mapping[str, Any]
+    n_layer: int
+    n_head: int
+    d_model: int
+    context_length: int
+    batch: int
     steps_a_turn: int
-    warmup_steps: int = 1
-    autocast: bool = False
-    """Whether their model needs autocast switched on (their train.py leaves it off on a CPU)."""
-    needs: str = "cpu"
+    rounds: int
+    turns: int
+    symbols: int | None = None
+    """None: the characters of the text. Otherwise GPT-2's tokens, padded to so many."""
+
+    @property
+    def tokens(self) -> int:
+        return self.batch * self.context_length
 
 
-S = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "batch_size": 12, "dropout": 0.0}
-CPU = {"device": "cpu", "compile": False}
-EQUAL = {"training.precision": "float32", "execution.compile": False, "model.bias": True}
-SETTINGS = {
-    "s-equal": Setting("S, float32, not compiled", "nano-char", EQUAL, S | CPU | {"bias": True}, 20, 20),
-    "s-auto": Setting("S, ours as `auto` chooses, theirs as their README says", "nano-char", {}, S | CPU, 20, 20),
-    "s-compiled": Setting(
-        "S, float32, both compiled",
-        "nano-char",
-        EQUAL | {"execution.compile": True},
-        S | {"device": "cpu", "compile": True, "bias": True},
-        20,
-        20,
-    ),
-    "m-float32": Setting(
-        "M, float32, no dropout",
-        "shakespeare-char",
-        EQUAL | {"model.dropout": 0.0},
-        CPU | {"dropout": 0.0, "bias": True},
-        1,
-    ),
-    "m-dropout": Setting("M, float32, dropout 0.2", "shakespeare-char", EQUAL, CPU | {"bias": True}, 1),
-    "m-bf16": Setting(
-        "M, bf16, no dropout",
-        "shakespeare-char",
-        EQUAL | {"model.dropout": 0.0, "training.precision": "bf16"},
-        CPU | {"dropout": 0.0, "bias": True},
-        1,
-        autocast=True,
-        needs="bf16",
-    ),
-    "m-auto": Setting("M, ours as `auto` chooses, theirs as its config has it", "shakespeare-char", {}, CPU, 1),
-    "gpt2-small": Setting(
-        "124M, context 1024, bf16, both compiled, one GPU",
-        "gpt2-small",
-        {"training.global_batch_size": 32, "training.tokens_per_parameter": 20.0, "training.warmup_steps": 0},
-        {
-            "n_layer": 12,
-            "n_head": 12,
-            "n_embd": 768,
-            "block_size": 1024,
-            "batch_size": 32,
-            "dropout": 0.0,
-            "bias": True,
-        },
-        10,
-        needs="cuda",
-    ),
+SHAPES = {
+    "s": Shape(4, 4, 128, 64, 12, 20, 4, 4),
+    "m": Shape(6, 6, 384, 256, 16, 1, 4, 4),
+    "l": Shape(8, 8, 512, 512, 4, 1, 3, 3, 50304),
+    "124m": Shape(12, 12, 768, 1024, 2, 1, 3, 2, 50304),  # so that three of them fit into 24 GB side by side
 }
+PRECISIONS = ("float32", "bf16")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What all contestants do."""
+
+    shape: str
+    precision: str
+    compiled: bool
+    auto: bool = False
+    """Ours as `auto` chooses; theirs, with the fused AdamW, as the rest says."""
+    device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        return f"{self.shape}-auto" if self.auto else f"{self.shape}-{self.precision}{'-compiled' * self.compiled}"
 
 
 def main() -> None:
@@ -101,90 +86,153 @@ def main() -> None:
     if arguments.worker:  # a child of this program
         work(json.loads(arguments.worker))
         return
-    kept = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {"settings": {}}
+    kept = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {"cases": {}}
     results: dict[str, Any] = kept | {"machine": contest.machine()}
     with tempfile.TemporaryDirectory() as scratch:
-        for name in arguments.only or SETTINGS:
-            setting, reason = SETTINGS[name], cannot(SETTINGS[name])
-            outcome = {"left_out": reason} if reason else measure(name, arguments, Path(scratch) / name)
-            results["settings"][name] = {"what": setting.what} | outcome
-            print(json.dumps({name: results["settings"][name]}, indent=1), flush=True)
+        for case in cases(arguments, results["cases"]):
+            reason = cannot(case)
+            outcome = {"left_out": reason} if reason else measure(case, arguments, Path(scratch))
+            results["cases"][case.name] = outcome
+            print(json.dumps({case.name: outcome}, indent=1), flush=True)
             arguments.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, help="a local clone of nanoGPT")
-    parser.add_argument("--text", default="python-docs", help="what to train on (a text file)")
-    parser.add_argument("--only", nargs="*", choices=list(SETTINGS))
-    parser.add_argument("--rounds", type=int, default=5, help="of fresh processes")
-    parser.add_argument("--turns", type=int, default=4, help="in each round")
+    parser.add_argument("--text", help="what to train on (a text file)")
+    parser.add_argument("--gpt2", help="the folder of GPT-2's encoder.json and vocab.bpe (or `gpt2`)", default="gpt2")
+    parser.add_argument("--shape", nargs="*", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--precision", nargs="*", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument(
+        "--only", nargs="*", choices=("plain", "compiled", "auto"), default=("plain", "compiled", "auto")
+    )
+    parser.add_argument("--rounds", type=int, help="of fresh processes")
+    parser.add_argument("--turns", type=int, help="in each round")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/throughput.json")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def cannot(setting: Setting) -> str | None:
-    """Why a setting makes no sense on this machine; None if it does."""
-    import torch
+def cases(arguments: argparse.Namespace, known: Mapping[str, Any]) -> Iterator[Case]:
+    """Those that were asked for; `auto` comes last of its shape, when nanoGPT's fastest setting is known."""
+    for shape in arguments.shape:
+        for compiled, precision in itertools.product((False, True), arguments.precision):
+            if ("compiled" if compiled else "plain") in arguments.only:
+                yield Case(shape, precision, compiled)
+        if "auto" in arguments.only:
+            yield fastest(shape, known)
 
-    if setting.needs == "cuda" and not torch.cuda.is_available():
-        return "this machine has no CUDA device"
-    if setting.needs == "bf16":
-        rates = {name: hardware.matmul_rate("cpu", name, size=256) / 1e9 for name in ("float32", "bf16")}
+
+def fastest(shape: str, known: Mapping[str, Any]) -> Case:
+    """The case in which nanoGPT was fastest, for ours to meet as `auto` chooses."""
+    tried = [Case(shape, precision, compiled) for precision in PRECISIONS for compiled in (False, True)]
+    speeds = {
+        case: known[case.name]["nanogpt"]["tokens_per_second"]
+        for case in tried
+        if "nanogpt" in known.get(case.name, {})
+    }
+    if not speeds:
+        raise SystemExit(f"Nothing is known of nanoGPT at shape {shape} yet: measure its other cases first.")
+    best = max(speeds, key=lambda case: speeds[case])
+    return Case(shape, best.precision, best.compiled, auto=True)
+
+
+def cannot(case: Case) -> str | None:
+    """Why a case makes no sense on this machine; None if it does."""
+    if case.precision == "bf16":
+        rates = {name: hardware.matmul_rate("cpu", name, size=256) / 1e9 for name in PRECISIONS}
         if rates["bf16"] < rates["float32"]:
             return f"this processor emulates bf16: {rates['bf16']:.1f} GFLOP/s, float32 {rates['float32']:.0f}"
     return None
 
 
-def measure(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One setting: rounds of fresh processes, in each of which both take turns (ours alone without a peer)."""
-    setting = SETTINGS[name]
-    corpus = build_corpus([arguments.text], folder / "corpus", tokenizer="char", split="contiguous:.9,.1,0")
-    recipe = load_recipe(ROOT / f"recipes/{setting.recipe}.toml").replaced(
-        dict(setting.ours)
-        | {"corpus": str(corpus.path), "training.steps": ENDLESS}
-        | {"evaluation.every": ENDLESS, "training.checkpoint_every": ENDLESS}
-    )
-    tokens = recipe.training.global_batch_size * recipe.model.context_length
-    flops = tokens * training_flops_per_token(recipe.model, corpus.vocab_size)
-    pairs = [play_round(setting, recipe, corpus, arguments, folder / f"round-{n}") for n in range(arguments.rounds)]
-    ours, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs if pair[1]]
-    outcome: dict[str, Any] = {"scratchlab": figures(ours, tokens, flops)}
-    if theirs:
-        outcome["nanogpt"] = figures(theirs, tokens, flops)
-        outcome["speed"] = contest.speed_ratio([c.seconds for c in ours], [c.seconds for c in theirs])
-        memory = outcome["scratchlab"]["peak_memory_gb"], outcome["nanogpt"]["peak_memory_gb"]
-        outcome["memory_ratio"] = round(memory[0] / memory[1], 3)
+def measure(case: Case, arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Rounds of fresh processes, in each of which all take turns."""
+    shape = SHAPES[case.shape]
+    corpus = corpus_of(shape, arguments, scratch)
+    recipe = our_recipe(case, corpus)
+    folder = scratch / case.name
+    folder.mkdir()
+    rounds = [
+        play_round(case, recipe, corpus, arguments, folder / f"round-{number}")
+        for number in range(arguments.rounds or shape.rounds)
+    ]
+    flops = shape.tokens * training_flops_per_token(recipe.model, corpus.vocab_size)
+    by_name = {one.name: [c for players in rounds for c in players if c.name == one.name] for one in rounds[0]}
+    outcome: dict[str, Any] = {name: figures(players, shape.tokens, flops) for name, players in by_name.items()}
+    ours = by_name.pop("scratchlab")
+    for name, theirs in by_name.items():
+        outcome[f"speed_beside_{name}"] = contest.speed_ratio([c.seconds for c in ours], [c.seconds for c in theirs])
+        peaks = outcome["scratchlab"]["peak_memory_gb"], outcome[name]["peak_memory_gb"]
+        outcome[f"memory_beside_{name}"] = round(peaks[0] / peaks[1], 3)
     resolved = json.loads((folder / "round-0/run/resolved.json").read_text(encoding="utf-8"))
-    outcome |= {"execution": resolved["execution"], "precision": resolved["training"]["precision"]}
+    precision = resolved["training"]["precision"]
     hardware.matmul_rate.cache_clear()
-    ceiling = hardware.matmul_rate(resolved["execution"]["device"], resolved["training"]["precision"])
-    return outcome | {"measured_matmul_gflops": round(ceiling / 1e9, 1)}
+    ceiling = hardware.matmul_rate("cpu", precision) / 1e9
+    outcome |= {"measured_matmul_gflops": round(ceiling, 1)}
+    outcome |= {"share_of_matmul": round(outcome["scratchlab"]["gflops"] / ceiling, 3)}
+    ours_is = {
+        "precision": precision,
+        **{name: resolved["execution"][name] for name in ("compile", "micro_batch_size")},
+    }
+    theirs_is = {"precision": case.precision, "compile": case.compiled, "fused_adamw": case.auto}
+    return outcome | {"scratchlab_settings": ours_is, "their_settings": theirs_is, "batch": shape.batch}
+
+
+def corpus_of(shape: Shape, arguments: argparse.Namespace, scratch: Path) -> Corpus:
+    """The text, as characters or as GPT-2's tokens; made once."""
+    tokenizer = "char" if shape.symbols is None else arguments.gpt2
+    path = scratch / f"corpus-{'char' if shape.symbols is None else 'gpt2'}"
+    if path.exists():
+        return open_corpus(path)
+    return build_corpus([arguments.text], path, tokenizer=tokenizer, split="contiguous:.9,.1,0")
+
+
+def our_recipe(case: Case, corpus: Corpus) -> Recipe:
+    """The shape as the peers have it: biases, exact GELU, no dropout."""
+    shape = SHAPES[case.shape]
+    model = {"n_layer": shape.n_layer, "n_head": shape.n_head, "d_model": shape.d_model, "mlp": "gelu", "bias": True}
+    model |= {"context_length": shape.context_length, "dropout": 0.0, "vocab_multiple": 64 if shape.symbols else 1}
+    changes = {f"model.{name}": value for name, value in model.items()} | {
+        "corpus": str(corpus.path),
+        "training.steps": ENDLESS,
+        "training.global_batch_size": shape.batch,
+        "training.checkpoint_every": ENDLESS,
+        "evaluation.every": ENDLESS,
+        "evaluation.snapshots": 0,
+    }
+    if not case.auto:
+        changes |= {"training.precision": case.precision, "execution.compile": case.compiled}
+    return load_recipe(ROOT / "recipes/nano-char.toml").replaced(changes)
 
 
 def play_round(
-    setting: Setting, recipe: Recipe, corpus: Corpus, arguments: argparse.Namespace, folder: Path
-) -> tuple[contest.Contestant, contest.Contestant | None]:
-    """Start both, warm both up, let them take turns, end both."""
+    case: Case, recipe: Recipe, corpus: Corpus, arguments: argparse.Namespace, folder: Path
+) -> list[contest.Contestant]:
+    """Start each and warm it up, let them take turns, end them."""
     folder.mkdir()
-    ours = contest.start("scratchlab", our_command(recipe, folder / "run"), folder, "^step ")
-    ours.wait_for_steps(setting.warmup_steps)  # it has chosen its threads by now, with nothing beside it
-    if arguments.peer is None:
-        for _ in range(arguments.turns):
-            ours.take_turn(setting.steps_a_turn)
-        ours.end()
-        return ours, None
-    theirs = start_peer(setting, arguments.peer, corpus.text("train") + corpus.text("validation"), folder / "peer")
-    theirs.wait_for_steps(setting.warmup_steps)
-    contest.take_turns(ours, theirs, arguments.turns, setting.steps_a_turn)
-    for contestant in (ours, theirs):
-        contestant.end()
-    return ours, theirs
+    shape = SHAPES[case.shape]
+    players: list[contest.Contestant] = []
+
+    def enter(player: contest.Contestant) -> None:
+        player.wait_for_steps(shape.steps_a_turn if shape.steps_a_turn > 1 else 2 if case.compiled else 1)
+        players.append(player)
+
+    # It has chosen its threads by its first step, with nothing beside it.
+    enter(contest.start("scratchlab", our_command(recipe, folder / "run"), folder, STEP_LINE))
+    if arguments.peer is not None:
+        enter(start_peer(case, arguments.peer, corpus, folder / "peer"))
+    if not case.auto:
+        enter(start_program("gpt2lmhead", "plain_loop.py", order_of(case, corpus), folder))
+    contest.take_turns(players, arguments.turns or shape.turns, shape.steps_a_turn)
+    for player in players:
+        player.end()
+    return players
 
 
-def figures(contestants: list[contest.Contestant], tokens: int, flops: int) -> dict[str, float]:
-    """Medians over all turns, by our count of FLOPs for both; the largest peak."""
+def figures(contestants: Sequence[contest.Contestant], tokens: int, flops: int) -> dict[str, float]:
+    """Medians over all turns, by our count of FLOPs for all; the largest peak."""
     seconds = statistics.median(second for contestant in contestants for second in contestant.seconds)
     return {
         "tokens_per_second": round(tokens / seconds, 1),
@@ -194,7 +242,15 @@ def figures(contestants: list[contest.Contestant], tokens: int, flops: int) -> d
 
 
 def our_command(recipe: Recipe, run: Path) -> list[str]:
-    return [sys.executable, __file__, "--worker", json.dumps({"recipe": recipe.model_dump(), "run": str(run)})]
+    """With what `scratchlab` sets up before torch is loaded, which here has been by then."""
+    return [
+        "env",
+        f"GOMP_SPINCOUNT={hardware.SPIN_COUNT}",
+        sys.executable,
+        __file__,
+        "--worker",
+        json.dumps({"recipe": recipe.model_dump(), "run": str(run)}),
+    ]
 
 
 def work(order: Mapping[str, Any]) -> None:
@@ -206,27 +262,71 @@ def work(order: Mapping[str, Any]) -> None:
     def step_and_say(self: TorchBackend, state: Any, batch: Any, number: int) -> Any:
         outcome = step(self, state, batch, number)
         hardware.synchronize(self.settled.device)
-        print(f"step {number}", flush=True)
+        memory = hardware.peak_memory(self.settled.device) if self.settled.device.startswith("cuda") else 0
+        print(f"step {number} memory {memory}", flush=True)
         return outcome
 
     TorchBackend.step = step_and_say
     scratchlab.train(Recipe.model_validate(order["recipe"]), out=order["run"])
 
 
-def start_peer(setting: Setting, peer: Path, text: str, folder: Path) -> contest.Contestant:
-    """nanoGPT's train.py on the same text, at the setting's arguments, evaluating nothing but once at its start."""
+def start_peer(case: Case, peer: Path, corpus: Corpus, folder: Path, tied: bool = True) -> contest.Contestant:
+    """nanoGPT's train.py on the same tokens, evaluating nothing but once at its start."""
+    shape = SHAPES[case.shape]
     folder.mkdir()
-    contest.prepare_peer(peer, text, folder)
-    if setting.autocast:
-        script = (folder / "train.py").read_text(encoding="utf-8")
-        off = "nullcontext() if device_type == 'cpu' else "
-        assert off in script
-        (folder / "train.py").write_text(script.replace(off, ""), encoding="utf-8")
-    quiet = {"eval_iters": 1, "eval_interval": ENDLESS, "log_interval": 1, "max_iters": ENDLESS}
-    dtype = {"dtype": "bfloat16" if setting.autocast or setting.needs == "cuda" else "float32"}
-    flags = [f"--{key}={value}" for key, value in (quiet | dtype | dict(setting.theirs)).items()]
-    config = "config/train_shakespeare_char.py"
-    return contest.start("nanoGPT", [sys.executable, "train.py", config, *flags], folder, r"^iter \d+: loss")
+    splits = [corpus.split(name) for name in ("train", "validation")]
+    tokens = [split.read(0, len(split)) for split in splits]
+    contest.prepare_tokens(peer, tokens[0], tokens[1], shape.symbols or corpus.vocab_size, folder)
+    if case.precision == "bf16" and case.device == "cpu":
+        contest.edit(folder / "train.py", "nullcontext() if device_type == 'cpu' else ", "")
+    if case.auto:
+        contest.edit(folder / "model.py", "fused_available and device_type == 'cuda'", "fused_available")
+    if not tied:
+        contest.edit(folder / "model.py", "self.transformer.wte.weight = self.lm_head.weight", "pass")
+    if case.device == "cuda":
+        contest.edit(folder / "train.py", "mfu {running_mfu*100:.2f}%", "memory {torch.cuda.max_memory_allocated()}")
+    settings = {
+        "dataset": "tokens",
+        "n_layer": shape.n_layer,
+        "n_head": shape.n_head,
+        "n_embd": shape.d_model,
+        "block_size": shape.context_length,
+        "batch_size": shape.batch,
+        "gradient_accumulation_steps": 1,
+        "dropout": 0.0,
+        "bias": True,
+        "device": case.device,
+        "compile": case.compiled,
+        "dtype": {"bf16": "bfloat16"}.get(case.precision, case.precision),
+        "eval_iters": 1,
+        "eval_interval": ENDLESS,
+        "log_interval": 1,
+        "max_iters": ENDLESS,
+    }
+    flags = [f"--{key}={value}" for key, value in settings.items()]
+    return contest.start("nanogpt", [sys.executable, "train.py", *flags], folder, STEP_LINE.replace("step", "iter"))
+
+
+def order_of(case: Case, corpus: Corpus) -> dict[str, Any]:
+    """What a program of our own that trains somebody else's model is told."""
+    shape = SHAPES[case.shape]
+    return {
+        "n_layer": shape.n_layer,
+        "n_head": shape.n_head,
+        "d_model": shape.d_model,
+        "context_length": shape.context_length,
+        "vocab_size": shape.symbols or corpus.vocab_size,
+        "batch": shape.batch,
+        "precision": case.precision,
+        "compiled": case.compiled,
+        "device": case.device,
+    }
+
+
+def start_program(name: str, program: str, order: Mapping[str, Any], folder: Path) -> contest.Contestant:
+    """It trains on random tokens: speed does not depend on which."""
+    path = Path(__file__).parent / program
+    return contest.start(name, [sys.executable, str(path), json.dumps(order)], folder, STEP_LINE)
 
 
 if __name__ == "__main__":

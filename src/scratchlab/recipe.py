@@ -349,6 +349,12 @@ class ExecutionSection(Section):
     shard: bool | None = None
     """Whether each of several processes keeps a part of the weights alone (FSDP2) instead of a copy (DDP); None: where
     a device does not hold them all."""
+    activation_checkpointing: bool = False
+    """Keep of each block only what went into it, and compute the rest again in the backward pass (Chen et al. 2016): a
+    fraction of the memory for a third more time. The numbers stay the same."""
+    optimizer_offload: bool = False
+    """Keep the optimizer's memory on the CPU and update the weights there (Ren et al. 2021): a CUDA card then holds 8
+    bytes a parameter instead of 16, and waits for the update."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +393,15 @@ class Recipe(Section):
         steps, warmup = self.training.steps, self.training.warmup_steps
         if steps and warmup > steps and self.start.schedule == "restarted":
             raise ValueError(f"training.warmup_steps ({warmup}) is more than training.steps ({steps})")
+        return self
+
+    @model_validator(mode="after")
+    def has_blocks_to_recompute(self) -> Self:
+        if self.execution.activation_checkpointing and isinstance(self.model, RNNSection):
+            raise ValueError(
+                "execution.activation_checkpointing recomputes the blocks of a GPT, and a recurrent network has none: "
+                "leave it out"
+            )
         return self
 
     def replaced(self, changes: Mapping[str, Any]) -> "Recipe":

@@ -20,8 +20,8 @@ def test_attention_and_its_gradients_are_those_of_the_plain_formula_with_the_sam
     y = attention.causal_attention(q, k, v, share)
     kept = torch.ones(B * H, T, T)
     if share:
-        blocks = attention._blocks(q.flatten(0, 1))
-        for (heads, queries, keys), bits in zip(blocks, y.grad_fn.bits, strict=True):
+        blocks = attention._blocks(q.flatten(0, 1), share)
+        for (heads, queries, keys), bits in zip(blocks, y.grad_fn.saved_tensors[4:], strict=True):
             kept[heads, queries, keys] = dropout.kept(bits, share, torch.float32) * dropout.scale(share)
     (ours,) = torch.autograd.grad(y, qkv, gradient)
     scores = (q @ k.transpose(-1, -2)) / D**0.5 + torch.full((T, T), -torch.inf).triu(1)
@@ -47,6 +47,28 @@ def test_attention_in_bf16_stays_near_that_of_the_same_numbers_in_float64(T: int
         results.append([y.detach().double(), *back.double().unbind(0)])
     for ours, exact in zip(*results, strict=True):
         assert float((ours - exact).norm() / exact.norm()) < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("amx", "dtype", "T", "kernel"),
+    [
+        (False, torch.bfloat16, 256, "_BlockAttention"),
+        (False, torch.bfloat16, 64, "ScaledDot"),
+        (False, torch.float32, 256, "ScaledDot"),
+        (True, torch.bfloat16, 256, "ScaledDot"),
+    ],
+)
+def test_attention_goes_by_the_kernel_that_was_measured_to_be_fastest(
+    amx: bool, dtype: torch.dtype, T: int, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "has_amx", lambda: amx)
+    q = torch.randn(1, 1, T, 64, dtype=dtype, requires_grad=True)
+    node = attention.causal_attention(q, q, q).grad_fn
+    names: list[str] = []
+    while node is not None:
+        names.append(node.name())
+        node = node.next_functions[0][0] if node.next_functions else None
+    assert any(kernel in name for name in names), names
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5, 0.9])

@@ -11,7 +11,7 @@ from tiny import distance, tiny_gpt, tiny_recipe
 
 def test_only_matrices_decay() -> None:
     model = tiny_gpt()
-    optimizer = make_optimizer(model, tiny_recipe({"training.weight_decay": 0.3}).training)
+    optimizer = make_optimizer(list(model.parameters()), tiny_recipe({"training.weight_decay": 0.3}).training)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert len(decay) == len(list(model.parameters())), "each parameter once, a tied head too"
     for name, parameter in model.named_parameters():
@@ -24,7 +24,7 @@ def test_updates_are_adamws_by_the_paper() -> None:
     changes = {"training.beta1": 0.8, "training.beta2": 0.9, "training.eps": 1e-4, "training.weight_decay": 0.5}
     training = tiny_recipe(changes).training
     model = torch.nn.Linear(3, 4)
-    ours = make_optimizer(model, training)
+    ours = make_optimizer(list(model.parameters()), training)
     theirs = [parameter.detach().double().clone() for parameter in model.parameters()]
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in theirs]
     for t in range(1, 6):
@@ -43,7 +43,9 @@ def test_updates_are_adamws_by_the_paper() -> None:
 @pytest.mark.parametrize("beta2", [0.95, 0.999])
 def test_the_first_update_is_one_learning_rate_long(beta2: float) -> None:
     model = torch.nn.Linear(50, 50, bias=False)
-    optimizer = make_optimizer(model, tiny_recipe({"training.weight_decay": 0.0, "training.beta2": beta2}).training)
+    optimizer = make_optimizer(
+        list(model.parameters()), tiny_recipe({"training.weight_decay": 0.0, "training.beta2": beta2}).training
+    )
     before = model.weight.detach().clone()
     model.weight.grad = torch.randn(50, 50) * 100
     optimizer.step()

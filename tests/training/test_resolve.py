@@ -105,3 +105,13 @@ def test_each_process_has_a_card_of_its_own() -> None:
 
 def test_a_gpu_is_asked_what_it_holds() -> None:
     assert _micro_batch_size(load_recipe(RECIPES[0], ["execution.device=cuda"])) is None
+
+
+@pytest.mark.parametrize(("bf16", "chosen"), [(0.7e9, "float32"), (110e9, "float32"), (400e9, "bf16")])
+def test_a_cpu_takes_bf16_only_where_it_is_measured_to_be_faster(
+    monkeypatch: pytest.MonkeyPatch, bf16: float, chosen: str
+) -> None:
+    """Emulated (measured on AVX2: 0.7 GFLOP/s), no better than float32, and in hardware."""
+    rates = {"float32": 100e9, "bf16": bf16}
+    monkeypatch.setattr(hardware, "matmul_rate", lambda device, precision, size: rates[precision])
+    assert hardware.choose_precision("cpu") == chosen

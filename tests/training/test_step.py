@@ -99,7 +99,7 @@ def test_steps_are_torchs_adamw_and_clipping_by_hand(clip_norm: float) -> None:
     ours, metrics = trained(recipe, range(5))
     training = recipe.training
     model = build_model(recipe.model, VOCAB, recipe.seeds.init)
-    fused = make_optimizer(model, training)
+    fused = make_optimizer(list(model.parameters()), training)
     groups = [{"params": g["params"], "weight_decay": g["weight_decay"]} for g in fused.param_groups]
     optimizer = torch.optim.AdamW(groups, betas=(training.beta1, training.beta2), eps=training.eps, foreach=False)
     for step in range(5):

@@ -31,6 +31,7 @@ COMMANDS = {
     "import": ("scratchlab.cli.interop:import_model", "Make a run of a model that another program trained."),
     "export": ("scratchlab.cli.interop:export_model", "Write a run as a model that other programs load."),
     "study": ("scratchlab.cli.study:study", "Which changes are real? Plan, run and judge a study."),
+    "ladder": ("scratchlab.cli.ladder:ladder", "What makes a step fast on this machine, one thing after another."),
     "recipe": ("scratchlab.cli.recipe:recipe", "Check a recipe, or print the JSON Schema of all recipes."),
 }
 

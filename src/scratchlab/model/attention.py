@@ -4,6 +4,7 @@ Letters: B sequences, H heads, T tokens, L places they may look at, D width of a
 one block S queries.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -129,7 +130,8 @@ def sinusoids(places_BT: Tensor, width: int) -> Tensor:
 
 
 # PyTorch's bf16 kernel for CPUs needs four times as long as the float32 one for the backward pass of short sequences
-# (measured: T = 64, D = 32, AMX). They break even where T times D is about this.
+# (measured: T = 64, D = 32, with AMX and without). With AMX they break even where T times D is about this; without, our
+# own blocks take over there (measured: 0.73 of the time of PyTorch's at T = 1024, 0.5 at T = 256, D = 64).
 SHORT = 2**14
 
 
@@ -138,67 +140,82 @@ def causal_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, dropout: fl
 
     Gives (B, H, T, D) in the type of the values.
     """
-    if dropout and not runs_pytorchs_dropout(q_BHTD):
-        return _DroppedAttention.apply(q_BHTD, k_BHTD, v_BHTD, dropout)  # pyright: ignore[reportReturnType]
     short = q_BHTD.shape[2] * q_BHTD.shape[3] < SHORT
-    if short and q_BHTD.dtype == torch.bfloat16 and q_BHTD.device.type == "cpu" and q_BHTD.requires_grad:
+    slow = q_BHTD.dtype == torch.bfloat16 and q_BHTD.device.type == "cpu" and q_BHTD.requires_grad
+    if not runs_pytorchs_dropout(q_BHTD) and (dropout or (slow and not short and not has_amx())):
+        return _BlockAttention.apply(q_BHTD, k_BHTD, v_BHTD, dropout)  # pyright: ignore[reportReturnType]
+    if slow and short:
         y_BHTD = F.scaled_dot_product_attention(q_BHTD.float(), k_BHTD.float(), v_BHTD.float(), is_causal=True)
         return y_BHTD.to(v_BHTD.dtype)
     return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, dropout_p=dropout, is_causal=True)
 
 
-QUERIES = 64  # in a block: their scores stay in a core's cache, and the half above the diagonal is not computed
+@functools.cache
+def has_amx() -> bool:
+    """Whether this processor has units for products of whole tiles."""
+    return bool(torch.cpu.get_capabilities().get("amx_tile"))
+
+
+# In a block: their scores stay in a core's cache, and little above the diagonal is computed. Where nothing is dropped,
+# an eighth of all queries if that is more (with dropout the bits that are drawn would be others than they were).
+QUERIES = 64
 ENTRIES = 2**19  # scores at once, at most: as many heads go through together as keeps them in the cache
 
 
-class _DroppedAttention(torch.autograd.Function):
+class _BlockAttention(torch.autograd.Function):
     """Some heads and a block of queries at a time; the attention weights are computed again in the backward pass.
 
     PyTorch leaves its fused kernel as soon as attention weights are to be dropped, draws every number by itself and
     keeps three arrays of T by T for the backward pass: a third of the time of nanoGPT on a CPU, and half its memory.
+    And where a processor has bf16 but no AMX, the fused kernel itself is slow.
     """
 
     @staticmethod
     def forward(ctx: Any, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, dropout: float) -> Tensor:
         q_NTD, k_NTD, v_NTD = (x.flatten(0, 1) for x in (q_BHTD, k_BHTD, v_BHTD))
         y_NTD = torch.empty_like(q_NTD)
-        ctx.bits, ctx.dropout = [], dropout
-        for heads, queries, keys in _blocks(q_NTD):
+        ctx.dropout, bits = dropout, list[Tensor]()
+        for heads, queries, keys in _blocks(q_NTD, dropout):
             weights_NSL = _weights(q_NTD[heads, queries], k_NTD[heads, keys])
-            ctx.bits.append(random_bits(tuple(weights_NSL.shape)))
-            weights_NSL.mul_(kept(ctx.bits[-1], dropout, weights_NSL.dtype))
+            if dropout:
+                bits.append(random_bits(tuple(weights_NSL.shape)))
+                weights_NSL.mul_(kept(bits[-1], dropout, weights_NSL.dtype))
             y_NTD[heads, queries] = torch.bmm(weights_NSL, v_NTD[heads, keys])
-        ctx.save_for_backward(q_NTD, k_NTD, v_NTD, y_NTD)
+        ctx.save_for_backward(q_NTD, k_NTD, v_NTD, y_NTD, *bits)
         return (y_NTD * scale(dropout)).view(q_BHTD.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q_NTD, k_NTD, v_NTD, y_NTD = ctx.saved_tensors
+        q_NTD, k_NTD, v_NTD, y_NTD, *bits = ctx.saved_tensors
         gy_NTD = gradients[0].flatten(0, 1) * scale(ctx.dropout)
         gq_NTD, gk_NTD, gv_NTD = torch.empty_like(q_NTD), torch.zeros_like(k_NTD), torch.zeros_like(v_NTD)
         # Through the softmax: the gradient of each score is its weight times how much its gradient exceeds their
         # weighted mean, and that mean is the product of what came out with its gradient (Dao et al. 2022, appendix B).
         means_NT1 = (gy_NTD.float() * y_NTD).sum(-1, keepdim=True).to(gy_NTD.dtype)
-        for (heads, queries, keys), bits in zip(_blocks(q_NTD), ctx.bits, strict=True):
+        for number, (heads, queries, keys) in enumerate(_blocks(q_NTD, ctx.dropout)):
             q_NSD, k_NLD = q_NTD[heads, queries], k_NTD[heads, keys]
-            weights_NSL, kept_NSL = _weights(q_NSD, k_NLD), kept(bits, ctx.dropout, q_NTD.dtype)
-            gscores_NSL = torch.bmm(gy_NTD[heads, queries], v_NTD[heads, keys].transpose(1, 2)).mul_(kept_NSL)
+            weights_NSL = dropped_NSL = _weights(q_NSD, k_NLD)
+            gscores_NSL = torch.bmm(gy_NTD[heads, queries], v_NTD[heads, keys].transpose(1, 2))
+            if ctx.dropout:
+                kept_NSL = kept(bits[number], ctx.dropout, q_NTD.dtype)
+                dropped_NSL = weights_NSL * kept_NSL
+                gscores_NSL.mul_(kept_NSL)
             gscores_NSL.sub_(means_NT1[heads, queries]).mul_(weights_NSL)
-            weights_NSL.mul_(kept_NSL)
-            gv_NTD[heads, keys] += torch.bmm(weights_NSL.transpose(1, 2), gy_NTD[heads, queries])
+            gv_NTD[heads, keys] += torch.bmm(dropped_NSL.transpose(1, 2), gy_NTD[heads, queries])
             gq_NTD[heads, queries] = torch.bmm(gscores_NSL, k_NLD)
             gk_NTD[heads, keys] += torch.bmm(gscores_NSL.transpose(1, 2), q_NSD)
         shape, width = gradients[0].shape, q_NTD.shape[-1] ** 0.5
         return gq_NTD.div_(width).view(shape), gk_NTD.div_(width).view(shape), gv_NTD.view(shape), None
 
 
-def _blocks(q_NTD: Tensor) -> Iterator[tuple[slice, slice, slice]]:
+def _blocks(q_NTD: Tensor, dropout: float) -> Iterator[tuple[slice, slice, slice]]:
     """Heads, queries, and the keys that the last of those queries may see."""
     n, length, _ = q_NTD.shape
-    heads = max(1, ENTRIES // (QUERIES * length))
+    queries = QUERIES if dropout else max(QUERIES, length // 8)
+    heads = max(1, ENTRIES // (queries * length))
     for first in range(0, n, heads):
-        for start in range(0, length, QUERIES):
-            end = min(start + QUERIES, length)
+        for start in range(0, length, queries):
+            end = min(start + queries, length)
             yield slice(first, first + heads), slice(start, end), slice(0, end)
 
 

@@ -14,12 +14,16 @@ Model = GPT | RNN
 
 
 def empty_model(
-    config: ModelSection, vocab_size: int, compute_dtype: torch.dtype = torch.float32, end_of_text: int | None = None
+    config: ModelSection,
+    vocab_size: int,
+    compute_dtype: torch.dtype = torch.float32,
+    end_of_text: int | None = None,
+    activation_checkpointing: bool = False,
 ) -> Model:
     """The model without values, on the meta device."""
     with torch.device("meta"):
         if isinstance(config, GPTSection):
-            return GPT(config, vocab_size, compute_dtype, end_of_text)
+            return GPT(config, vocab_size, compute_dtype, end_of_text, activation_checkpointing)
         return RNN(config, vocab_size, compute_dtype)
 
 
@@ -30,8 +34,9 @@ def build_model(
     compute_dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     end_of_text: int | None = None,
+    activation_checkpointing: bool = False,
 ) -> Model:
     """The model with the initial values that `config.initialization` and `seed` give, on `device`."""
-    model = empty_model(config, vocab_size, compute_dtype, end_of_text)
+    model = empty_model(config, vocab_size, compute_dtype, end_of_text, activation_checkpointing)
     initialize(model, model.initial_table(), seed, device)
     return model

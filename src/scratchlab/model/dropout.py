@@ -57,10 +57,11 @@ def _dropped(share: float) -> int:
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, share: float) -> Tensor:
-        ctx.bits, ctx.share = random_bits(tuple(x.shape)), share
-        return kept(ctx.bits, share, x.dtype).mul_(scale(share)).mul_(x)
+        bits, ctx.share = random_bits(tuple(x.shape)), share
+        ctx.save_for_backward(bits)
+        return kept(bits, share, x.dtype).mul_(scale(share)).mul_(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        return kept(ctx.bits, ctx.share, gradient.dtype).mul_(scale(ctx.share)).mul_(gradient), None
+        (gradient,), (bits,) = gradients, ctx.saved_tensors
+        return kept(bits, ctx.share, gradient.dtype).mul_(scale(ctx.share)).mul_(gradient), None

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from scratchlab.errors import UsageError
 from scratchlab.model.activations import ACTIVATIONS
@@ -124,6 +125,17 @@ class Block(nn.Module):
         return self.join(x_BTC, self.mlp_norm, self.mlp)
 
 
+def recomputed(block: nn.Module, x_BTC: Tensor, view: View) -> Tensor:
+    """What the block gives, of which only `x_BTC` is kept: the backward pass computes the rest again, with the same
+    random numbers."""
+    return checkpoint(block, x_BTC, view, use_reentrant=False)
+
+
+def kept(block: nn.Module, x_BTC: Tensor, view: View) -> Tensor:
+    """What the block gives, with all that its backward pass needs."""
+    return block(x_BTC, view)
+
+
 class GPT(nn.Module):
     """`model(tokens_BT, state=None, positions=None, documents=None) -> (logits_BTV, state)`; see `hidden`."""
 
@@ -133,6 +145,7 @@ class GPT(nn.Module):
         vocab_size: int,
         compute_dtype: torch.dtype = torch.float32,
         end_of_text: int | None = None,
+        activation_checkpointing: bool = False,
     ) -> None:
         """`end_of_text` is the token at which documents part, for `document_mask`."""
         super().__init__()
@@ -149,6 +162,7 @@ class GPT(nn.Module):
             nn.Embedding(config.context_length, config.d_model) if config.positions == "learned" else None
         )
         self.dropout = make_dropout(config.dropped("embedding"))
+        self.through = recomputed if activation_checkpointing else kept
         self.blocks = nn.ModuleList(Block(config, layer, compute_dtype) for layer in range(config.n_layer))
         last = config.norm if config.norm_position == "pre" else "none"  # post-norm has normalized the stream already
         self.final_norm = make_norm(last, config.d_model, config.has_bias("norm"))
@@ -186,7 +200,7 @@ class GPT(nn.Module):
         view = View(state, turns, self._visible(places_BT, n_places, state, positions_BT, documents_BT))
         x_BTC = self.dropout(self._embed(tokens_BT, positions_BT))
         for block in self.blocks:
-            x_BTC = block(x_BTC, view)
+            x_BTC = self.through(block, x_BTC, view)
         if state is not None:
             state.advance(T)
         return self.final_norm(x_BTC), state

@@ -10,7 +10,7 @@ number in the compute type.
 
 from dataclasses import dataclass
 
-from scratchlab.model.attention import QUERIES, SHORT
+from scratchlab.model.attention import QUERIES, SHORT, has_amx
 from scratchlab.model.count import GATES
 from scratchlab.model.loss import CHUNK_ENTRIES
 from scratchlab.recipe import GPTSection, ModelSection, RNNSection
@@ -60,8 +60,8 @@ class Kept:
         return sum(self.layers) + max(self.around + self.logits + self.logits_passing, self.layer_passing)
 
 
-def kept_bytes(model: ModelSection, vocab_size: int, shape: Shape) -> Kept:
-    """What training on `shape` keeps."""
+def kept_bytes(model: ModelSection, vocab_size: int, shape: Shape, recomputed: bool = False) -> Kept:
+    """What training on `shape` keeps; where blocks are `recomputed`, what goes into each, and all of one at a time."""
     if isinstance(model, RNNSection):
         return _kept_by_rnn(model, vocab_size, shape)
     C, n = model.d_model, shape.n
@@ -72,12 +72,17 @@ def kept_bytes(model: ModelSection, vocab_size: int, shape: Shape) -> Kept:
     if not _in_chunks(n, model.padded(vocab_size)):  # what the head reads, and its weights in the compute type
         around += head * n * C + _weights(model.padded(vocab_size) * C, head)
     layers = tuple(_layer(model, layer, shape) for layer in range(model.n_layer))
-    return Kept(layers, around, logits, passing, _layer_passing(model, shape))
+    layer_passing = _layer_passing(model, shape)
+    if recomputed:
+        layer_passing += max(layers)
+        layers = (FLOAT * n * C,) * model.n_layer
+    return Kept(layers, around, logits, passing, layer_passing)
 
 
-def layer_bytes_per_sequence(model: ModelSection) -> int:
-    """What the layers keep of one full sequence in float32, on a CPU."""
-    return sum(kept_bytes(model, 1, Shape(1, model.context_length, FLOAT)).layers)
+def layer_bytes_per_sequence(model: ModelSection, recomputed: bool = False) -> int:
+    """What the layers keep of one full sequence in float32, on a CPU; if `recomputed`, with the one that is whole."""
+    layers = kept_bytes(model, 1, Shape(1, model.context_length, FLOAT)).layers
+    return sum(layers) if not recomputed else max(layers) + FLOAT * model.d_model * model.context_length * len(layers)
 
 
 def _layer(m: GPTSection, layer: int, shape: Shape) -> int:
@@ -136,8 +141,11 @@ def _heads(m: GPTSection, layer: int, c: int, shape: Shape) -> int:
         return n * C * (4 * FLOAT + c) + squares * FLOAT * n * T * H + mask * FLOAT
     if dropped and shape.on_cpu:
         return 3 * n * C * c + _dropped_bits(shape, H) + 2 * n * C * c
-    if shape.on_cpu and c != FLOAT and T * D < SHORT and not masked and m.attention != "torch":
-        return n * (3 * C * FLOAT + C * FLOAT + FLOAT * H + C * c)  # short rows are read in float32
+    if shape.on_cpu and c != FLOAT and not masked and m.attention != "torch":
+        if T * D < SHORT:
+            return n * (3 * C * FLOAT + C * FLOAT + FLOAT * H + C * c)  # short rows are read in float32
+        if not has_amx():  # our own blocks
+            return 5 * n * C * c
     read = n * c * (made + new_queries_and_keys)
     if m.n_kv < H:  # repeated keys and values, and the queries, with which all that was made is kept unless turned
         read = n * c * (2 * C + (C if turned else made))
@@ -172,8 +180,11 @@ def _loss(n: int, width: int, vocab: int, head_bytes: int, capped: bool) -> tupl
         square = FLOAT * n * vocab
         return square * (1 + capped), 2 * square
     rows = max(1, CHUNK_ENTRIES // vocab)
-    # A chunk's logits, a copy inside logsumexp, and the gradient of the chunk before, which is let go of last.
-    passing = 3 * FLOAT * rows * vocab + FLOAT * vocab * width + head_bytes * vocab * width
+    half, chunk, head = head_bytes < FLOAT, FLOAT * rows * vocab, vocab * width
+    # At the fullest, a chunk's logits, their log-softmax and the gradient of the chunk before, which is let go of last;
+    # or a chunk's gradient, its copy in the compute type, and what it gives the head.
+    fullest = max(3 * chunk, chunk + head_bytes * (half * rows * vocab + head))
+    passing = fullest + half * FLOAT * head  # the sum over chunks, in float32, which else is what is kept
     return head_bytes * n * width + head_bytes * vocab * width, passing
 
 

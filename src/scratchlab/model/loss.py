@@ -1,5 +1,6 @@
 """Cross-entropy over the vocabulary, in chunks where the logits would be large."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,9 @@ class Objective(nn.Module):
     scalar), the sum of the weights, and the model's new state.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, loss: "Loss | None" = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.loss = model, loss or weighted_cross_entropy
 
     def forward(
         self, tokens_BT: Tensor, targets_BT: Tensor, weights_BT: Tensor, state: Any = None
@@ -31,7 +32,7 @@ class Objective(nn.Module):
         head_VC = self.model.head_weight.to(self.model.head_dtype)
         hidden_NC = hidden_BTC.flatten(0, 1).to(self.model.head_dtype)
         readout = self.model.readout
-        loss_sum = weighted_cross_entropy(hidden_NC, head_VC, targets_BT.flatten(), weights_BT.flatten(), readout)
+        loss_sum = self.loss(hidden_NC, head_VC, targets_BT.flatten(), weights_BT.flatten(), readout)
         return loss_sum, weights_BT.sum(), state
 
 
@@ -52,14 +53,25 @@ class Readout:
         return logits
 
 
+# (hidden_NC, head_VC, targets_N, weights_N, readout) -> the weighted sum of the losses in nats.
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Readout], Tensor]
+
+
 def weighted_cross_entropy(
     hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor, weights_N: Tensor, readout: Readout
 ) -> Tensor:
     """Sum over N of weight times -log softmax(scores)[target], with no more logits at once than needed."""
     if len(hidden_NC) * len(head_VC) <= CHUNK_ENTRIES:
-        losses_N = F.cross_entropy(readout.scores(hidden_NC, head_VC), targets_N, reduction="none")
-        return torch.dot(losses_N, weights_N)
+        return plain_cross_entropy(hidden_NC, head_VC, targets_N, weights_N, readout)
     return _ChunkedCrossEntropy.apply(hidden_NC, head_VC, targets_N, weights_N, readout)  # pyright: ignore[reportReturnType]
+
+
+def plain_cross_entropy(
+    hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor, weights_N: Tensor, readout: Readout
+) -> Tensor:
+    """The same with all logits at once."""
+    losses_N = F.cross_entropy(readout.scores(hidden_NC, head_VC), targets_N, reduction="none")
+    return torch.dot(losses_N, weights_N)
 
 
 def token_losses(hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor, readout: Readout) -> Tensor:
@@ -92,10 +104,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             here = slice(start, start + rows)
             logits = readout.scores(hidden_NC[here], head_VC)
             slope = None if readout.cap is None else 1 - (logits / readout.cap).square()  # of the soft cap
-            normalizers = logits.logsumexp(-1)
-            picked = logits.gather(-1, targets_N[here, None]).squeeze(-1)
-            loss_sum += torch.dot(normalizers - picked, weights_N[here])
-            gradient = torch.exp_(logits.sub_(normalizers[:, None]))
+            logits = F.log_softmax(logits, -1)
+            loss_sum -= torch.dot(logits.gather(-1, targets_N[here, None]).squeeze(-1), weights_N[here])
+            gradient = logits.exp_()
             gradient.scatter_add_(-1, targets_N[here, None], gradient.new_full((len(gradient), 1), -1.0))
             if slope is not None:
                 gradient[:, : readout.vocab_size] *= slope[:, : readout.vocab_size]
@@ -109,10 +120,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden_gradient, head_gradient = ctx.saved_tensors
         (scale,) = outputs
-        return (
-            hidden_gradient * scale.to(hidden_gradient.dtype),
-            head_gradient * scale.to(head_gradient.dtype),
-            None,
-            None,
-            None,
-        )
+        # In place: they are read once, and autograd refuses a second time.
+        hidden_gradient.mul_(scale.to(hidden_gradient.dtype))
+        return hidden_gradient, head_gradient.mul_(scale.to(head_gradient.dtype)), None, None, None

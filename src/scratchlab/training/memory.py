@@ -69,7 +69,7 @@ def kept_of(recipe: Recipe, vocab_size: int, micro_batch_size: int) -> Kept:
     half = recipe.training.precision in ("bf16", "fp16") and not isinstance(recipe.model, RNNSection)
     on_cpu = recipe.execution.device == "cpu"
     shape = Shape(micro_batch_size, recipe.model.context_length, 2 if half else FLOAT, on_cpu)
-    return kept_bytes(recipe.model, vocab_size, shape)
+    return kept_bytes(recipe.model, vocab_size, shape, recipe.execution.activation_checkpointing)
 
 
 def _memory(recipe: Recipe, vocab_size: int, micro_batch_size: int, process: int) -> Memory:
@@ -88,7 +88,7 @@ def _memory(recipe: Recipe, vocab_size: int, micro_batch_size: int, process: int
     return Memory(
         weights=weights // shards,
         gradients=gradients // shards,
-        optimizer=MOMENTS[recipe.training.optimizer] * weights // shards,
+        optimizer=0 if recipe.execution.optimizer_offload else MOMENTS[recipe.training.optimizer] * weights // shards,
         activations=activations + (weights // recipe.model.n_layer if shards > 1 else 0),  # a layer is gathered whole
         logits=logits,
         process=process,

@@ -1,5 +1,7 @@
 """The update rules, and what is done to gradients first."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -9,16 +11,25 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "square_avg", "step")
 """What the optimizers remember of a parameter; a checkpoint keeps what there is."""
 
 
-def make_optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.Optimizer:
+def make_optimizer(parameters: Sequence[nn.Parameter], training: TrainingSection) -> torch.optim.Optimizer:
     """AdamW in one fused kernel, with weight decay on matrices only (Loshchilov and Hutter 2019), or RMSprop."""
     if training.optimizer == "rmsprop":
         rate, alpha = training.learning_rate, training.beta2
-        return torch.optim.RMSprop(model.parameters(), lr=rate, alpha=alpha, eps=training.eps, foreach=True)
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
-    others = [parameter for parameter in model.parameters() if parameter.dim() < 2]
+        return torch.optim.RMSprop(parameters, lr=rate, alpha=alpha, eps=training.eps, foreach=True)
+    matrices = [parameter for parameter in parameters if parameter.dim() >= 2]
+    others = [parameter for parameter in parameters if parameter.dim() < 2]
     groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
     betas = (training.beta1, training.beta2)
     return torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, eps=training.eps, fused=True)
+
+
+def unfused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """A fresh AdamW of the same settings by the kernels that PyTorch picks when it is not told, to compare with."""
+    if not isinstance(optimizer, torch.optim.AdamW):
+        return optimizer
+    groups = [{name: group[name] for name in ("params", "weight_decay")} for group in optimizer.param_groups]
+    kept = {name: optimizer.defaults[name] for name in ("lr", "betas", "eps")}
+    return torch.optim.AdamW(groups, **kept)
 
 
 def update(optimizer: torch.optim.Optimizer, rate: float, divisor: Tensor, skipped: Tensor) -> None:
@@ -28,7 +39,7 @@ def update(optimizer: torch.optim.Optimizer, rate: float, divisor: Tensor, skipp
     """
     for group in optimizer.param_groups:
         group["lr"] = rate
-    if isinstance(optimizer, torch.optim.AdamW):
+    if optimizer.defaults.get("fused"):
         optimizer.grad_scale = divisor  # pyright: ignore[reportAttributeAccessIssue]
         optimizer.found_inf = skipped.float()  # pyright: ignore[reportAttributeAccessIssue]
     elif bool(skipped):

@@ -33,6 +33,11 @@ def resolve(
     device = hardware.choose_device(execution.device)
     precision = _precision(recipe, device)
     processes, here = _processes(recipe, device, world)
+    if execution.optimizer_offload and not device.startswith("cuda"):
+        raise DeviceError(
+            f"execution.optimizer_offload = true frees the memory of a CUDA card, and this run is on {device}: "
+            "leave it out."
+        )
     settled = {
         "training.steps": _steps(recipe, vocab_size, windows),
         "training.precision": precision,
@@ -109,7 +114,7 @@ def _micro_batch_size(recipe: Recipe) -> int | None:
         return min(chosen, batch_size)
     if recipe.execution.device.startswith("cuda"):
         return None
-    per_sequence = layer_bytes_per_sequence(recipe.model)
+    per_sequence = layer_bytes_per_sequence(recipe.model, recipe.execution.activation_checkpointing)
     most = min(round(CPU_TOKENS * per_sequence / recipe.model.context_length), hardware.memory() // 4)
     fits = max(1, max(CPU_ACTIVATION_BYTES, most) // per_sequence)
     return max(size for size in divisors(batch_size) if size <= fits)
@@ -126,6 +131,10 @@ def _shard(recipe: Recipe, vocab_size: int, here: int) -> bool | None:
         raise RecipeError("execution.shard = true: a recurrent network is not sharded. Leave the field out.")
     if wanted and processes == 1:
         raise RecipeError("execution.shard = true: one process has nobody to share with. Set execution.processes.")
+    if recipe.execution.optimizer_offload:
+        if wanted:
+            raise RecipeError("execution.shard and execution.optimizer_offload do not go together: leave one out.")
+        return wanted
     if wanted is not None or recurrent or processes == 1:
         return wanted
     device = recipe.execution.device

@@ -21,6 +21,7 @@ from scratchlab.model.loss import Objective
 from scratchlab.model.rnn import Carried
 from scratchlab.recipe import Recipe
 from scratchlab.seeds import noise_seed
+from scratchlab.training.offload import fetch_weights, host_copies, send_gradients
 from scratchlab.training.optimizers import MOMENTS, make_optimizer, update
 from scratchlab.training.parallel import fill, in_full, local, spread_of, whole_model
 from scratchlab.training.schedule import learning_rate
@@ -39,6 +40,8 @@ class TorchState:
     """`Objective(model)`, compiled if the recipe says so, and spread over the processes of the run."""
     parameters: dict[str, torch.nn.Parameter]
     """The model's, found once: looking for them goes through every module."""
+    updated: dict[str, torch.nn.Parameter]
+    """What the optimizer moves: the same, or their copies on the CPU (`execution.optimizer_offload`)."""
     optimizer: torch.optim.Optimizer
     loss_scale: Tensor
     good_steps: Tensor
@@ -102,15 +105,17 @@ class TorchBackend:
         initialize(model, model.initial_table(), recipe.seeds.init, device, fill)
         objective = self.spread.wrap(Objective(model), compile)
         scale = torch.tensor(FIRST_LOSS_SCALE if self.settled.precision == "fp16" else 1.0, device=device)
-        optimizer = make_optimizer(model, recipe.training)
         parameters, good_steps = dict(model.named_parameters()), torch.tensor(0, device=device)
+        updated = host_copies(parameters) if recipe.execution.optimizer_offload else parameters
+        optimizer = make_optimizer(list(updated.values()), recipe.training)
         if self.world.size > 1:
             self._rehearse(objective)
-        return TorchState(model, objective, parameters, optimizer, scale, good_steps)
+        return TorchState(model, objective, parameters, updated, optimizer, scale, good_steps)
 
     def _empty_model(self) -> Model:
         dtype = compute_dtype(self.settled.precision)
-        return empty_model(self.recipe.model, self.vocab_size, dtype, self.end_of_text)
+        recompute = self.recipe.execution.activation_checkpointing
+        return empty_model(self.recipe.model, self.vocab_size, dtype, self.end_of_text, recompute)
 
     def _rehearse(self, objective: Any) -> None:
         """DDP lays its buckets out by the first backward pass it sees, and sums of many processes depend on them: a run
@@ -171,7 +176,8 @@ class TorchBackend:
         """Leaves the gradient, times the loss scale, in `.grad`; gives the mean loss in nats. Both of all processes."""
         if not state.model.training:
             state.model.train()
-        state.optimizer.zero_grad(set_to_none=True)
+        for parameter in state.parameters.values():
+            parameter.grad = None
         loss, weight = torch.zeros((), device=self.device), self._total_weight(batch)
         carried, ends = state.carried if batch.continues else None, []
         for micro in batch.micro_batches:
@@ -207,7 +213,13 @@ class TorchBackend:
         training = self.recipe.training
         clip = (training.clip_norm / (norm + 1e-6)).clamp(max=1.0) if training.clip_norm else torch.ones_like(norm)
         rate = learning_rate(training, step, self.settled.steps_before + self.settled.steps)
-        update(state.optimizer, rate, state.loss_scale / clip, skipped)
+        divisor = state.loss_scale / clip
+        if self.recipe.execution.optimizer_offload:
+            send_gradients(state.parameters, state.updated)
+            update(state.optimizer, rate, divisor.cpu(), skipped.cpu())
+            fetch_weights(state.parameters, state.updated)
+        else:
+            update(state.optimizer, rate, divisor, skipped)
         if self.settled.precision == "fp16":
             self._adapt_loss_scale(state, skipped)
 
@@ -233,7 +245,7 @@ class TorchBackend:
     def tensors(self, state: TorchState) -> dict[str, Tensor]:
         kept: dict[str, Tensor] = {}
         for name, parameter in state.parameters.items():
-            moments = state.optimizer.state[parameter]
+            moments = state.optimizer.state[state.updated[name]]
             tensors = {f"{name}.{part}": moments[part] for part in MOMENTS if part in moments}
             for key, tensor in {name: parameter.detach(), **tensors}.items():
                 full = in_full(tensor)  # one at a time, and only the first process keeps it
@@ -257,14 +269,15 @@ class TorchBackend:
     def restore(self, tensors: Mapping[str, Tensor], extras: Mapping[str, Any]) -> TorchState:
         state = self.init()
         with torch.no_grad():
-            for name, parameter in state.parameters.items():
-                fill(parameter, tensors[name])
+            for name, updated in state.updated.items():
+                for weight in {state.parameters[name], updated}:
+                    fill(weight, tensors[name])
                 for part in MOMENTS:
                     if f"{name}.{part}" in tensors:
                         full = tensors[f"{name}.{part}"]
-                        moment = torch.empty_like(parameter if full.dim() else full, device=self.device)
+                        moment = torch.empty_like(updated if full.dim() else full, device=updated.device)
                         fill(moment, full)
-                        state.optimizer.state[parameter][part] = moment
+                        state.optimizer.state[updated][part] = moment
         carried = [tensors[name].to(self.device) for name in sorted(tensors) if name.startswith("carried.")]
         if carried:
             first, end = share(carried[0].shape[1], self.world.rank, self.world.size)
