@@ -28,13 +28,14 @@ import numpy as np
 from scratchlab.errors import ScratchlabError, UsageError
 from scratchlab.study import words
 from scratchlab.study.evidence import Evidence, Noise, gather
+from scratchlab.study.least_squares import LEVEL
 from scratchlab.study.multiplicity import benjamini_hochberg, holm, shared_noise
 from scratchlab.study.power import Design, blocks_to_settle
 from scratchlab.study.table import Table, check_table
 
+ClaimWord = Literal["helps", "hurts"]
 Verdict = Literal["helps", "hurts", "negligible", "undecided"]
 
-LEVEL = 0.05
 SHARE_OF_LOSS = 0.001
 """Where nobody says what matters: a thousandth of the baseline, or its deviation over seeds if that is larger."""
 
@@ -171,7 +172,7 @@ def _done(table: Table, arms: Sequence[str]) -> int:
 class Claim:
     """That an arm helps or hurts, made at a look."""
 
-    word: Literal["helps", "hurts"]
+    word: ClaimWord
     blocks: int
     adjusted: float
     """Its p then."""
@@ -297,11 +298,12 @@ def _arm(
 ) -> ArmResult:
     """The row of an arm: its evidence, the verdict on it, and both in words."""
     claim = claims.get(one.name)
-    verdict = _verdict(one, claim, smallest if judged.level else None)
     adjusted = judged.adjusted.get(one.name) if claim is None else claim.adjusted
-    needed = _more_seeds(one, smallest, level) if verdict == "undecided" else None
     low, high = one.interval(LEVEL)
     low_90, high_90 = one.interval(2 * LEVEL)
+    too_small = smallest if judged.level and not one.diverges_more else None
+    verdict = verdict_of(low_90, high_90, too_small, None if claim is None else claim.word)
+    needed = _more_seeds(one, smallest, level) if verdict == "undecided" else None
     return ArmResult(
         name=one.name,
         n=one.n,
@@ -328,14 +330,12 @@ def _arm(
     )
 
 
-def _verdict(one: Evidence, claim: Claim | None, smallest: float | None) -> Verdict:
-    """In this order: too small to matter; claimed, now or at an earlier look; not known."""
-    low, high = one.interval(2 * LEVEL)
-    if smallest is not None and low is not None and high is not None:  # two one-sided tests at 5% (Schuirmann 1987)
-        within = -smallest < low and high < smallest
-        if within and not one.diverges_more:
-            return "negligible"
-    return "undecided" if claim is None else claim.word
+def verdict_of(low_90: float | None, high_90: float | None, smallest: float | None, claim: ClaimWord | None) -> Verdict:
+    """In this order: too small to matter; claimed; not known. Without a `smallest` effect nothing is too small."""
+    reach = None if low_90 is None or high_90 is None else max(-low_90, high_90)
+    if smallest is not None and reach is not None and reach < smallest:  # two one-sided tests at 5% (Schuirmann 1987)
+        return "negligible"
+    return claim or "undecided"
 
 
 def _more_seeds(one: Evidence, smallest: float | None, level: float) -> int | None:

@@ -16,8 +16,8 @@ from scratchlab.seeds import block_seeds, derive, permute
 from scratchlab.study.arms import factor_settings, value_of
 from scratchlab.study.definition import Study
 from scratchlab.study.sections import BASELINE, Arm, Changes
-from scratchlab.study.settled import ROLES, Seeds, SettledStudy
-from scratchlab.study.table import Cell, Table
+from scratchlab.study.settled import SettledStudy
+from scratchlab.study.table import ROLES, Cell, Seeds, Table
 
 TUNING = "tuning"
 

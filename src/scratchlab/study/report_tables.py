@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scratchlab.study.analysis import LEVEL
+from scratchlab.study.least_squares import LEVEL
 from scratchlab.study.report import Report
 from scratchlab.study.report_words import MARKS, between, digits_of, p_text, plain, signed, value_text
 

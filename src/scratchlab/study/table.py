@@ -23,11 +23,12 @@ from scratchlab.errors import UsageError
 from scratchlab.files import write_atomically
 
 Floats = npt.NDArray[np.float64]
-Seeds = tuple[int, int, int]
 
 NEEDED = ("arm", "block", "value")
-SEED_COLUMNS = ("seed_init", "seed_data", "seed_noise")
 ROLES = ("init", "data", "noise")
+Seeds = tuple[int, int, int]
+"""Of the roles, in this order."""
+SEED_COLUMNS = tuple(f"seed_{role}" for role in ROLES)
 AMOUNTS = ("seconds", "other_seconds", "price")
 FACTOR = "factor."
 """How the columns of `Cell.factors` begin: factor.device, factor.processes."""
