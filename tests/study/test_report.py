@@ -424,9 +424,26 @@ def test_noise_is_split(place: Path) -> None:
     names = [name for name, _, _ in words.noise_rows(report)]
     assert names == ["between seeds", "of it: initial weights", "of it: order of the data", "of it: the rest",
                      "between exact reruns", "evaluation", "step to step"]  # fmt: skip
+    assert "9 baseline runs over a grid of 3 x 3 seeds, shared in part" in words.noise_rows(report)[0][2]
     assert report.noise["rerun"] == 0
     assert report.noise["factors"][0]["factor"] == "threads"
     assert 'data-figure="grid"' in to_html(report)
+
+
+def test_a_factor_at_the_baselines_own_value_is_the_run_of_the_grid(place: Path) -> None:
+    """Nine cells, two reruns, and three runs with two threads: with one thread the grid has them."""
+    tables = {"noise": {"init": 3, "data": 3, "reruns": 2, "factors": {"execution.threads": [1, 2]}}}
+    study = load(place, tables)
+    run_on_paper(study, noisy(), most=0)
+    assert len(report_study(study).missing) == 14
+    run_on_paper(study, noisy())
+    report = report_study(study)
+    assert report.cost is not None
+    assert (len(report.runs), report.cost.runs, words.machines(report)) == (14, 14, [("a processor", 14)])
+    assert report.cost.device_hours == pytest.approx(14 * 72 / 3600)
+    assert report.curves["baseline"].training is not None
+    assert (report.curves["baseline"].training.runs, report.arm("baseline").finished) == (9, 9), "seeds, not runs"
+    assert report.noise["factors"][0]["n"] == 3
 
 
 def test_tuning_is_labeled(place: Path) -> None:

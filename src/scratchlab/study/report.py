@@ -243,8 +243,8 @@ def _gather(
     problems: list[str],
 ) -> Report:
     loss = parts.curve_loss(study.file.study.metric)
-    runs = {run.name: read_curves(RunFolder(study.runs / run.name), loss) for run, _ in now.counted}
-    curves = {name: _curves_of(name, settled, now.counted, runs) for name in settled.arms}
+    runs = {run.name: read_curves(RunFolder(study.runs / run.name), loss) for run, _ in now.runs}
+    curves = {name: _curves_of(name, settled, now.runs, runs) for name in settled.arms}
     table = table_of(study, now.counted)
     tuning = parts.tuning_trials(study, settled, known)
     return replace(
@@ -253,10 +253,10 @@ def _gather(
         looks_done=now.look,
         analysis=analysis,
         arms=tuple(_arm(study, settled, arm, now, analysis, curves) for arm in study.arms),
-        runs=_runs(now.counted),
+        runs=_runs(now.runs),
         missing=tuple(_missing(study, run) for run in now.missing),
-        cost=_cost([*(figures for _, figures in now.counted), *(figures for _, figures in tuning if figures)]),
-        noise=parts.noise_facts(study, table, now.counted, analysis, runs),
+        cost=_cost([*(figures for _, figures in now.runs), *(figures for _, figures in tuning if figures)]),
+        noise=parts.noise_facts(study, table, now.runs, analysis, runs),
         stack=parts.stack_facts(study, table, settled),
         screen=parts.screen_facts(study, table),
         sweep=parts.sweep_facts(study, now.counted),
@@ -349,12 +349,13 @@ def _arm(
     fresh = _new_arm(study, arm)
     if arm.name not in settled.arms:
         return fresh
-    own = [(run, figures) for run, figures in now.counted if run.arm == arm.name]
-    values = [figures.value for _, figures in own if figures.value is not None]
+    own = [(run, figures) for run, figures in now.runs if run.arm == arm.name]
+    replicates = [figures.value for run, figures in own if run.is_replicate]
+    values = [value for value in replicates if value is not None]
     recipe = settled.arms[arm.name].recipe
     tuned = now.tuned.get(arm.name, {})
     given = value_of_changes(study, arm)
-    cost, base = _cost([f for _, f in own]), _cost([f for run, f in now.counted if run.arm == BASELINE])
+    cost, base = _cost([f for _, f in own]), _cost([f for run, f in now.runs if run.arm == BASELINE])
     hours = None if cost is None else cost.device_hours / cost.runs
     block, sample = _sample(study, own)
     return replace(
@@ -364,7 +365,7 @@ def _arm(
         steps=recipe.settled.steps,
         tokens_per_step=tokens_per_step(recipe),
         finished=len(values),
-        diverged=len(own) - len(values),
+        diverged=len(replicates) - len(values),
         missing=sum(run.arm == arm.name for run in now.missing),
         mean=statistics.fmean(values) if values else None,
         sd=statistics.stdev(values) if len(values) > 1 else None,
@@ -411,7 +412,7 @@ def _sample(study: Study, own: Counted) -> tuple[str | None, str | None]:
 
 
 def _runs(counted: Counted) -> tuple[RunFacts, ...]:
-    base = {run.block: f.value for run, f in counted if run.arm == BASELINE and not run.rerun and not run.factors}
+    base = {run.block: f.value for run, f in counted if run.arm == BASELINE and run.is_replicate}
     return tuple(_run(run, figures, base.get(run.block)) for run, figures in counted)
 
 
@@ -439,7 +440,7 @@ def _missing(study: Study, run: PlannedRun) -> MissingRun:
 
 
 def _curves_of(name: str, settled: SettledStudy, counted: Counted, runs: Mapping[str, RunCurves]) -> ArmCurves:
-    own = [(run, figures) for run, figures in counted if run.arm == name]
+    own = [(run, figures) for run, figures in counted if run.arm == name and run.is_replicate]
     finished = [runs[run.name] for run, figures in own if figures.value is not None]
     diverged = [runs[run.name] for run, figures in own if figures.value is None]
     return arm_curves(finished, diverged, tokens_per_step(settled.arms[name].recipe))

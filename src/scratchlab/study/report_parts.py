@@ -55,10 +55,11 @@ def noise_facts(
 ) -> Record:
     """How far chance alone moves the metric, by where it comes from. What is not known is None."""
     values = table.finished(BASELINE) if study.design != "noise" else _grid_values(table.cells)
-    own = [run.name for run, f in counted if run.arm == BASELINE and f.value is not None]
+    own = [run.name for run, f in counted if run.arm == BASELINE and run.is_replicate and f.value is not None]
     floor, reruns = rerun_floor(table.cells)
     return {
         "runs": len(values),
+        "grid": study.file.noise and [study.file.noise.init, study.file.noise.data],
         "between_seeds": statistics.stdev(values) if len(values) > 1 else None,
         "after_blocks": None if analysis is None else analysis.residual_sd,
         "after_blocks_freedom": 0 if analysis is None else analysis.freedom,

@@ -347,8 +347,10 @@ def noise_rows(report: Report) -> list[tuple[str, str, str]]:
     digits = amount_digits(known)
     found: list[tuple[str, str, str]] = []
     if noise["between_seeds"] is not None:
-        base = f"standard deviation of {count(noise['runs'], 'baseline run')} with fresh seeds"
-        found.append(("between seeds", plain(noise["between_seeds"], digits), base))
+        runs = count(noise["runs"], "baseline run")
+        grid = noise["grid"] and f"{runs} over a grid of {noise['grid'][0]} x {noise['grid'][1]} seeds, shared in part"
+        base = grid or f"{runs} with fresh seeds"
+        found.append(("between seeds", plain(noise["between_seeds"], digits), f"standard deviation of {base}"))
     if noise["after_blocks"] is not None:
         rest = f"pooled over all arms, {noise['after_blocks_freedom']} degrees of freedom: what verdicts are judged by"
         found.append(("left once arms share their seeds", plain(noise["after_blocks"], digits), rest))
