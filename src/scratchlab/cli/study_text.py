@@ -72,7 +72,8 @@ def analysis_text(report: dict[str, Any]) -> str:
         console.print(*_head(report), sep="\n", markup=False)
         wide = Console(width=10_000)
         console.width = max(terminal, Measurement.get(wide, wide.options, table).maximum)  # no figure is cut off
-        console.print(table)
+        if report["arms"]:
+            console.print(table)
         console.width = terminal
         console.print(*_foot(report), sep="\n", markup=False)
     return capture.get().rstrip()

@@ -82,12 +82,18 @@ def table_notes(
 ) -> tuple[str, ...]:
     """What else one should know of a table."""
     return (
+        *_nothing_to_compare(table),
         *_missing(table, claimed),
         *_shared_roles(table),
         *_looks(looks, reached, len(set(table.blocks) - {block for _, block in table.missing()})),
         *_lonely(table, noise),
         *_machines(table),
     )
+
+
+def _nothing_to_compare(table: Table) -> Iterable[str]:
+    if len(table.arms) == 1:
+        yield f"there is nothing to compare: every run is of the baseline {table.baseline}"
 
 
 def _missing(table: Table, claimed: set[str]) -> Iterable[str]:
