@@ -263,8 +263,14 @@ def test_an_early_look_asks_for_more() -> None:
 def test_before_the_first_look_there_is_no_verdict() -> None:
     values = np.array([[1.0, 1.1], [9.0, 9.1], [1.0, 1.11]])
     found = analyze(table(values), 0.5, looks=(3, 5))
-    assert {arm.verdict for arm in found.arms} == {"undecided"}
+    assert {arm.verdict for arm in found.arms} == {"not judged"}
     assert "first look, at 3" in " ".join(found.notes)
+    assert found.arms[0].effect == pytest.approx(8)
+    assert found.arms[0].low is not None
+    peeks = {getattr(arm, name) for arm in found.arms for name in ("p", "p_holm", "p_exploratory", "seeds_needed")}
+    assert peeks == {None}
+    assert found.arms[0].sentence == "not judged yet: 8.0000 higher (worse) over 2 seeds so far"
+    assert not found.settled
     assert analyze(table(values), 0.5)["arm 1"].verdict == "hurts"
 
 

@@ -194,6 +194,21 @@ def test_the_first_screen_comes_first(place: Path) -> None:
     assert found == sorted(found)
 
 
+def test_before_the_first_look_nothing_is_judged(place: Path) -> None:
+    study = load(place, looks=[3], smallest_effect=0.05)
+    run_on_paper(study, noisy(b=0.3), most=7)
+    report = report_study(study)
+    html, markdown, _ = all_pages(report)
+    assert words.answers(report) == [("not judged", "a, b")]
+    for row in words.rows(report)[1:]:
+        assert (row.verdict, row.then) == ("not judged", "")
+        assert " to " in row.interval
+    assert {row[7:9] for row in words.statistics_rows(report)} == {("\u2013", "\u2013")}, "no p"
+    assert 'class="verdict not-judged"' in html
+    assert "undecided" not in interval_plot(report) + words.rows(report)[1].sentence
+    assert "more seed" not in html.split("<script")[0] + markdown
+
+
 def test_an_undecided_arm_says_how_many_seeds(place: Path) -> None:
     study = load(place, looks=[3], smallest_effect=0.0005)
     run_on_paper(study, noisy(b=0.3))

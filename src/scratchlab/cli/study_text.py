@@ -93,7 +93,7 @@ def _head(report: dict[str, Any]) -> list[str]:
     ]
 
 
-COLORS = {"helps": "green", "hurts": "red", "negligible": "dim", "undecided": "yellow"}
+COLORS = {"helps": "green", "hurts": "red", "negligible": "dim", "undecided": "yellow", "not judged": "dim"}
 
 
 def _verdicts(report: dict[str, Any]) -> Any:

@@ -20,7 +20,7 @@ The simulations that hold all of this are in docs/statistics.md.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -34,7 +34,7 @@ from scratchlab.study.power import Design, blocks_to_settle
 from scratchlab.study.table import Table, check_table
 
 ClaimWord = Literal["helps", "hurts"]
-Verdict = Literal["helps", "hurts", "negligible", "undecided"]
+Verdict = Literal["helps", "hurts", "negligible", "undecided", "not judged"]
 
 SHARE_OF_LOSS = 0.001
 """Where nobody says what matters: a thousandth of the baseline, or its deviation over seeds if that is larger."""
@@ -53,7 +53,7 @@ class ArmResult:
     high: float | None
     """The 95% interval of the effect, not adjusted for the number of arms."""
     p: float | None
-    """That the arm is as the baseline; two-sided, not adjusted."""
+    """That the arm is as the baseline; two-sided, not adjusted. None before the first look: so nobody peeks."""
     p_holm: float | None
     """p adjusted for the declared interventions, as of the look that decided it; None for an exploratory arm."""
     verdict: Verdict
@@ -108,8 +108,8 @@ class Analysis:
 
     @property
     def settled(self) -> bool:
-        """Whether no arm is undecided."""
-        return all(arm.verdict != "undecided" for arm in self.arms)
+        """Whether every arm has been judged, and none is undecided."""
+        return all(arm.verdict not in ("undecided", "not judged") for arm in self.arms)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -144,7 +144,7 @@ def analyze(
         judged = _judge_at(table, blocks, level, family, claims, known_noise)
         claims |= judged.claims
     if judged is None:  # before the first look: figures, but no verdict
-        judged = _judge_at(table, len(table.blocks), 0.0, family, claims, known_noise)
+        judged = replace(_judge_at(table, len(table.blocks), 0.0, family, claims, known_noise), adjusted={})
     return _report(table, judged, claims, smallest_effect, looks, family, known_noise)
 
 
@@ -302,7 +302,9 @@ def _arm(
     low, high = one.interval(LEVEL)
     low_90, high_90 = one.interval(2 * LEVEL)
     too_small = smallest if judged.level and not one.diverges_more else None
-    verdict = verdict_of(low_90, high_90, too_small, None if claim is None else claim.word)
+    verdict: Verdict = "not judged"
+    if judged.level:
+        verdict = verdict_of(low_90, high_90, too_small, None if claim is None else claim.word)
     needed = _more_seeds(one, smallest, level) if verdict == "undecided" else None
     return ArmResult(
         name=one.name,
@@ -311,7 +313,7 @@ def _arm(
         effect=one.effect,
         low=low,
         high=high,
-        p=one.p,
+        p=one.p if judged.level else None,
         p_holm=adjusted if in_family else None,
         verdict=verdict,
         seeds_needed=needed,
@@ -323,10 +325,10 @@ def _arm(
         exploratory=not in_family,
         p_exploratory=None if in_family else adjusted,
         diverged=one.diverged,
-        p_diverged=one.p_diverged,
+        p_diverged=one.p_diverged if judged.level else None,
         decided_at=None if claim is None else claim.blocks,
         sentence=words.sentence(one, verdict, smallest, needed, table.higher_is_better),
-        notes=words.arm_notes(one, None if claim is None else claim.blocks, judged.blocks),
+        notes=words.arm_notes(one, verdict, None if claim is None else claim.blocks, judged.blocks),
     )
 
 

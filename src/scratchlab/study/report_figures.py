@@ -10,13 +10,14 @@ from typing import Any
 
 from scratchlab.study.report import Report
 from scratchlab.study.report_curves import Curve
-from scratchlab.study.report_words import MARKS, effect_digits, metric_words
+from scratchlab.study.report_words import MARKS, effect_digits, metric_words, style_of
 from scratchlab.study.sections import BASELINE
 from scratchlab.study.table import natural
 
 Figure = dict[str, Any]
 
-SYMBOLS = {"helps": "circle", "hurts": "x", "negligible": "square", "undecided": "circle-open"}
+SYMBOLS = {"helps": "circle", "hurts": "x", "negligible": "square", "undecided": "circle-open",
+           "not judged": "diamond-open"}  # fmt: skip
 SHOWN = 6
 """Arms whose curves are drawn at once; those of others by a click on their name."""
 HUES = 8
@@ -99,7 +100,7 @@ def _interval_figure(report: Report, ones: Sequence[Interval]) -> Figure:
         _interval_trace(
             f"{MARKS[word]} {word}",
             [(y, name, at, low, high) for y, (name, verdict, at, low, high) in enumerate(ones) if verdict == word],
-            f"--{word}",
+            f"--{style_of(word)}",
             SYMBOLS[word],
         )
         for word in SYMBOLS

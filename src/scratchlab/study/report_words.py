@@ -12,7 +12,7 @@ from scratchlab.study.sections import BASELINE
 from scratchlab.study.words import MANY_SEEDS
 
 MINUS, TIMES = "\u2212", "\u00d7"
-MARKS = {"helps": "\u2714", "hurts": "\u2718", "negligible": "\u2248", "undecided": "?", "": ""}
+MARKS = {"helps": "\u2714", "hurts": "\u2718", "negligible": "\u2248", "undecided": "?", "not judged": "\u2026", "": ""}
 """Beside the word and the color, for whoever sees no colors."""
 
 SPLITS = {"test": "on the test split", "validation": "on the validation split", "best_validation": "at the best"}
@@ -70,6 +70,11 @@ def plain(value: float | None, digits: int) -> str:
     if value is None:
         return "\u2013"
     return (MINUS if value < 0 and float(f"{value:.{digits}f}") else "") + f"{abs(value):,.{digits}f}"
+
+
+def style_of(verdict: str) -> str:
+    """The name of its color."""
+    return verdict.replace(" ", "-")
 
 
 def p_text(p: float | None) -> str:
@@ -217,6 +222,8 @@ def reading(report: Report) -> list[tuple[str, str]]:
         ("negligible", f"whatever it does, it surely is less than {least}."),
         ("undecided", "the runs cannot tell yet. It does not mean that there is no effect."),
     ]
+    if report.analysis is not None and report.analysis.look is None:
+        lines.append(("not judged", "the first look is still ahead: whoever judges earlier looks too often."))
     if report.design == "stack":
         lines.append(("exploratory", "such arms are no claims of the study; take their verdicts as hints."))
     if report.retune is None:
@@ -282,8 +289,6 @@ def _sentence(judged: ArmResult | None) -> str:
 def _then(report: Report, judged: ArmResult | None) -> str:
     if judged is None or judged.verdict != "undecided":
         return ""
-    if report.looks and not report.looks_done:
-        return "no look yet"
     if judged.seeds_needed is None:
         return "run more seeds"
     if judged.seeds_needed > MANY_SEEDS:

@@ -27,6 +27,8 @@ def sentence(
     if one.effect is None:
         return f"{verdict}: {_without_effect(one)}"
     seen = _seen(one, higher_is_better)
+    if verdict == "not judged":
+        return f"not judged yet: {seen} so far"
     if verdict == "negligible":
         return f"negligible: whatever it does is smaller than {figure(smallest_effect or 0)}, the least that matters"
     if verdict != "undecided":
@@ -60,11 +62,12 @@ def _how_many(seeds_needed: int) -> str:
     return f"about {seeds_needed:,} more seed{'s' * (seeds_needed != 1)} would settle it if that is its true size"
 
 
-def arm_notes(one: Evidence, claimed_at: int | None, blocks: int) -> tuple[str, ...]:
+def arm_notes(one: Evidence, verdict: str, claimed_at: int | None, blocks: int) -> tuple[str, ...]:
     """What else one should know of an arm."""
     notes: list[str] = []
     if one.diverged:
-        share = f"{_divergence(one)} (against the baseline's rate: Fisher's exact p = {one.p_diverged:.3g})"
+        rate = f" (against the baseline's rate: Fisher's exact p = {one.p_diverged:.3g})"
+        share = f"{_divergence(one)}{'' if verdict == 'not judged' else rate}"
         notes.append(f"{share}; its effect is that of the runs which survived, and holds for such runs alone")
     elif one.p_diverged is not None:
         notes.append("runs of the baseline diverged: the effect is against those which survived")
