@@ -325,6 +325,28 @@ def test_diverged_runs_are_a_result() -> None:
     assert some.diverged == 1
     assert some.p_diverged == pytest.approx(1)
     assert "which survived" in " ".join(some.notes)
+    assert (gone.sentence, gone.notes) == (
+        "hurts: it does not train at these settings: all 6 of its runs diverged",
+        (),
+    )
+
+
+def test_an_arm_that_never_trains_is_said_not_to_where_its_runs_are_too_few_for_a_claim() -> None:
+    values = drawn(13, 4, 3)
+    values[1] = math.inf
+    gone = analyze(table(values))["arm 1"]
+    assert (gone.verdict, gone.notes) == ("undecided", ())
+    assert gone.sentence.startswith(
+        "undecided: it does not train at these settings: all 3 of its runs diverged; so few"
+    )
+
+
+def test_a_claim_by_the_rate_of_divergence_says_the_share_once() -> None:
+    values = drawn(13, 3, 12)
+    values[1, :9] = math.inf
+    some = analyze(table(values), HARDLY)["arm 1"]
+    assert (some.verdict, some.sentence) == ("hurts", "hurts: it diverges more often than the baseline")
+    assert " ".join(some.notes).count("9 of its 12 runs diverged") == 1
 
 
 def test_what_diverges_more_is_never_negligible() -> None:

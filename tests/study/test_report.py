@@ -124,6 +124,7 @@ def test_an_arm_that_diverged_is_counted(place: Path) -> None:
     report = report_study(finished(place, diverging("a")))
     assert (report.arm("a").diverged, report.arm("a").finished) == (3, 0)
     assert "a: 3 of its 3 runs diverged." in words.notes(report)
+    assert (words.rows(report)[1].verdict, words.rows(report)[1].then) == ("undecided", "does not train")
     assert report.curves["a"].training is None
     assert len(report.curves["a"].diverged) == 3
 

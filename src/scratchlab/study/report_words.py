@@ -289,6 +289,8 @@ def _sentence(judged: ArmResult | None) -> str:
 def _then(report: Report, judged: ArmResult | None) -> str:
     if judged is None or judged.verdict != "undecided":
         return ""
+    if judged.diverged and not judged.n:
+        return "does not train"
     if judged.seeds_needed is None:
         return "run more seeds"
     if judged.seeds_needed > MANY_SEEDS:
