@@ -297,9 +297,31 @@ def test_figures_draw_what_was_found(place: Path) -> None:
     b = report.analysis["b"]
     assert hurts["x"] == [b.effect]
     assert hurts["error_x"]["arrayminus"] == [pytest.approx((b.effect or 0) - (b.low or 0))]
+    thick = drawn["effects"]["data"][drawn["effects"]["data"].index(hurts) - 1]
+    assert thick["error_x"]["arrayminus"] == [pytest.approx((b.effect or 0) - (b.low_90 or 0))]
+    assert thick["error_x"]["thickness"] > hurts["error_x"]["thickness"]
+    assert not thick["showlegend"]
     assert drawn["effects"]["layout"]["yaxis"]["ticktext"] == ["a", "b"]
     symbols = {trace["marker"]["symbol"] for trace in drawn["effects"]["data"]}
     assert len(symbols) == 2
+
+
+def test_what_is_negligible_by_its_90_percent_interval_is_so_in_words_and_in_the_picture(place: Path) -> None:
+    """Its 95% interval leaves the shade, its 90% interval does not."""
+    study = load(place, {"interventions": {"a": TWO["a"]}}, looks=[3], smallest_effect=0.05)
+    steps = {"0": 0.0, "1": 0.014, "2": -0.014}  # sd .014: 90% reaches .0236, 95% .0348
+    run_on_paper(study, lambda run: 2.0 + (0.02 + steps[run.block]) * (run.arm == "a"))
+    report = report_study(study)
+    assert report.analysis is not None
+    a = report.analysis["a"]
+    assert (a.verdict, (a.high or 0) > 0.05, (a.high_90 or 1) < 0.05) == ("negligible", True, True)
+    assert "its 90% interval lies within plus or minus 0.05" in a.sentence
+    html, markdown, _ = all_pages(report)
+    assert "surely" not in html.split("<script")[0] + markdown
+    assert "An arm whose thick part lies in the shade is negligible" in html
+    plot = interval_plot(report).splitlines()[0]
+    assert plot.rindex("\u00b7") < plot.rindex("]")
+    assert re.search(r"\[-+=.*o=+-+\]", plot)
 
 
 def test_runs_after_the_last_look_are_hollow(place: Path) -> None:

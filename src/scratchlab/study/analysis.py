@@ -7,8 +7,9 @@ Read it from top to bottom. In short:
    pooling is what makes 3 to 8 seeds enough. An arm that scatters more than the rest is judged by its own pairs alone.
 3. Each effect gets a 95% t interval and a p value. Because several changes are tried, p is adjusted (Holm), so that
    a study of useless changes claims anything at all in at most 5 cases of 100.
-4. A change is *negligible* if its effect surely lies within plus or minus the smallest effect that matters; else it
-   *helps* or *hurts* if the adjusted p is small; else it is *undecided*, with the seeds that would settle it.
+4. A change is *negligible* if the 90% interval of its effect lies within plus or minus the smallest effect that
+   matters; else it *helps* or *hurts* if the adjusted p is small; else it is *undecided*, with the seeds that would
+   settle it.
 
 Looks: if the study said so beforehand, it is judged at 3, 5 and 8 blocks, and may stop at each. Looking three times at
 5% would claim too much (.117 of useless changes), so the 5% are split: .005, .015, .03. Within a look Holm keeps its

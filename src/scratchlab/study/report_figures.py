@@ -6,7 +6,7 @@ for the light or the dark of the reader's screen. Marks differ in shape as well 
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 from scratchlab.study.report import Report
 from scratchlab.study.report_curves import Curve
@@ -53,7 +53,7 @@ def effects_figure(report: Report) -> Figure | None:
     arms = [] if report.analysis is None else [arm for arm in report.analysis.arms if arm.effect is not None]
     if not arms:
         return None
-    ones = [(arm.name, arm.verdict, arm.effect, arm.low, arm.high) for arm in arms]
+    ones = [Interval(a.name, a.verdict, a.effect, (a.low, a.high), (a.low_90, a.high_90)) for a in arms]
     figure = _interval_figure(report, ones)
     return _with_negligible(figure, report.analysis.smallest_effect if report.analysis else None)
 
@@ -62,7 +62,10 @@ def screen_figure(report: Report) -> Figure | None:
     """The screened changes with their intervals."""
     if report.screen is None or report.screen["problem"]:
         return None
-    ones = [(one["name"], one["verdict"], one["value"], one["low"], one["high"]) for one in report.screen["effects"]]
+    ones = [
+        Interval(one["name"], one["verdict"], one["value"], (one["low"], one["high"]), (one["low_90"], one["high_90"]))
+        for one in report.screen["effects"]
+    ]
     return _with_negligible(_interval_figure(report, ones), report.screen["smallest_effect"])
 
 
@@ -82,7 +85,7 @@ def stack_figure(report: Report) -> Figure | None:
     ]  # fmt: skip
     data = [
         _interval_trace(
-            name, [(y, names[round(y)], one["value"], one["low"], one["high"]) for y, one in ones], color, mark
+            name, [(y, names[round(y)], one["value"], (one["low"], one["high"])) for y, one in ones], color, mark
         )
         for name, color, mark, ones in groups
         if ones
@@ -90,30 +93,39 @@ def stack_figure(report: Report) -> Figure | None:
     return {"data": data, "layout": _layout(names, 44)}
 
 
-Interval = tuple[str, str, float | None, float | None, float | None]
-"""Name, verdict, value, low, high."""
+Ends = tuple[float | None, float | None]
+
+
+class Interval(NamedTuple):
+    """An effect as it is drawn."""
+
+    name: str
+    verdict: str
+    value: float | None
+    ends: Ends
+    """Of the 95% interval."""
+    ends_90: Ends
+    """Of the 90% interval, by which an effect is found negligible."""
 
 
 def _interval_figure(report: Report, ones: Sequence[Interval]) -> Figure:
-    """A line an arm, the first on top; one trace a verdict, so that the legend names it."""
-    data = [
-        _interval_trace(
-            f"{MARKS[word]} {word}",
-            [(y, name, at, low, high) for y, (name, verdict, at, low, high) in enumerate(ones) if verdict == word],
-            f"--{style_of(word)}",
-            SYMBOLS[word],
-        )
-        for word in SYMBOLS
-        if any(verdict == word for _, verdict, *_ in ones)
-    ]
-    layout = _layout([name for name, *_ in ones], 30)
+    """A line an arm, the first on top; the 90% part thicker. One trace a verdict, so that the legend names it."""
+    data: list[Figure] = []
+    for word in SYMBOLS:
+        own = [(y, one) for y, one in enumerate(ones) if one.verdict == word]
+        look = f"--{style_of(word)}", SYMBOLS[word]
+        if own:
+            data.append(_thick(_interval_trace("90%", [(y, o.name, o.value, o.ends_90) for y, o in own], *look)))
+            text = f"{MARKS[word]} {word}"
+            data.append(_interval_trace(text, [(y, o.name, o.value, o.ends) for y, o in own], *look))
+    layout = _layout([one.name for one in ones], 30)
     layout["annotations"] = _ways(report)
     return {"data": data, "layout": layout}
 
 
 def _interval_trace(
     name: str,
-    ones: Sequence[tuple[float, str, float | None, float | None, float | None]],
+    ones: Sequence[tuple[float, str, float | None, Ends]],
     color: str,
     symbol: str,
 ) -> Figure:
@@ -121,14 +133,14 @@ def _interval_trace(
         "type": "scatter",
         "mode": "markers",
         "name": name,
-        "x": [at for _, _, at, _, _ in ones],
+        "x": [at for _, _, at, _ in ones],
         "y": [y for y, *_ in ones],
         "text": [escape(label) for _, label, *_ in ones],
         "error_x": {
             "type": "data",
             "symmetric": False,
-            "array": [None if high is None or at is None else high - at for _, _, at, _, high in ones],
-            "arrayminus": [None if low is None or at is None else at - low for _, _, at, low, _ in ones],
+            "array": [None if high is None or at is None else high - at for _, _, at, (_, high) in ones],
+            "arrayminus": [None if low is None or at is None else at - low for _, _, at, (low, _) in ones],
             "thickness": 2.5,
             "width": 5,
             "color": color,
@@ -136,6 +148,12 @@ def _interval_trace(
         "marker": {"color": color, "size": 10, "symbol": symbol, "line": {"width": 2.5, "color": color}},
         "hovertemplate": "%{text}: %{x:+.5g}<extra>" + name + "</extra>",
     }
+
+
+def _thick(trace: Figure) -> Figure:
+    """Behind the trace of the whole interval, and silent."""
+    bar = {**trace["error_x"], "thickness": 8, "width": 0}
+    return {**trace, "error_x": bar, "showlegend": False, "hoverinfo": "skip", "hovertemplate": None}
 
 
 def _ways(report: Report) -> list[Figure]:

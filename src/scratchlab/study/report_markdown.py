@@ -13,6 +13,10 @@ from scratchlab.study.words import figure
 
 WIDTH = 61
 """Columns of the interval plot."""
+PLOT_GUIDE = (
+    "Brackets: 95% intervals; `=`: their 90% part. Dots: effects too small to matter. An arm whose `=` stay among the "
+    "dots is negligible."
+)
 
 
 def to_markdown(report: Report) -> str:
@@ -67,7 +71,7 @@ def _verdicts_first(report: Report) -> list[str]:
         "\n".join(notes),
         "## How to read this",
         "\n".join(guide),
-        _section("Effects with their 95% intervals", fenced(plot) if plot else ""),
+        _section("Effects with their intervals", fenced(plot) if plot else "", PLOT_GUIDE if plot else ""),
         "\n".join(_sentences(report)),
     ]
 
@@ -110,7 +114,7 @@ def _sentences(report: Report) -> Iterable[str]:
 
 
 def interval_plot(report: Report) -> str:
-    """Intervals in characters; dots are effects too small to matter, and the upright line is zero."""
+    """Intervals in characters, as `PLOT_GUIDE` reads them; the upright line is zero."""
     arms = [arm for arm in report.analysis.arms if arm.effect is not None] if report.analysis else []
     if not arms or report.analysis is None:
         return ""
@@ -125,7 +129,10 @@ def interval_plot(report: Report) -> str:
     name, word = max(len(arm.name) for arm in arms), max(len(arm.verdict) for arm in arms)
     lines = [
         f"{arm.name:<{name}}  {arm.verdict:<{word}}  "
-        + _line([place(end) for end in (-smallest, 0.0, smallest)], _places(place, arm.low, arm.effect, arm.high))
+        + _line(
+            [place(end) for end in (-smallest, 0.0, smallest)],
+            _places(place, arm.low, arm.low_90, arm.effect, arm.high_90, arm.high),
+        )
         for arm in arms
     ]
     left, right = ("worse", "better") if report.higher_is_better else ("better", "worse")
@@ -133,20 +140,20 @@ def interval_plot(report: Report) -> str:
     return "\n".join([*lines, " " * (name + word + 4) + scale])
 
 
-def _places(place: Callable[[float], int], low: float | None, effect: float | None, high: float | None) -> list[int]:
-    return [place(end) for end in (low, effect, high) if end is not None]
+def _places(place: Callable[[float], int], *ends: float | None) -> list[int]:
+    return [place(end) for end in ends if end is not None]
 
 
 def _line(shade: Sequence[int], ends: Sequence[int]) -> str:
-    """`[---o---]` over the region of effects that do not matter."""
+    """`[-==o==-]` over the region of effects that do not matter."""
     cells = [" "] * WIDTH
     for i in range(shade[0], shade[2] + 1):
         cells[i] = "\u00b7"
     cells[shade[1]] = "|"
-    if len(ends) == 3:
-        for i in range(ends[0], ends[2] + 1):
-            cells[i] = "+" if i == shade[1] else "-"
-        cells[ends[0]], cells[ends[2]] = "[", "]"
+    if len(ends) == 5:
+        for i in range(ends[0], ends[4] + 1):
+            cells[i] = "+" if i == shade[1] else "=" if ends[1] <= i <= ends[3] else "-"
+        cells[ends[0]], cells[ends[4]] = "[", "]"
     cells[ends[len(ends) // 2]] = "o"
     return "".join(cells).rstrip()
 

@@ -219,7 +219,7 @@ def reading(report: Report) -> list[tuple[str, str]]:
             "there is an effect. Of 100 studies in which no change does anything, at most 5 say this of any. How large "
             "it is, the interval says.",
         ),
-        ("negligible", f"whatever it does, it surely is less than {least}."),
+        ("negligible", f"its 90% interval lies within plus or minus {least}: a test on each side, at 5%."),
         ("undecided", "the runs cannot tell yet. It does not mean that there is no effect."),
     ]
     if report.analysis is not None and report.analysis.look is None:

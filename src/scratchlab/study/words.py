@@ -32,7 +32,8 @@ def sentence(
     if verdict == "not judged":
         return f"not judged yet: {seen} so far"
     if verdict == "negligible":
-        return f"negligible: whatever it does is smaller than {figure(smallest_effect or 0)}, the least that matters"
+        least = figure(smallest_effect or 0)
+        return f"negligible: its 90% interval lies within plus or minus {least}, the least that matters"
     if verdict != "undecided":
         by_rate = one.p_diverged is not None and (one.p_effect is None or one.p_diverged <= one.p_effect)
         rate = f"it diverges {'more' if one.diverges_more else 'less'} often than the baseline"
