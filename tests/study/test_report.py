@@ -20,6 +20,7 @@ from scratchlab.study.definition import Study
 from scratchlab.study.report import Report, report_study
 from scratchlab.study.report_curves import POINTS, arm_curves, binned, read_curves
 from scratchlab.study.report_figures import figures
+from scratchlab.study.report_guide import reading
 from scratchlab.study.report_markdown import escaped, interval_plot, to_markdown
 from scratchlab.study.report_page import to_html
 from tiny_reports import Value, lines_of, noisy, run_on_paper, settle_on_paper
@@ -219,6 +220,38 @@ def test_an_undecided_arm_says_how_many_seeds(place: Path) -> None:
     assert report.analysis is not None
     assert row.then == f"about {report.analysis['a'].seeds_needed:,} more seeds"
     assert f"{row.then}</span>" in to_html(report)
+
+
+@pytest.mark.parametrize(
+    ("design", "says", "says_not"),
+    [
+        ("paired", ("the arm less the baseline", "no declared change does anything", "dropped into"), ("exploratory",)),
+        ("stack", ("no declared change does anything", "alone or together", "Benjamini-Hochberg"), ()),
+        (
+            "screen",
+            ("averaged over the others on and off", "100 screens", "beside the others"),
+            ("declared", "dropped"),
+        ),
+        ("sweep", ("the point less the baseline", "every point is", "Benjamini-Hochberg"), ("declared", "dropped")),
+        ("retuned", ("no declared change",), ("dropped", "exploratory")),
+    ],
+)
+def test_the_guide_is_that_of_the_design(
+    place: Path, design: str, says: tuple[str, ...], says_not: tuple[str, ...]
+) -> None:
+    tables, section, value = DESIGNS[design]
+    study = load(place, tables, **section)
+    run_on_paper(study, value)
+    guide = " ".join(f"{word}: {text}" for word, text in reading(report_study(study)))
+    assert [text for text in says if text not in guide] == []
+    assert [text for text in says_not if text in guide] == []
+
+
+@pytest.mark.parametrize(("blocks", "told"), [(3, True), (4, False)])
+def test_the_guide_says_what_few_blocks_cannot_tell(place: Path, blocks: int, told: bool) -> None:
+    study = load(place, looks=[blocks])
+    run_on_paper(study, noisy())
+    assert ("11 of 100" in dict(reading(report_study(study)))["helps, hurts"]) is told
 
 
 # What came as data stays data.

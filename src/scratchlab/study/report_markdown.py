@@ -7,6 +7,7 @@ from scratchlab.evaluation.gallery_page import code_span, fenced
 from scratchlab.study import report_tables as tables
 from scratchlab.study import report_words as words
 from scratchlab.study.report import Report
+from scratchlab.study.report_guide import reading
 from scratchlab.study.report_tables import TextTable
 from scratchlab.study.report_words import Row
 from scratchlab.study.words import figure
@@ -62,7 +63,7 @@ def _verdicts_first(report: Report) -> list[str]:
     first = [_table(table) for table in tables.screen_tables(report)]
     first += [escaped((report.screen or {}).get("problem") or ""), escaped(tables.sweep_sentence(report))]
     notes = [f"- {escaped(note)}" for note in words.notes(report)]
-    guide = [f"- **{name}**: {escaped(text)}" for name, text in words.reading(report)]
+    guide = [f"- **{name}**: {escaped(text)}" for name, text in reading(report)]
     plot = interval_plot(report)
     return [
         *first,

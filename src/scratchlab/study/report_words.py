@@ -200,43 +200,6 @@ def notes(report: Report) -> list[str]:
     return found
 
 
-def reading(report: Report) -> list[tuple[str, str]]:
-    """How to read the verdicts, for somebody who knows no statistics."""
-    smallest = report.analysis.smallest_effect if report.analysis else None
-    least = "the smallest effect that matters" if smallest is None else (
-        f"{smallest:.4g}, the smallest effect that matters ({report.analysis.smallest_effect_is})"
-        if report.analysis else "")  # fmt: skip
-    good = "above" if report.higher_is_better else "below"
-    lines = [
-        ("effect", f"the arm less the baseline, within the same seeds. {good.capitalize()} zero is better."),
-        (
-            "95% interval",
-            "what the true effect may well be: such intervals miss it 5 times in 100. Each stands alone: it is not "
-            "widened for there being several arms. The verdict is stricter, and takes account of that.",
-        ),
-        (
-            "helps, hurts",
-            "there is an effect. Of 100 studies in which no change does anything, at most 5 say this of any. How large "
-            "it is, the interval says.",
-        ),
-        ("negligible", f"its 90% interval lies within plus or minus {least}: a test on each side, at 5%."),
-        ("undecided", "the runs cannot tell yet. It does not mean that there is no effect."),
-    ]
-    if report.analysis is not None and report.analysis.look is None:
-        lines.append(("not judged", "the first look is still ahead: whoever judges earlier looks too often."))
-    if report.design == "stack":
-        lines.append(("exploratory", "such arms are no claims of the study; take their verdicts as hints."))
-    if report.retune is None:
-        lines.append(
-            (
-                "as it is",
-                "each change was dropped into the baseline with all else left alone. One that wants, say, another "
-                "learning rate may do better when that is tuned too.",
-            )
-        )
-    return lines
-
-
 # The verdict table.
 
 
