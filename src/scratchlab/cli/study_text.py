@@ -1,11 +1,12 @@
 """What the study commands tell people: where a study stands, and an analysis."""
 
 import shutil
+from dataclasses import asdict
 from typing import Any
 
 import click
 
-from scratchlab.cli.output import count
+from scratchlab.cli.output import aligned, count
 
 
 def say(text: str) -> None:
@@ -14,6 +15,7 @@ def say(text: str) -> None:
 
 def standing(study: Any, now: Any) -> dict[str, Any]:
     """Where a study stands, for --json."""
+    from scratchlab.study.answer import answer_of
     from scratchlab.study.judging import analysis_of
 
     analysis = analysis_of(study, now)
@@ -32,6 +34,7 @@ def standing(study: Any, now: Any) -> dict[str, Any]:
         "tuned": {arm: dict(changes) for arm, changes in now.tuned.items()},
         "diverged": [run.label for run, figures in now.runs if figures.value is None],
         "analysis": analysis and analysis.to_json(),
+        "answer": asdict(answer_of(study, now, analysis)),
     }
 
 
@@ -44,7 +47,9 @@ def _begun(study: Any, run: Any) -> int | None:
 
 
 def status_text(report: dict[str, Any]) -> str:
-    """A study's standing for people."""
+    """A study's standing for people. A screen's arms are combinations: it answers by its changes instead."""
+    from scratchlab.study.answer import Answer
+
     begun = [run for run in report["runs_missing"] if run["begun"] is not None]
     missing = f", {len(report['runs_missing'])} missing ({len(begun)} begun)" if report["runs_missing"] else ""
     lines = [
@@ -54,7 +59,20 @@ def status_text(report: dict[str, Any]) -> str:
         *(f"  failed: {message}" for message in report.get("failed", [])),
         *(f"  {arm} tuned: {_values(changes)}" for arm, changes in report["tuned"].items()),
     ]
-    return "\n".join([*lines, *(["", analysis_text(report["analysis"])] if report["analysis"] else [])])
+    answer, analysis = Answer(**report["answer"]), report["analysis"]
+    judged = "" if analysis is None else analysis_text(analysis if answer.screen is None else {**analysis, "arms": ()})
+    return "\n\n".join(part for part in ("\n".join(lines), *answer_texts(answer), judged) if part)
+
+
+def answer_texts(answer: Any) -> list[str]:
+    """The answer of an `Answer` or a `Report` in its sentences and tables, where it asks about more than its arms."""
+    from scratchlab.study import report_tables as tables
+    from scratchlab.study import report_words as words
+
+    noise = [words.NOISE_HEAD, *words.noise_rows(answer)] if answer.design == "noise" and answer.noise else []
+    found = [tables.factor_table(answer), *tables.screen_tables(answer)]
+    rows = [noise, *([table.head, *table.rows] for table in found if table is not None and table.rows)]
+    return ["\n".join(tables.in_short(answer)), *("\n".join(aligned(table)) for table in rows if table)]
 
 
 def _values(changes: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ def to_markdown(report: Report) -> str:
         _statistics(report),
         _section("Loss on the way", _table(tables.loss_table(report)),
                  f"Validation loss in {report.curve_loss.replace('_', ' ')}: mean over n seeds (lowest to highest)."),
-        _section("Do the gains add up?", _table(tables.stack_table(report)), escaped(tables.stack_sentence(report))),
+        _section("Do the gains add up?", _table(tables.stack_table(report)), escaped(_stack_problem(report))),
         _section("Tuning", _table(tables.retune_table(report))),
         _section("Where the noise comes from", _noise(report)) if report.design != "noise" else "",
         _samples(report),
@@ -53,7 +53,8 @@ def _head(report: Report) -> str:
     standing = [f"> **{escaped(line)}**" for line in words.standing(report)]
     answers = [f"- {words.MARKS[word]} **{word}**: {escaped(names)}" for word, names in words.answers(report)]
     title = f"# {escaped(words.question(report))}"
-    return "\n\n".join([title, *standing, *(["\n".join(answers)] if answers else [])])
+    short = [escaped(line) for line in tables.in_short(report)]
+    return "\n\n".join([title, *standing, *(["\n".join(answers)] if answers else []), *short])
 
 
 # The verdict table.
@@ -61,7 +62,7 @@ def _head(report: Report) -> str:
 
 def _verdicts_first(report: Report) -> list[str]:
     first = [_table(table) for table in tables.screen_tables(report)]
-    first += [escaped((report.screen or {}).get("problem") or ""), escaped(tables.sweep_sentence(report))]
+    first.append(escaped((report.screen or {}).get("problem") or ""))
     notes = [f"- {escaped(note)}" for note in words.notes(report)]
     guide = [f"- **{name}**: {escaped(text)}" for name, text in reading(report)]
     plot = interval_plot(report)
@@ -162,6 +163,10 @@ def _line(shade: Sequence[int], ends: Sequence[int]) -> str:
 # What is underneath.
 
 
+def _stack_problem(report: Report) -> str:
+    return "" if report.stack is None else report.stack["problem"] or ""
+
+
 def _noise_first(report: Report) -> list[str]:
     problem = report.noise.get("split_problem") if report.noise else None
     return [_noise(report), escaped(problem or ""), _table(tables.factor_table(report)), escaped(words.totals(report))]
@@ -169,7 +174,7 @@ def _noise_first(report: Report) -> list[str]:
 
 def _noise(report: Report) -> str:
     rows = words.noise_rows(report)
-    return _text_lines(("source", "standard deviation", "what it rests on"), rows, {1})
+    return _text_lines(words.NOISE_HEAD, rows, {1})
 
 
 def _statistics(report: Report) -> str:

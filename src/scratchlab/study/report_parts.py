@@ -21,7 +21,7 @@ from scratchlab.study.report_curves import Curve, RunCurves
 from scratchlab.study.sections import BASELINE, Changes
 from scratchlab.study.settle import tokens_per_step
 from scratchlab.study.settled import SettledStudy
-from scratchlab.study.stacking import screen, stacking
+from scratchlab.study.stacking import Estimate, screen, stacking
 from scratchlab.study.table import Cell, Table
 from scratchlab.study.trends import Sweep, fit_sweep, steps_equivalent
 
@@ -133,34 +133,46 @@ def worth(
 # Stack and screen.
 
 
-def stack_facts(study: Study, table: Table, settled: SettledStudy) -> Record | None:
-    """What the members do together, beside the sum of what each does alone."""
+def stack_facts(study: Study, table: Table, analysis: Analysis | None) -> Record | None:
+    """What the members do together, beside the sum of what each does alone, over the blocks that were judged."""
     stack = study.file.stack
-    if stack is None or len(settled.arms) < len(study.arms):
+    if stack is None:
         return None
     try:
-        found = stacking(table, "stack", stack.members, study.without)
+        found = stacking(_judged(table, analysis), "stack", stack.members, study.without)
     except ScratchlabError as error:
         return {"problem": str(error)}
+    judged = _is_judged(analysis)
     members = [
-        {"name": name, "alone": asdict(alone), "inside": inside and asdict(inside)}
+        {"name": name, "alone": _estimate(alone, judged), "inside": inside and _estimate(inside, judged)}
         for name, (alone, inside) in zip(stack.members, found.members, strict=True)
     ]
-    totals = {name: asdict(getattr(found, name)) for name in ("predicted", "observed", "difference")}
-    return {"problem": None, "members": members, **totals}
+    totals = {name: _estimate(getattr(found, name), judged) for name in ("predicted", "observed", "difference")}
+    return {"problem": None, "judged": judged, "members": members, **totals}
 
 
-def screen_facts(study: Study, table: Table) -> Record | None:
+def screen_facts(study: Study, table: Table, analysis: Analysis | None) -> Record | None:
     """What each screened change does on average over the others, and which interactions cannot be told apart."""
     if study.design != "screen":
         return None
-    smallest = study.file.study.smallest_effect
+    smallest = None if analysis is None else analysis.smallest_effect
     try:
-        found = screen(table, study.switches, list(study.interventions), smallest)
+        found = screen(_judged(table, analysis), study.switches, list(study.interventions), smallest)
     except ScratchlabError as error:
         return {"problem": str(error)}
-    effects = [{**asdict(one.change), "p_holm": one.p_holm, "verdict": one.verdict} for one in found.effects]
-    pairs = [{**asdict(one.together), "p_exploratory": one.p_exploratory} for one in found.interactions]
+    judged = _is_judged(analysis)
+    effects = [
+        {
+            **_estimate(one.change, judged),
+            "p_holm": one.p_holm if judged else None,
+            "verdict": one.verdict if judged else "not judged",
+        }
+        for one in found.effects
+    ]
+    pairs = [
+        {**_estimate(one.together, judged), "p_exploratory": one.p_exploratory if judged else None}
+        for one in found.interactions
+    ]
     return {
         "problem": None,
         "smallest_effect": smallest,
@@ -168,6 +180,19 @@ def screen_facts(study: Study, table: Table) -> Record | None:
         "interactions": pairs,
         "aliases": list(found.aliases),
     }
+
+
+def _is_judged(analysis: Analysis | None) -> bool:
+    return analysis is not None and analysis.look is not None
+
+
+def _judged(table: Table, analysis: Analysis | None) -> Table:
+    """Without the runs that came after the last look."""
+    return table if analysis is None else table.first(analysis.blocks)
+
+
+def _estimate(one: Estimate, judged: bool) -> Record:
+    return {**asdict(one), "p": one.p if judged else None}
 
 
 # Sweep.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scratchlab.study.analysis import ArmResult
+from scratchlab.study.answer import Answer
 from scratchlab.study.report import ArmFacts, Change, Report
 from scratchlab.study.sections import BASELINE
 from scratchlab.study.words import MANY_SEEDS
@@ -306,9 +307,10 @@ def statistics_rows(report: Report) -> list[tuple[str, ...]]:
 
 STATISTICS_HEAD = ("arm", "n", "effect", "error", "df", "95% interval", "90% interval", "p", "adjusted p",
                    "decided at", "method")  # fmt: skip
+NOISE_HEAD = ("source", "standard deviation", "what it rests on")
 
 
-def noise_rows(report: Report) -> list[tuple[str, str, str]]:
+def noise_rows(report: Answer | Report) -> list[tuple[str, str, str]]:
     """Sources of noise: what, how much (a standard deviation), and what it rests on."""
     noise = report.noise
     if not noise:
