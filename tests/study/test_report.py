@@ -411,6 +411,29 @@ def test_an_arms_curve_is_the_mean_over_its_runs_between_lowest_and_highest(tmp_
     assert (validation.mean[0], validation.low[0], validation.high[0], validation.runs) == (3.0, 2.0, 4.0, 2)
 
 
+def test_evaluation_noise_is_that_of_paired_differences(place: Path) -> None:
+    """Pooled over arms and blocks; without the units of every run it is one run's own error, and called so."""
+    study = finished(place)
+    rows = {name: (value, what) for name, value, what in words.noise_rows(report_study(study))}
+    assert rows["evaluation"] == (
+        "0.0100",
+        "standard error of one run's figure over the text that scores it; mostly shared by all arms",
+    )
+    rng, squares = np.random.default_rng(0), []
+    common = rng.uniform(50, 90, 12)
+    for run in report_study(study).runs:
+        apart = rng.normal(0, 1, 12) * (run.arm != "baseline")
+        content = {"unit": "documents", "tokens": [20] * 12, "bytes": [60] * 12, "nats": (common + apart).tolist()}
+        RunFolder(study.runs / run.folder).save_test_units(content)
+        squares += [float(apart.var(ddof=1)) / 12 / (60 * math.log(2)) ** 2] * (run.arm != "baseline")
+    report = report_study(study)
+    assert report.noise["evaluation"] == pytest.approx(math.sqrt(np.mean(squares)))
+    assert report.noise["evaluation_pairs"] == 6
+    what = next(what for name, _, what in words.noise_rows(report) if name == "evaluation")
+    assert "an arm's difference in one block over other documents of the kind, pooled over 6 pairs" in what
+    all_pages(report)
+
+
 # What must not count.
 
 

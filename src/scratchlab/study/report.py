@@ -20,6 +20,7 @@ from scratchlab.study.design import Figures, Judge, Known, PlannedRun, Schedule,
 from scratchlab.study.folder import known_runs
 from scratchlab.study.judging import analysis_of, judge_of
 from scratchlab.study.report_curves import ArmCurves, RunCurves, arm_curves, read_curves
+from scratchlab.study.report_parts import Counted
 from scratchlab.study.sections import BASELINE, Arm
 from scratchlab.study.settle import given_recipe, refuse_changed_declaration, tokens_per_step
 from scratchlab.study.settled import SettledStudy, read_settled
@@ -153,9 +154,6 @@ class Report:
 
     def arm(self, name: str) -> ArmFacts:
         return next(arm for arm in self.arms if arm.name == name)
-
-
-Counted = Sequence[tuple[PlannedRun, Figures]]
 
 
 def report_study(study: Study) -> Report:

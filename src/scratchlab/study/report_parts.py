@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from scratchlab.errors import ScratchlabError
+from scratchlab.evaluation.loss import UnitLosses, paired_error
 from scratchlab.runfolder import RunFolder
 from scratchlab.study.analysis import Analysis
 from scratchlab.study.arms import value_of
@@ -26,6 +27,7 @@ from scratchlab.study.table import Cell, Table
 from scratchlab.study.trends import Sweep, fit_sweep, steps_equivalent
 
 Record = dict[str, Any]
+Counted = Sequence[tuple[PlannedRun, Figures]]
 Trials = Sequence[tuple[PlannedRun, Figures | None]]
 
 LAST_EVALUATIONS = 10
@@ -49,7 +51,7 @@ def _is_loss(metric: str) -> bool:
 def noise_facts(
     study: Study,
     table: Table,
-    counted: Sequence[tuple[PlannedRun, Figures]],
+    counted: Counted,
     analysis: Analysis | None,
     runs: Mapping[str, RunCurves],
 ) -> Record:
@@ -63,7 +65,7 @@ def noise_facts(
         "between_seeds": statistics.stdev(values) if len(values) > 1 else None,
         "after_blocks": None if analysis is None else analysis.residual_sd,
         "after_blocks_freedom": 0 if analysis is None else analysis.freedom,
-        "evaluation": _evaluation_noise(study, own),
+        **_evaluation_noise(study, counted),
         "step": _step_noise(study, [runs[name] for name in own]),
         "rerun": floor,
         "reruns": reruns,
@@ -88,13 +90,38 @@ def _split(study: Study, cells: Sequence[Cell]) -> Record:
     return {"split": {**asdict(split), "components": components}, "split_problem": None}
 
 
-def _evaluation_noise(study: Study, names: Sequence[str]) -> float | None:
-    """The standard error of one run's figure over the text that scores it, on average over runs of the baseline."""
+def _evaluation_noise(study: Study, counted: Counted) -> Record:
+    """What another text of the kind would change: in the difference of two runs of a block, or else in one figure."""
     split, _, loss = study.file.study.metric.partition(".")
-    results = [RunFolder(study.runs / name).result() or {} for name in names]
+    own = {
+        run.block: run.name for run, f in counted if run.arm == BASELINE and run.is_replicate and f.value is not None
+    }
+    pairs = _paired_errors(study, counted, own, loss) if split == "test" and loss != "perplexity" else []
+    if pairs:
+        pooled = math.sqrt(statistics.fmean(error**2 for error, _ in pairs))
+        return {"evaluation": pooled, "evaluation_pairs": len(pairs), "evaluation_unit": pairs[0][1]}
+    results = [RunFolder(study.runs / name).result() or {} for name in own.values()]
     errors = [(result.get(split) or {}).get(f"{loss}_error") for result in results]
     known = [error for error in errors if error is not None]
-    return statistics.fmean(known) if known else None
+    return {"evaluation": statistics.fmean(known) if known else None, "evaluation_pairs": 0, "evaluation_unit": None}
+
+
+def _paired_errors(study: Study, counted: Counted, baselines: Mapping[str, str], loss: str) -> list[tuple[float, str]]:
+    """Of each run of an arm beside the baseline's of its block, with what its units are called."""
+    base = {block: _test_units(study, name) for block, name in baselines.items()}
+    arms = [run for run, figures in counted if run.arm != BASELINE and figures.value is not None]
+    pairs = [(own, base.get(run.block)) for run in arms if (own := _test_units(study, run.name)) is not None]
+    errors = [(paired_error(own, other, loss), own.unit) for own, other in pairs if other is not None]
+    return [(error, unit) for error, unit in errors if error is not None]
+
+
+def _test_units(study: Study, name: str) -> UnitLosses | None:
+    """None for a run that kept none (it is older than that), or whose file is damaged: nothing else rests on it."""
+    try:
+        content = RunFolder(study.runs / name).test_units()
+    except ScratchlabError:
+        return None
+    return None if content is None else UnitLosses.from_json(content)
 
 
 def _step_noise(study: Study, runs: Sequence[RunCurves]) -> float | None:
@@ -198,7 +225,7 @@ def _estimate(one: Estimate, judged: bool) -> Record:
 # Sweep.
 
 
-def sweep_facts(study: Study, counted: Sequence[tuple[PlannedRun, Figures]]) -> Record | None:
+def sweep_facts(study: Study, counted: Counted) -> Record | None:
     """The curve through the points of a sweep, and where it is best."""
     if study.design != "sweep":
         return None
@@ -207,7 +234,9 @@ def sweep_facts(study: Study, counted: Sequence[tuple[PlannedRun, Figures]]) -> 
         arm.name: [value_of(study.baseline.replaced(arm.changes), field) for field in fields] for arm in study.arms
     }
     runs = [(run, f.value) for run, f in counted if f.value is not None]
-    points = [{"arm": run.arm, "at": places[run.arm], "block": run.block, "value": value} for run, value in runs]
+    points: list[Record] = [
+        {"arm": run.arm, "at": places[run.arm], "block": run.block, "value": value} for run, value in runs
+    ]
     plain: Record = {"fields": fields, "points": points, "problem": None, "fit": None, "curve": None}
     columns = list(zip(*places.values(), strict=True))
     wrong = [

@@ -340,6 +340,12 @@ def noise_rows(report: Answer | Report) -> list[tuple[str, str, str]]:
         )
     if noise["evaluation"] is not None:
         what = "standard error of one run's figure over the text that scores it; mostly shared by all arms"
+        if noise["evaluation_pairs"]:
+            pairs, unit = count(noise["evaluation_pairs"], "pair"), noise["evaluation_unit"]
+            what = (
+                f"standard error of an arm's difference in one block over other {unit} of the kind, pooled over "
+                f"{pairs}; the verdicts are of this text"
+            )
         found.append(("evaluation", plain(noise["evaluation"], digits), what))
     if noise["step"] is not None:
         found.append(

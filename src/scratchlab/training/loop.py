@@ -9,9 +9,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from scratchlab import hardware
 from scratchlab.errors import RunError, Terminated
-from scratchlab.evaluation.loss import LossResult, byte_lengths, evaluate_loss
+from scratchlab.evaluation.loss import UnitLosses, byte_lengths, evaluate_units
 from scratchlab.evaluation.results import TaskResult
 from scratchlab.evaluation.running import score_task
 from scratchlab.evaluation.subjects import model_subject
@@ -27,6 +29,8 @@ from scratchlab.training.schedule import learning_rate
 from scratchlab.training.signals import StopRequest, stop_on_signals
 from scratchlab.training.start import Run, create_run, pick_up
 from scratchlab.training.summary import cost, health, validation_records
+
+KEPT_UNITS = 2_000  # of the test split's losses: a file of a hundred kilobytes
 
 
 def train(recipe: Recipe | str | Path, out: str | Path, report: Reporter | None = None) -> Record:
@@ -108,7 +112,7 @@ def evaluate(run: Run, step: int) -> None:
     write_metrics(run)
     with run.journal.spent_on("evaluation"):
         if "validation" in run.yardstick.manifest.splits:
-            result = split_loss(run, "validation", run.recipe.evaluation.max_tokens)
+            result = split_loss(run, "validation", run.recipe.evaluation.max_tokens).summary()
             run.journal.note({"step": step, "validation": result.to_json()})
             nats, bits = result.nats_per_token, result.bits_per_byte
             run.report.say(f"step {step}: validation loss {nats:.4f} nats/token, {bits:.4f} bits/byte")
@@ -145,12 +149,12 @@ def figures_of(result: TaskResult) -> Record:
     return {name: value for name, value in result.to_json().items() if name not in ("model", "task")}
 
 
-def split_loss(run: Run, split: str, max_tokens: int | None = None) -> LossResult:
-    """Loss of the weights as they are on one split of the corpus that scores."""
+def split_loss(run: Run, split: str, max_tokens: int | None = None) -> UnitLosses:
+    """Loss of the weights as they are on one split of the corpus that scores, unit by unit."""
     score = run.backend.scorer(run.state).windows
     model = run.recipe.model
     text, sizes = run.yardstick.split(split), byte_lengths(run.yardstick.tokenizer)
-    return evaluate_loss(score, text, model.context_length, max_tokens, model.remembers, symbol_bytes=sizes)
+    return evaluate_units(score, text, model.context_length, max_tokens, model.remembers, symbol_bytes=sizes)
 
 
 def write_sample(run: Run) -> str:
@@ -190,7 +194,7 @@ def finish(run: Run) -> Record:
         "steps": run.steps,
         "tokens_with_lineage": run.steps * tokens_per_step + sum(earlier["tokens"] for earlier in lineage),
         "parameters": parameter_count(recipe.model, run.corpus.vocab_size),
-        "test": test and test.to_json(),
+        "test": test and test.summary().to_json(),
         "validation": validations[-1] if validations else None,
         "best_validation": min(finite, key=lambda record: record["nats_per_token"], default=None),
         "health": health(metrics, recipe.training.clip_norm),
@@ -199,6 +203,8 @@ def finish(run: Run) -> Record:
         ),
         "peak_memory_bytes": hardware.peak_memory(device),
     }
+    if test is not None and np.isfinite(test.nats).all():
+        folder.save_test_units(test.merged(KEPT_UNITS).to_json())
     draw_charts(folder, recipe)
     folder.finish(result)
     return result
