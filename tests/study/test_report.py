@@ -23,6 +23,7 @@ from scratchlab.study.report_figures import figures
 from scratchlab.study.report_guide import reading
 from scratchlab.study.report_markdown import escaped, interval_plot, to_markdown
 from scratchlab.study.report_page import to_html
+from scratchlab.study.report_tables import in_short, loss_table
 from tiny_reports import Value, lines_of, noisy, run_on_paper, settle_on_paper
 from tiny_study import TWO, load, write_baseline
 
@@ -549,6 +550,27 @@ def test_tuning_is_labeled(place: Path) -> None:
                       "b": {"training.learning_rate": 0.0125}}  # fmt: skip
     assert words.rows(report)[0].changes == (("training.learning_rate (tuned)", "0.01", "0.0025"),)
     assert any(note.startswith("Retuned: every arm") for note in words.notes(report))
+    assert "(lower is better), once tuned, at equal tokens" in words.question(report)
+
+
+def test_a_single_evaluation_is_no_curve(place: Path) -> None:
+    evaluation = {"step": 4, "validation": {"bits_per_byte": 2.0, "nats_per_token": 2.0}}
+    study = load(place, looks=[2])
+    run_on_paper(study, noisy(), metrics=json.dumps(evaluation) + "\n")
+    report = report_study(study)
+    assert "validation" not in figures(report)
+    table = loss_table(report)
+    assert table is not None
+    assert {row[2:] for row in table.rows} == {("", "", "", "2.0000 (2.0000 to 2.0000)")}
+
+
+def test_a_stacks_answer_is_on_the_first_screen(place: Path) -> None:
+    tables, section, value = DESIGNS["stack"]
+    study = load(place, tables, **section)
+    run_on_paper(study, value)
+    report = report_study(study)
+    html, (sentence,) = to_html(report), in_short(report)
+    assert html.index(sentence) < html.index('<table class="verdicts">')
 
 
 def test_an_effect_as_steps(place: Path) -> None:

@@ -291,7 +291,7 @@ def _empty(study: Study, problems: Sequence[str]) -> Report:
         stack=None,
         screen=None,
         sweep=None,
-        retune=None,
+        retune=parts.retune_facts(study, (), {}),
         curves={},
         curve_loss=parts.curve_loss(section.metric),
         environment={},

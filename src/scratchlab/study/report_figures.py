@@ -22,6 +22,8 @@ SHOWN = 6
 """Arms whose curves are drawn at once; those of others by a click on their name."""
 HUES = 8
 DASHES = ("solid", "dash", "dot")
+TOOLBAR = 24
+"""Pixels that plotly's own buttons take above a figure with a text in that corner."""
 NAME = 28
 """Characters of an arm's name beside an axis."""
 
@@ -120,6 +122,8 @@ def _interval_figure(report: Report, ones: Sequence[Interval]) -> Figure:
             data.append(_interval_trace(text, [(y, o.name, o.value, o.ends) for y, o in own], *look))
     layout = _layout([one.name for one in ones], 30)
     layout["annotations"] = _ways(report)
+    layout["height"] += TOOLBAR
+    layout["margin"]["t"] += TOOLBAR
     return {"data": data, "layout": layout}
 
 
@@ -250,7 +254,7 @@ def differences_figure(report: Report) -> Figure | None:
 def curves_figure(report: Report, kind: str) -> Figure | None:
     """Loss against tokens, an arm a line with its band over seeds."""
     curves = {name: getattr(arm, kind) for name, arm in report.curves.items()}
-    known = {name: curve for name, curve in curves.items() if curve is not None}
+    known = {name: curve for name, curve in curves.items() if curve is not None and len(curve.tokens) > 1}
     diverged = {name: arm.diverged for name, arm in report.curves.items() if arm.diverged} if kind == "training" else {}
     if not known and not diverged:
         return None

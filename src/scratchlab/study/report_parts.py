@@ -289,7 +289,7 @@ def tuning_trials(study: Study, settled: SettledStudy, known: Known) -> list[tup
 
 def retune_facts(study: Study, trials: Trials, tuned: Mapping[str, Changes]) -> Record | None:
     """What each arm tried and what it chose, by its validation loss."""
-    if not trials:
+    if not study.file.study.retune:
         return None
     by_arm: dict[str, list[Record]] = {}
     for run, figures in trials:

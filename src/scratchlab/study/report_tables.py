@@ -8,6 +8,7 @@ from typing import Any
 from scratchlab.study.answer import Answer
 from scratchlab.study.least_squares import LEVEL
 from scratchlab.study.report import Report
+from scratchlab.study.report_curves import Curve
 from scratchlab.study.report_words import (
     MARKS,
     amount_digits,
@@ -179,15 +180,22 @@ def loss_table(report: Report) -> TextTable | None:
     shown = {name: arm.validation for name, arm in report.curves.items() if arm.validation}
     if not shown:
         return None
-    parts = (0.1, 0.25, 0.5, 1.0)
-    rows: list[tuple[str, ...]] = []
-    for name, curve in shown.items():
-        places = [
-            min(range(len(curve.tokens)), key=lambda i: abs(curve.tokens[i] - at * curve.tokens[-1])) for at in parts
-        ]
-        cells = [f"{plain(curve.mean[i], 4)} ({plain(curve.low[i], 4)} to {plain(curve.high[i], 4)})" for i in places]
-        rows.append((name, str(curve.runs), *cells))
-    return TextTable(("arm", "n", *(f"{at:.0%} of training" for at in parts)), tuple(rows))
+    rows = [(name, str(curve.runs), *(_loss_at(curve, at) for at in PARTS)) for name, curve in shown.items()]
+    return TextTable(("arm", "n", *(f"{at:.0%} of training" for at in PARTS)), tuple(rows))
+
+
+PARTS = (0.1, 0.25, 0.5, 1.0)
+NEAR = 0.05
+"""How far from a part of the training, in the whole of it, an evaluation may lie to stand for it."""
+
+
+def _loss_at(curve: Curve, part: float) -> str:
+    """Blank where nothing was evaluated there."""
+    total = curve.tokens[-1]
+    i = min(range(len(curve.tokens)), key=lambda i: abs(curve.tokens[i] - part * total))
+    if abs(curve.tokens[i] - part * total) > NEAR * total:
+        return ""
+    return f"{plain(curve.mean[i], 4)} ({plain(curve.low[i], 4)} to {plain(curve.high[i], 4)})"
 
 
 FARTHEST = 0.25

@@ -140,7 +140,8 @@ def question(report: Report) -> str:
     base = "the recipe " + report.baseline.rpartition("/")[2].removesuffix(".toml")
     what = f"{metric_words(report.metric)} ({better(report)} is better)"
     most = count(report.looks[-1], "block") if report.looks else ""
-    tail = f"at equal {MATCHES[report.match]}, in {'up to ' * (len(report.looks) > 1)}{most} of fresh seeds?"
+    tuned = "once tuned, " if report.retune else ""
+    tail = f"{tuned}at equal {MATCHES[report.match]}, in {'up to ' * (len(report.looks) > 1)}{most} of fresh seeds?"
     declared = [arm.name for arm in report.arms if arm.role == "declared"]
     match report.design:
         case "noise":
