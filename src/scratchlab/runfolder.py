@@ -11,6 +11,7 @@ snapshots/       weights alone: the best, and some on the way
 tokenizer.json   the corpus's, so that the run needs nothing else to write
 charts/          PNG files
 gallery.html     what the model wrote at which loss, once it was asked for; gallery.md the same
+test_units.json  the final loss on the test split by document: what errors of differences between runs are made from
 result.json      the final figures; it is there when the run is finished
 """
 
@@ -217,6 +218,14 @@ class RunFolder:
         return self.path / "gallery.html"
 
     # How it ended.
+
+    def save_test_units(self, losses: Mapping[str, Any]) -> None:
+        write_atomically(self.path / "test_units.json", json.dumps(losses, allow_nan=False))
+
+    def test_units(self) -> Record | None:
+        """The loss on the test split, unit by unit; None for runs that are not finished, diverged, or are older."""
+        path = self.path / "test_units.json"
+        return _read_json(path) if path.is_file() else None
 
     def finish(self, result: Mapping[str, Any]) -> None:
         write_atomically(self.path / "result.json", pretty_json(result))

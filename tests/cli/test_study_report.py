@@ -29,6 +29,7 @@ def report(*arguments: str) -> str:
 def test_both_pages_go_into_the_studys_folder(study: Study) -> None:
     output = report(str(study.path))
     assert "  hurts: b\n" in output
+    assert "differ in their seeds" not in output
     assert f"Wrote {study.folder / 'report.html'}" in output
     assert (study.folder / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert (study.folder / "report.md").read_text(encoding="utf-8").startswith("# Which of 2 changes")

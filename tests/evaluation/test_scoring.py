@@ -1,6 +1,7 @@
 """Loss on held-out text against the naive computation, and its errors against simulation."""
 
 import itertools
+import json
 import math
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scratchlab.evaluation import loss as module
-from scratchlab.evaluation.loss import evaluate_loss, ratio_error
+from scratchlab.evaluation.loss import UnitLosses, evaluate_loss, paired_error, ratio_error
 from scratchlab.evaluation.scorer import ModelScorer, ScoreWindows
 from scratchlab.model.gpt import GPT
 from tiny import VOCAB, Ints, Stream, modest, random_stream, tiny_gpt
@@ -90,6 +91,31 @@ def test_errors_are_over_documents() -> None:
     jackknife = math.sqrt(11 / 12 * np.square(left_out - left_out.mean()).sum())
     assert result.nats_per_token_error == pytest.approx(jackknife, rel=0.1)
     assert result.bits_per_byte_error == pytest.approx(ratio_error(sums / math.log(2), np.array(sizes)), rel=1e-4)
+
+
+def test_the_error_of_a_difference_is_over_the_documents_of_both() -> None:
+    """Two models that find the same documents hard: the difference is known far better than either figure."""
+    rng = np.random.default_rng(0)
+    nats, sizes = rng.uniform(50, 90, 12), tuple(rng.integers(20, 90, 12).tolist())
+    apart = rng.normal(0, 0.1, 12)
+    tokens = np.full(12, 20)
+    a, b = (UnitLosses("documents", nats + shift, tokens, np.array(sizes)) for shift in (apart, 0))
+    assert paired_error(a, b, "nats_per_token") == pytest.approx(float(apart.std(ddof=1)) / math.sqrt(12) / 20)
+    assert paired_error(a, b, "bits_per_byte") == pytest.approx(ratio_error(apart / math.log(2), np.array(sizes)))
+    assert (paired_error(a, b, "bits_per_byte") or 1) < 0.1 * (a.summary().bits_per_byte_error or 0)
+    other = UnitLosses("documents", nats, tokens + 1, np.array(sizes))
+    assert paired_error(a, other, "nats_per_token") is None
+    assert UnitLosses.from_json(json.loads(json.dumps(a.to_json()))).summary() == a.summary()
+
+
+def test_units_are_put_together_and_sum_to_the_same() -> None:
+    rng = np.random.default_rng(0)
+    units = UnitLosses("documents", rng.random(1001), rng.integers(1, 9, 1001), rng.integers(1, 9, 1001))
+    few = units.merged(100)
+    assert len(few.nats) == 100
+    assert few.summary().nats_per_token == pytest.approx(units.summary().nats_per_token)
+    assert few.summary().nats_per_token_error == pytest.approx(units.summary().nats_per_token_error, rel=0.2)
+    assert units.merged(1001) is units
 
 
 def test_fewer_than_8_documents_are_scored_by_stretches() -> None:

@@ -270,8 +270,14 @@ def test_an_early_look_asks_for_more() -> None:
 def test_before_the_first_look_there_is_no_verdict() -> None:
     values = np.array([[1.0, 1.1], [9.0, 9.1], [1.0, 1.11]])
     found = analyze(table(values), 0.5, looks=(3, 5))
-    assert {arm.verdict for arm in found.arms} == {"undecided"}
+    assert {arm.verdict for arm in found.arms} == {"not judged"}
     assert "first look, at 3" in " ".join(found.notes)
+    assert found.arms[0].effect == pytest.approx(8)
+    assert found.arms[0].low is not None
+    peeks = {getattr(arm, name) for arm in found.arms for name in ("p", "p_holm", "p_exploratory", "seeds_needed")}
+    assert peeks == {None}
+    assert found.arms[0].sentence == "not judged yet: 8.0000 higher (worse) over 2 seeds so far"
+    assert not found.settled
     assert analyze(table(values), 0.5)["arm 1"].verdict == "hurts"
 
 
@@ -326,6 +332,28 @@ def test_diverged_runs_are_a_result() -> None:
     assert some.diverged == 1
     assert some.p_diverged == pytest.approx(1)
     assert "which survived" in " ".join(some.notes)
+    assert (gone.sentence, gone.notes) == (
+        "hurts: it does not train at these settings: all 6 of its runs diverged",
+        (),
+    )
+
+
+def test_an_arm_that_never_trains_is_said_not_to_where_its_runs_are_too_few_for_a_claim() -> None:
+    values = drawn(13, 4, 3)
+    values[1] = math.inf
+    gone = analyze(table(values))["arm 1"]
+    assert (gone.verdict, gone.notes) == ("undecided", ())
+    assert gone.sentence.startswith(
+        "undecided: it does not train at these settings: all 3 of its runs diverged; so few"
+    )
+
+
+def test_a_claim_by_the_rate_of_divergence_says_the_share_once() -> None:
+    values = drawn(13, 3, 12)
+    values[1, :9] = math.inf
+    some = analyze(table(values), HARDLY)["arm 1"]
+    assert (some.verdict, some.sentence) == ("hurts", "hurts: it diverges more often than the baseline")
+    assert " ".join(some.notes).count("9 of its 12 runs diverged") == 1
 
 
 def test_what_diverges_more_is_never_negligible() -> None:

@@ -39,6 +39,14 @@ def test_people_get_a_table_and_sentences(monkeypatch: pytest.MonkeyPatch) -> No
     assert "held against the mean of 3 baseline runs" in text
 
 
+def test_a_baseline_alone_is_compared_with_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("arm,block,value\nbase,1,3.5\nbase,2,3.6\n", encoding="utf-8")
+    text = run("--table", str(path), "--baseline", "base")
+    assert "there is nothing to compare: every run is of the baseline base" in text
+    assert "verdict" not in text
+
+
 def test_higher_is_better_and_exploratory_arms(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     rows = "".join(f"base,{b},{50 + b}\ngood,{b},{60 + b + b % 2}\nother,{b},{50 + b}\n" for b in range(4))

@@ -119,6 +119,13 @@ FIVE = {
 }
 
 
+@pytest.mark.parametrize(("given", "expected"), [({}, True), ({"higher_is_better": False}, False)])
+def test_more_tokens_per_second_are_better_unless_the_file_says_otherwise(
+    place: Path, given: dict[str, bool], expected: bool
+) -> None:
+    assert load(place, metric="cost.training_tokens_per_second", **given).file.study.higher_is_better is expected
+
+
 def test_a_stack_has_all_and_all_but_each(place: Path) -> None:
     names = ["a", "b", "c"]
     study = load(place, {"interventions": FIVE, "stack": {"members": names}})

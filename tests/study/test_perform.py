@@ -12,6 +12,7 @@ import torch
 
 from crew import losses
 from scratchlab.errors import RunBusyError, Terminated
+from scratchlab.evaluation.loss import UnitLosses
 from scratchlab.runfolder import RunFolder
 from scratchlab.study.perform import fingerprint_of, perform
 from scratchlab.study.places import held
@@ -52,6 +53,15 @@ def test_what_is_done_is_not_done_again(corpus: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in wanted.out.rglob("*")}
     assert perform(wanted).state == "finished"
     assert {path: path.stat().st_mtime_ns for path in wanted.out.rglob("*")} == before
+
+
+def test_a_finished_run_keeps_its_loss_by_document(corpus: Path, tmp_path: Path) -> None:
+    wanted = job(resolved_recipe(corpus), tmp_path)
+    perform(wanted)
+    kept, result = RunFolder(wanted.out).test_units(), RunFolder(wanted.out).result()
+    assert kept is not None
+    assert result is not None
+    assert UnitLosses.from_json(kept).summary().to_json() == result["test"], "figures and errors, to the bit"
 
 
 def test_paths_and_cadences_make_no_other_run(corpus: Path, tmp_path: Path) -> None:

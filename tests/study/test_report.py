@@ -20,8 +20,10 @@ from scratchlab.study.definition import Study
 from scratchlab.study.report import Report, report_study
 from scratchlab.study.report_curves import POINTS, arm_curves, binned, read_curves
 from scratchlab.study.report_figures import figures
+from scratchlab.study.report_guide import reading
 from scratchlab.study.report_markdown import escaped, interval_plot, to_markdown
 from scratchlab.study.report_page import to_html
+from scratchlab.study.report_tables import in_short, loss_table
 from tiny_reports import Value, lines_of, noisy, run_on_paper, settle_on_paper
 from tiny_study import TWO, load, write_baseline
 
@@ -124,6 +126,7 @@ def test_an_arm_that_diverged_is_counted(place: Path) -> None:
     report = report_study(finished(place, diverging("a")))
     assert (report.arm("a").diverged, report.arm("a").finished) == (3, 0)
     assert "a: 3 of its 3 runs diverged." in words.notes(report)
+    assert (words.rows(report)[1].verdict, words.rows(report)[1].then) == ("undecided", "does not train")
     assert report.curves["a"].training is None
     assert len(report.curves["a"].diverged) == 3
 
@@ -194,6 +197,21 @@ def test_the_first_screen_comes_first(place: Path) -> None:
     assert found == sorted(found)
 
 
+def test_before_the_first_look_nothing_is_judged(place: Path) -> None:
+    study = load(place, looks=[3], smallest_effect=0.05)
+    run_on_paper(study, noisy(b=0.3), most=7)
+    report = report_study(study)
+    html, markdown, _ = all_pages(report)
+    assert words.answers(report) == [("not judged", "a, b")]
+    for row in words.rows(report)[1:]:
+        assert (row.verdict, row.then) == ("not judged", "")
+        assert " to " in row.interval
+    assert {row[7:9] for row in words.statistics_rows(report)} == {("\u2013", "\u2013")}, "no p"
+    assert 'class="verdict not-judged"' in html
+    assert "undecided" not in interval_plot(report) + words.rows(report)[1].sentence
+    assert "more seed" not in html.split("<script")[0] + markdown
+
+
 def test_an_undecided_arm_says_how_many_seeds(place: Path) -> None:
     study = load(place, looks=[3], smallest_effect=0.0005)
     run_on_paper(study, noisy(b=0.3))
@@ -203,6 +221,38 @@ def test_an_undecided_arm_says_how_many_seeds(place: Path) -> None:
     assert report.analysis is not None
     assert row.then == f"about {report.analysis['a'].seeds_needed:,} more seeds"
     assert f"{row.then}</span>" in to_html(report)
+
+
+@pytest.mark.parametrize(
+    ("design", "says", "says_not"),
+    [
+        ("paired", ("the arm less the baseline", "no declared change does anything", "dropped into"), ("exploratory",)),
+        ("stack", ("no declared change does anything", "alone or together", "Benjamini-Hochberg"), ()),
+        (
+            "screen",
+            ("averaged over the others on and off", "100 screens", "beside the others"),
+            ("declared", "dropped"),
+        ),
+        ("sweep", ("the point less the baseline", "every point is", "Benjamini-Hochberg"), ("declared", "dropped")),
+        ("retuned", ("no declared change",), ("dropped", "exploratory")),
+    ],
+)
+def test_the_guide_is_that_of_the_design(
+    place: Path, design: str, says: tuple[str, ...], says_not: tuple[str, ...]
+) -> None:
+    tables, section, value = DESIGNS[design]
+    study = load(place, tables, **section)
+    run_on_paper(study, value)
+    guide = " ".join(f"{word}: {text}" for word, text in reading(report_study(study)))
+    assert [text for text in says if text not in guide] == []
+    assert [text for text in says_not if text in guide] == []
+
+
+@pytest.mark.parametrize(("blocks", "told"), [(3, True), (4, False)])
+def test_the_guide_says_what_few_blocks_cannot_tell(place: Path, blocks: int, told: bool) -> None:
+    study = load(place, looks=[blocks])
+    run_on_paper(study, noisy())
+    assert ("11 of 100" in dict(reading(report_study(study)))["helps, hurts"]) is told
 
 
 # What came as data stays data.
@@ -281,9 +331,31 @@ def test_figures_draw_what_was_found(place: Path) -> None:
     b = report.analysis["b"]
     assert hurts["x"] == [b.effect]
     assert hurts["error_x"]["arrayminus"] == [pytest.approx((b.effect or 0) - (b.low or 0))]
+    thick = drawn["effects"]["data"][drawn["effects"]["data"].index(hurts) - 1]
+    assert thick["error_x"]["arrayminus"] == [pytest.approx((b.effect or 0) - (b.low_90 or 0))]
+    assert thick["error_x"]["thickness"] > hurts["error_x"]["thickness"]
+    assert not thick["showlegend"]
     assert drawn["effects"]["layout"]["yaxis"]["ticktext"] == ["a", "b"]
     symbols = {trace["marker"]["symbol"] for trace in drawn["effects"]["data"]}
     assert len(symbols) == 2
+
+
+def test_what_is_negligible_by_its_90_percent_interval_is_so_in_words_and_in_the_picture(place: Path) -> None:
+    """Its 95% interval leaves the shade, its 90% interval does not."""
+    study = load(place, {"interventions": {"a": TWO["a"]}}, looks=[3], smallest_effect=0.05)
+    steps = {"0": 0.0, "1": 0.014, "2": -0.014}  # sd .014: 90% reaches .0236, 95% .0348
+    run_on_paper(study, lambda run: 2.0 + (0.02 + steps[run.block]) * (run.arm == "a"))
+    report = report_study(study)
+    assert report.analysis is not None
+    a = report.analysis["a"]
+    assert (a.verdict, (a.high or 0) > 0.05, (a.high_90 or 1) < 0.05) == ("negligible", True, True)
+    assert "its 90% interval lies within plus or minus 0.05" in a.sentence
+    html, markdown, _ = all_pages(report)
+    assert "surely" not in html.split("<script")[0] + markdown
+    assert "An arm whose thick part lies in the shade is negligible" in html
+    plot = interval_plot(report).splitlines()[0]
+    assert plot.rindex("\u00b7") < plot.rindex("]")
+    assert re.search(r"\[-+=.*o=+-+\]", plot)
 
 
 def test_runs_after_the_last_look_are_hollow(place: Path) -> None:
@@ -338,6 +410,29 @@ def test_an_arms_curve_is_the_mean_over_its_runs_between_lowest_and_highest(tmp_
     assert validation is not None
     assert validation.tokens == (10, 20, 30)  # those that both have
     assert (validation.mean[0], validation.low[0], validation.high[0], validation.runs) == (3.0, 2.0, 4.0, 2)
+
+
+def test_evaluation_noise_is_that_of_paired_differences(place: Path) -> None:
+    """Pooled over arms and blocks; without the units of every run it is one run's own error, and called so."""
+    study = finished(place)
+    rows = {name: (value, what) for name, value, what in words.noise_rows(report_study(study))}
+    assert rows["evaluation"] == (
+        "0.0100",
+        "standard error of one run's figure over the text that scores it; mostly shared by all arms",
+    )
+    rng, squares = np.random.default_rng(0), []
+    common = rng.uniform(50, 90, 12)
+    for run in report_study(study).runs:
+        apart = rng.normal(0, 1, 12) * (run.arm != "baseline")
+        content = {"unit": "documents", "tokens": [20] * 12, "bytes": [60] * 12, "nats": (common + apart).tolist()}
+        RunFolder(study.runs / run.folder).save_test_units(content)
+        squares += [float(apart.var(ddof=1)) / 12 / (60 * math.log(2)) ** 2] * (run.arm != "baseline")
+    report = report_study(study)
+    assert report.noise["evaluation"] == pytest.approx(math.sqrt(np.mean(squares)))
+    assert report.noise["evaluation_pairs"] == 6
+    what = next(what for name, _, what in words.noise_rows(report) if name == "evaluation")
+    assert "an arm's difference in one block over other documents of the kind, pooled over 6 pairs" in what
+    all_pages(report)
 
 
 # What must not count.
@@ -443,9 +538,26 @@ def test_noise_is_split(place: Path) -> None:
     names = [name for name, _, _ in words.noise_rows(report)]
     assert names == ["between seeds", "of it: initial weights", "of it: order of the data", "of it: the rest",
                      "between exact reruns", "evaluation", "step to step"]  # fmt: skip
+    assert "9 baseline runs over a grid of 3 x 3 seeds, shared in part" in words.noise_rows(report)[0][2]
     assert report.noise["rerun"] == 0
     assert report.noise["factors"][0]["factor"] == "threads"
     assert 'data-figure="grid"' in to_html(report)
+
+
+def test_a_factor_at_the_baselines_own_value_is_the_run_of_the_grid(place: Path) -> None:
+    """Nine cells, two reruns, and three runs with two threads: with one thread the grid has them."""
+    tables = {"noise": {"init": 3, "data": 3, "reruns": 2, "factors": {"execution.threads": [1, 2]}}}
+    study = load(place, tables)
+    run_on_paper(study, noisy(), most=0)
+    assert len(report_study(study).missing) == 14
+    run_on_paper(study, noisy())
+    report = report_study(study)
+    assert report.cost is not None
+    assert (len(report.runs), report.cost.runs, words.machines(report)) == (14, 14, [("a processor", 14)])
+    assert report.cost.device_hours == pytest.approx(14 * 72 / 3600)
+    assert report.curves["baseline"].training is not None
+    assert (report.curves["baseline"].training.runs, report.arm("baseline").finished) == (9, 9), "seeds, not runs"
+    assert report.noise["factors"][0]["n"] == 3
 
 
 def test_tuning_is_labeled(place: Path) -> None:
@@ -457,6 +569,27 @@ def test_tuning_is_labeled(place: Path) -> None:
                       "b": {"training.learning_rate": 0.0125}}  # fmt: skip
     assert words.rows(report)[0].changes == (("training.learning_rate (tuned)", "0.01", "0.0025"),)
     assert any(note.startswith("Retuned: every arm") for note in words.notes(report))
+    assert "(lower is better), once tuned, at equal tokens" in words.question(report)
+
+
+def test_a_single_evaluation_is_no_curve(place: Path) -> None:
+    evaluation = {"step": 4, "validation": {"bits_per_byte": 2.0, "nats_per_token": 2.0}}
+    study = load(place, looks=[2])
+    run_on_paper(study, noisy(), metrics=json.dumps(evaluation) + "\n")
+    report = report_study(study)
+    assert "validation" not in figures(report)
+    table = loss_table(report)
+    assert table is not None
+    assert {row[2:] for row in table.rows} == {("", "", "", "2.0000 (2.0000 to 2.0000)")}
+
+
+def test_a_stacks_answer_is_on_the_first_screen(place: Path) -> None:
+    tables, section, value = DESIGNS["stack"]
+    study = load(place, tables, **section)
+    run_on_paper(study, value)
+    report = report_study(study)
+    html, (sentence,) = to_html(report), in_short(report)
+    assert html.index(sentence) < html.index('<table class="verdicts">')
 
 
 def test_an_effect_as_steps(place: Path) -> None:

@@ -34,6 +34,12 @@ def test_a_table_is_read(tmp_path: Path) -> None:
     assert table.missing() == [("wide", "2")]
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_spreadsheet_of_another_country_is_read(tmp_path: Path, separator: str) -> None:
+    table = read_table(written(tmp_path, GOOD.replace(",", separator)), "base")
+    assert table.finished("wide") == [3.4, 3.3]
+
+
 @pytest.mark.parametrize("word", ["nan", "NaN", "inf", "-inf", "diverged"])
 def test_what_diverged_has_no_value(tmp_path: Path, word: str) -> None:
     path = written(tmp_path, f"arm,block,value\nbase,1,{word}\nbase,2,1\n")
@@ -61,6 +67,13 @@ def test_all_problems_are_told_at_once_by_line(tmp_path: Path) -> None:
         ("arm,block,value\nbase,1,2,3\n", "line 2: it has 4 fields, and the header 3"),
         ("arm,block,value,seed_init\nbase,1,2,5\n", "line 2: it has seed_init and no seed_data, seed_noise"),
         ("arm,block,value,seconds\nbase,1,2,x\n", "line 2: seconds should be a number, not 'x'"),
+        (
+            "arm,block,value\nbase,1,3,02\n",
+            "it has 4 fields, and the header 3 (a decimal comma? write the decimal point as a point)",
+        ),
+        ("arm;block;value\nbase;1;3,02\n", "not '3,02' (a decimal comma? write the decimal point as a point)"),
+        ("arm;blok;value\nbase;1;3.02\n", "there is no 'block' (did you mean 'blok'?)"),
+        ("arm,block,value\nbase,1,1e308\n", "line 2: value is 1e308: no figure of a run is so large"),
     ],
 )
 def test_tables_that_are_none(tmp_path: Path, text: str, expected: str) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from scratchlab.cli.output import aligned, as_json, count, duration, show
+from scratchlab.cli.study_text import say
 
 
 @click.command(epilog="Example: scratchlab study plan studies/nano-char.toml")
@@ -13,15 +14,15 @@ from scratchlab.cli.output import aligned, as_json, count, duration, show
 @as_json
 def plan(path: str, workers: int | None, as_json: bool) -> None:
     """What STUDY takes and what it can see, before anything runs; steps are timed where no finished run tells."""
-    from scratchlab.cli.study_run import default_workers, say
     from scratchlab.study.definition import load_study
+    from scratchlab.study.engines import default_workers
     from scratchlab.study.folder import known_runs
     from scratchlab.study.plan import plan_study
     from scratchlab.study.settle import settle
     from scratchlab.study.settled import read_settled
 
     study = load_study(path)
-    workers = workers or default_workers(study)
+    workers = workers or default_workers(study.baseline.execution.device)
     settled = settle(study, read_settled(study), workers, say)
     planned = plan_study(study, settled, known_runs(study, settled, say), workers)
     section = study.file.study

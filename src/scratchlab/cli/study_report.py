@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from scratchlab.cli.output import as_json, show
+from scratchlab.cli.study_text import answer_texts
 
 
 @click.command(epilog="Example: scratchlab study report studies/nano-char.toml --html report.html")
@@ -43,4 +44,6 @@ def _text(found: Any, places: list[str]) -> str:
     from scratchlab.study import report_words as words
 
     answers = [f"  {word}: {names}" for word, names in words.answers(found)]
-    return "\n".join([words.question(found), *words.standing(found), *answers, *(f"Wrote {place}" for place in places)])
+    head = "\n".join([words.question(found), *words.standing(found), *answers])
+    wrote = "\n".join(f"Wrote {place}" for place in places)
+    return "\n\n".join(part for part in (head, *answer_texts(found), wrote) if part)

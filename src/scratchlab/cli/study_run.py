@@ -6,14 +6,10 @@ from typing import Any
 import click
 
 from scratchlab.cli.output import as_json, count, duration, show
+from scratchlab.cli.study_text import say, standing, status_text
 from scratchlab.errors import RunError, UsageError
-from scratchlab.hardware import usable_cores
 
 ENGINES = ("local", "ray", "slurm")
-
-
-def say(text: str) -> None:
-    click.echo(text, err=True)
 
 
 @click.command(epilog="Example: scratchlab study run studies/nano-char.toml --workers 2")
@@ -30,12 +26,12 @@ def run(path: str, on: str, workers: int | None, address: str | None, slurm: tup
     """
     from scratchlab.study.coordinate import coordinate
     from scratchlab.study.definition import load_study
-    from scratchlab.study.engines import engine
+    from scratchlab.study.engines import default_workers, engine
     from scratchlab.study.judging import judge_of
     from scratchlab.study.settle import settle_study
 
     study = load_study(path)
-    beside = workers or default_workers(study)
+    beside = workers or default_workers(study.baseline.execution.device)
     where = engine(on, beside if on == "local" else workers, address, slurm_options(slurm))
     settled = settle_study(study, beside, say)
     now, progress = coordinate(study, settled, where, judge_of(study, settled), Lines())
@@ -70,18 +66,6 @@ def status(path: str, as_json: bool) -> None:
     settled = settle(study, before, 1, say)
     now = schedule(study, settled, known_runs(study, settled, say), judge_of(study, settled))
     show(standing(study, settled, now), as_json, status_text)
-
-
-def default_workers(study: Any) -> int:
-    """As many runs at a time as there are devices: GPUs, or the cores of a CPU."""
-    from scratchlab.hardware import choose_device
-
-    device = choose_device(study.baseline.execution.device)
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.device_count()
-    return usable_cores() if device == "cpu" else 1
 
 
 def slurm_options(given: tuple[str, ...]) -> dict[str, str]:
@@ -120,54 +104,3 @@ class Lines:
 def figure_text(figures: Any) -> str:
     value = "diverged" if figures.value is None else f"{figures.value:.5g}"
     return f"{value} ({duration(figures.seconds + figures.other_seconds)})"
-
-
-def standing(study: Any, settled: Any, now: Any) -> dict[str, Any]:
-    """Where a study stands, for --json."""
-    from scratchlab.study.judging import analysis_of
-
-    analysis = analysis_of(study, settled, now)
-    missing = [
-        {"label": run.label, "run": str(study.runs / run.name), "begun": _begun(study, run)} for run in now.missing
-    ]
-    return {
-        "study": str(study.path),
-        "state": "complete" if now.complete else "under way",
-        "design": study.design,
-        "metric": study.file.study.metric,
-        "looks": list(study.looks),
-        "looks_done": now.look,
-        "runs_done": len(now.counted),
-        "runs_missing": missing,
-        "tuned": {arm: dict(changes) for arm, changes in now.tuned.items()},
-        "diverged": [run.label for run, figures in now.counted if figures.value is None],
-        "analysis": analysis and analysis.to_json(),
-    }
-
-
-def _begun(study: Any, run: Any) -> int | None:
-    """The step of the last checkpoint of a run that was begun."""
-    from scratchlab.runfolder import RunFolder
-
-    folder = RunFolder(study.runs / run.name)
-    return max(folder.checkpoint_steps(), default=0) if folder.exists() else None
-
-
-def status_text(report: dict[str, Any]) -> str:
-    """A study's standing for people."""
-    from scratchlab.cli.study_analyze import analysis_text
-
-    begun = [run for run in report["runs_missing"] if run["begun"] is not None]
-    missing = f", {len(report['runs_missing'])} missing ({len(begun)} begun)" if report["runs_missing"] else ""
-    lines = [
-        f"{report['study']}: {report['state']}, {count(report['runs_done'], 'run')} done{missing}, "
-        f"{report['looks_done']} of {count(len(report['looks']), 'look')} taken",
-        *(f"  diverged: {label}" for label in report["diverged"]),
-        *(f"  failed: {message}" for message in report.get("failed", [])),
-        *(f"  {arm} tuned: {_values(changes)}" for arm, changes in report["tuned"].items()),
-    ]
-    return "\n".join([*lines, *(["", analysis_text(report["analysis"])] if report["analysis"] else [])])
-
-
-def _values(changes: dict[str, Any]) -> str:
-    return ", ".join(f"{field} = {value:g}" for field, value in changes.items())

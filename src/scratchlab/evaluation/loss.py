@@ -5,7 +5,7 @@ that models with different tokenizers are scored on the same bytes. All figures 
 """
 
 import math
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -84,6 +84,46 @@ class LossResult:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class UnitLosses:
+    """The loss of one model on a text, unit by unit: what its figures, and errors of differences, are made from."""
+
+    unit: str
+    nats: Floats
+    n_tokens: npt.NDArray[Any]
+    n_bytes: npt.NDArray[Any]
+
+    def summary(self) -> LossResult:
+        return summarize(self.unit, self.nats, self.n_tokens, self.n_bytes)
+
+    def merged(self, most: int) -> "UnitLosses":
+        """At most so many: neighbors are put together, which leaves the errors as right as they were."""
+        if len(self.nats) <= most:
+            return self
+        edges = np.linspace(0, len(self.nats), most + 1).astype(np.int64)[:-1]
+        return UnitLosses(self.unit, *(np.add.reduceat(a, edges) for a in (self.nats, self.n_tokens, self.n_bytes)))
+
+    def to_json(self) -> dict[str, Any]:
+        sums = {"tokens": self.n_tokens, "bytes": self.n_bytes, "nats": self.nats}
+        return {"unit": self.unit, **{name: values.tolist() for name, values in sums.items()}}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "UnitLosses":
+        nats, tokens, n_bytes = (np.array(content[name], np.float64) for name in ("nats", "tokens", "bytes"))
+        return cls(content["unit"], nats, tokens, n_bytes)
+
+
+def paired_error(a: UnitLosses, b: UnitLosses, loss: str) -> float | None:
+    """Standard error of A's `loss` (bits_per_byte or nats_per_token) less B's, over the units of one text.
+
+    Which texts are hard drops out of it. None where the units are not the same, or there is only one.
+    """
+    sizes, other, unit = (a.n_bytes, b.n_bytes, math.log(2)) if loss == "bits_per_byte" else (a.n_tokens, b.n_tokens, 1)
+    if a.unit != b.unit or not np.array_equal(sizes, other):
+        return None
+    return ratio_error((a.nats - b.nats) / unit, sizes)
+
+
 def evaluate_loss(
     score: ScoreWindows,
     text: ScoredText,
@@ -93,6 +133,19 @@ def evaluate_loss(
     progress: Callable[[int, int], None] = lambda done, total: None,
     symbol_bytes: Ints | None = None,
 ) -> LossResult:
+    """The figures of `evaluate_units`."""
+    return evaluate_units(score, text, context_length, max_tokens, remembers, progress, symbol_bytes).summary()
+
+
+def evaluate_units(
+    score: ScoreWindows,
+    text: ScoredText,
+    context_length: int,
+    max_tokens: int | None = None,
+    remembers: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    symbol_bytes: Ints | None = None,
+) -> UnitLosses:
     """Score `text` (its first `max_tokens` targets if given) with `score(tokens_BT, targets_BT) -> nats_BT`.
 
     Windows do not overlap. A scorer that remembers gets the text in 16 stretches side by side, and is given each in
@@ -112,7 +165,7 @@ def evaluate_loss(
         scored = score_part(score, part, units.starts)
         scored.add_to(nats)
         progress(done := done + scored.n_targets, work.n_targets)
-    return summarize(units.kind, summed(nats), units.n_tokens, units.n_bytes)
+    return UnitLosses(units.kind, summed(nats), units.n_tokens, units.n_bytes)
 
 
 def check_length(text: TokenStream) -> None:

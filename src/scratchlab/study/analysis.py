@@ -7,8 +7,9 @@ Read it from top to bottom. In short:
    pooling is what makes 3 to 8 seeds enough. An arm that scatters more than the rest is judged by its own pairs alone.
 3. Each effect gets a 95% t interval and a p value. Because several changes are tried, p is adjusted (Holm), so that
    a study of useless changes claims anything at all in at most 5 cases of 100.
-4. A change is *negligible* if its effect surely lies within plus or minus the smallest effect that matters; else it
-   *helps* or *hurts* if the adjusted p is small; else it is *undecided*, with the seeds that would settle it.
+4. A change is *negligible* if the 90% interval of its effect lies within plus or minus the smallest effect that
+   matters; else it *helps* or *hurts* if the adjusted p is small; else it is *undecided*, with the seeds that would
+   settle it.
 
 Looks: if the study said so beforehand, it is judged at 3, 5 and 8 blocks, and may stop at each. Looking three times at
 5% would claim too much (.117 of useless changes), so the 5% are split: .005, .015, .03. Within a look Holm keeps its
@@ -20,7 +21,7 @@ The simulations that hold all of this are in docs/statistics.md.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -28,13 +29,14 @@ import numpy as np
 from scratchlab.errors import ScratchlabError, UsageError
 from scratchlab.study import words
 from scratchlab.study.evidence import Evidence, Noise, gather
+from scratchlab.study.least_squares import LEVEL
 from scratchlab.study.multiplicity import benjamini_hochberg, holm, shared_noise
 from scratchlab.study.power import Design, blocks_to_settle
 from scratchlab.study.table import Table, check_table
 
-Verdict = Literal["helps", "hurts", "negligible", "undecided"]
+ClaimWord = Literal["helps", "hurts"]
+Verdict = Literal["helps", "hurts", "negligible", "undecided", "not judged"]
 
-LEVEL = 0.05
 SHARE_OF_LOSS = 0.001
 """Where nobody says what matters: a thousandth of the baseline, or its deviation over seeds if that is larger."""
 
@@ -52,7 +54,7 @@ class ArmResult:
     high: float | None
     """The 95% interval of the effect, not adjusted for the number of arms."""
     p: float | None
-    """That the arm is as the baseline; two-sided, not adjusted."""
+    """That the arm is as the baseline; two-sided, not adjusted. None before the first look: so nobody peeks."""
     p_holm: float | None
     """p adjusted for the declared interventions, as of the look that decided it; None for an exploratory arm."""
     verdict: Verdict
@@ -107,8 +109,8 @@ class Analysis:
 
     @property
     def settled(self) -> bool:
-        """Whether no arm is undecided."""
-        return all(arm.verdict != "undecided" for arm in self.arms)
+        """Whether every arm has been judged, and none is undecided."""
+        return all(arm.verdict not in ("undecided", "not judged") for arm in self.arms)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -143,7 +145,7 @@ def analyze(
         judged = _judge_at(table, blocks, level, family, claims, known_noise)
         claims |= judged.claims
     if judged is None:  # before the first look: figures, but no verdict
-        judged = _judge_at(table, len(table.blocks), 0.0, family, claims, known_noise)
+        judged = replace(_judge_at(table, len(table.blocks), 0.0, family, claims, known_noise), adjusted={})
     return _report(table, judged, claims, smallest_effect, looks, family, known_noise)
 
 
@@ -171,7 +173,7 @@ def _done(table: Table, arms: Sequence[str]) -> int:
 class Claim:
     """That an arm helps or hurts, made at a look."""
 
-    word: Literal["helps", "hurts"]
+    word: ClaimWord
     blocks: int
     adjusted: float
     """Its p then."""
@@ -299,11 +301,14 @@ def _arm(
 ) -> ArmResult:
     """The row of an arm: its evidence, the verdict on it, and both in words."""
     claim = claims.get(one.name)
-    verdict = _verdict(one, claim, smallest if judged.level else None)
     adjusted = judged.adjusted.get(one.name) if claim is None else claim.adjusted
-    needed = _more_seeds(one, smallest, level) if verdict == "undecided" else None
     low, high = one.interval(LEVEL)
     low_90, high_90 = one.interval(2 * LEVEL)
+    too_small = smallest if judged.level and not one.diverges_more else None
+    verdict: Verdict = "not judged"
+    if judged.level:
+        verdict = verdict_of(low_90, high_90, too_small, None if claim is None else claim.word)
+    needed = _more_seeds(one, smallest, level) if verdict == "undecided" else None
     return ArmResult(
         name=one.name,
         n=one.n,
@@ -311,7 +316,7 @@ def _arm(
         effect=one.effect,
         low=low,
         high=high,
-        p=one.p,
+        p=one.p if judged.level else None,
         p_holm=adjusted if in_family else None,
         verdict=verdict,
         seeds_needed=needed,
@@ -323,21 +328,19 @@ def _arm(
         exploratory=not in_family,
         p_exploratory=None if in_family else adjusted,
         diverged=one.diverged,
-        p_diverged=one.p_diverged,
+        p_diverged=one.p_diverged if judged.level else None,
         decided_at=None if claim is None else claim.blocks,
         sentence=words.sentence(one, verdict, smallest, needed, table.higher_is_better),
-        notes=words.arm_notes(one, None if claim is None else claim.blocks, judged.blocks),
+        notes=words.arm_notes(one, verdict, None if claim is None else claim.blocks, judged.blocks),
     )
 
 
-def _verdict(one: Evidence, claim: Claim | None, smallest: float | None) -> Verdict:
-    """In this order: too small to matter; claimed, now or at an earlier look; not known."""
-    low, high = one.interval(2 * LEVEL)
-    if smallest is not None and low is not None and high is not None:  # two one-sided tests at 5% (Schuirmann 1987)
-        within = -smallest < low and high < smallest
-        if within and not one.diverges_more:
-            return "negligible"
-    return "undecided" if claim is None else claim.word
+def verdict_of(low_90: float | None, high_90: float | None, smallest: float | None, claim: ClaimWord | None) -> Verdict:
+    """In this order: too small to matter; claimed; not known. Without a `smallest` effect nothing is too small."""
+    reach = None if low_90 is None or high_90 is None else max(-low_90, high_90)
+    if smallest is not None and reach is not None and reach < smallest:  # two one-sided tests at 5% (Schuirmann 1987)
+        return "negligible"
+    return claim or "undecided"
 
 
 def _more_seeds(one: Evidence, smallest: float | None, level: float) -> int | None:

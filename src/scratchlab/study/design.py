@@ -16,8 +16,8 @@ from scratchlab.seeds import block_seeds, derive, permute
 from scratchlab.study.arms import factor_settings, value_of
 from scratchlab.study.definition import Study
 from scratchlab.study.sections import BASELINE, Arm, Changes
-from scratchlab.study.settled import ROLES, Seeds, SettledStudy
-from scratchlab.study.table import Cell, Table
+from scratchlab.study.settled import SettledStudy
+from scratchlab.study.table import ROLES, Cell, Seeds, Table
 
 TUNING = "tuning"
 
@@ -40,6 +40,11 @@ class PlannedRun:
     def name(self) -> str:
         """Of its run folder."""
         return self.fingerprint[:16] + (f"-rerun-{self.rerun}" if self.rerun else "")
+
+    @property
+    def is_replicate(self) -> bool:
+        """Whether its seeds are its own: not so an exact rerun, and not one of a factor."""
+        return not self.rerun and not self.factors
 
     @property
     def label(self) -> str:
@@ -91,8 +96,13 @@ class Schedule:
     def complete(self) -> bool:
         return not self.missing
 
-    def planned(self) -> list[PlannedRun]:
-        return [*(run for run, _ in self.counted), *self.missing]
+    @property
+    def runs(self) -> tuple[tuple[PlannedRun, Figures], ...]:
+        """`counted`, each folder once: a factor at the baseline's own value is a run of the grid."""
+        found: dict[str, tuple[PlannedRun, Figures]] = {}
+        for run, figures in self.counted:
+            found.setdefault(run.name, (run, figures))
+        return tuple(found.values())
 
 
 def schedule(study: Study, settled: SettledStudy, known: Known, judge: Judge) -> Schedule:
@@ -138,9 +148,13 @@ def table_of(study: Study, counted: Iterable[tuple[PlannedRun, Figures]]) -> Tab
 
 
 def _divide(runs: Sequence[PlannedRun], known: Known) -> tuple[list[tuple[PlannedRun, Figures]], list[PlannedRun]]:
-    """The runs that are there, and those that are not."""
+    """The runs that are there, and those that are not: of these, each folder once."""
     found = [(run, known(run.name)) for run in runs]
-    return [(run, figures) for run, figures in found if figures], [run for run, figures in found if not figures]
+    missing: dict[str, PlannedRun] = {}
+    for run, figures in found:
+        if not figures:
+            missing.setdefault(run.name, run)
+    return [(run, figures) for run, figures in found if figures], list(missing.values())
 
 
 # Blocks and looks.

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 from scratchlab.errors import UsageError
+from scratchlab.hardware import choose_device, usable_cores
 from scratchlab.study.jobs import Engine
 
 EngineName = Literal["local", "ray", "slurm"]
@@ -37,3 +38,13 @@ def engine(
             return SlurmEngine(workers, options or {})
         case _:
             raise UsageError(f"{on!r}: there is no such engine; it is one of {', '.join(ENGINES)}.")
+
+
+def default_workers(device: str) -> int:
+    """As many runs at a time as there are devices of the kind that a recipe asks for: GPUs, or the cores of a CPU."""
+    device = choose_device(device)
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.device_count()
+    return usable_cores() if device == "cpu" else 1

@@ -13,6 +13,7 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 LEVEL = 0.05
+"""Of every test of a study, and what its 95% intervals miss."""
 RATIO = 3.0
 """An arm whose residuals scatter so many times as widely as those of the others has a noise of its own."""
 

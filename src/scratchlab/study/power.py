@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from scipy import special
 
+from scratchlab.study.least_squares import LEVEL
+
 POWER = 0.8
 """How often an effect of the size that was planned for is found."""
-LEVEL = 0.05
 MANY = 1_000
 """From so many blocks on the normal distribution is near enough."""
 

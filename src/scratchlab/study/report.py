@@ -20,6 +20,7 @@ from scratchlab.study.design import Figures, Judge, Known, PlannedRun, Schedule,
 from scratchlab.study.folder import known_runs
 from scratchlab.study.judging import analysis_of, judge_of, withdrawn
 from scratchlab.study.report_curves import ArmCurves, RunCurves, arm_curves, read_curves
+from scratchlab.study.report_parts import Counted
 from scratchlab.study.sections import BASELINE, Arm
 from scratchlab.study.settle import given_recipe, refuse_changed_declaration, tokens_per_step
 from scratchlab.study.settled import SettledStudy, read_settled
@@ -155,9 +156,6 @@ class Report:
         return next(arm for arm in self.arms if arm.name == name)
 
 
-Counted = Sequence[tuple[PlannedRun, Figures]]
-
-
 def report_study(study: Study) -> Report:
     """Everything there is to say of a study. `UsageError` if what counts was changed after there were results."""
     before = read_settled(study)
@@ -234,8 +232,8 @@ def _gather(
     problems: list[str],
 ) -> Report:
     loss = parts.curve_loss(study.file.study.metric)
-    runs = {run.name: read_curves(RunFolder(study.runs / run.name), loss) for run, _ in now.counted}
-    curves = {name: _curves_of(name, settled, now.counted, runs) for name in settled.arms}
+    runs = {run.name: read_curves(RunFolder(study.runs / run.name), loss) for run, _ in now.runs}
+    curves = {name: _curves_of(name, settled, now.runs, runs) for name in settled.arms}
     table = table_of(study, now.counted)
     tuning = parts.tuning_trials(study, settled, known)
     return replace(
@@ -244,12 +242,12 @@ def _gather(
         looks_done=now.look,
         analysis=analysis,
         arms=tuple(_arm(study, settled, arm, now, analysis, curves) for arm in study.arms),
-        runs=_runs(now.counted),
+        runs=_runs(now.runs),
         missing=tuple(_missing(study, run) for run in now.missing),
-        cost=_cost([*(figures for _, figures in now.counted), *(figures for _, figures in tuning if figures)]),
-        noise=parts.noise_facts(study, table, now.counted, analysis, runs),
-        stack=parts.stack_facts(study, table, settled),
-        screen=parts.screen_facts(study, table),
+        cost=_cost([*(figures for _, figures in now.runs), *(figures for _, figures in tuning if figures)]),
+        noise=parts.noise_facts(study, table, now.runs, analysis, runs),
+        stack=parts.stack_facts(study, table, analysis) if len(settled.arms) == len(study.arms) else None,
+        screen=parts.screen_facts(study, table, analysis),
         sweep=parts.sweep_facts(study, now.counted),
         retune=parts.retune_facts(study, tuning, now.tuned),
         curves=curves,
@@ -284,7 +282,7 @@ def _empty(study: Study, problems: Sequence[str]) -> Report:
         stack=None,
         screen=None,
         sweep=None,
-        retune=None,
+        retune=parts.retune_facts(study, (), {}),
         curves={},
         curve_loss=parts.curve_loss(section.metric),
         environment={},
@@ -340,12 +338,13 @@ def _arm(
     fresh = _new_arm(study, arm)
     if arm.name not in settled.arms:
         return fresh
-    own = [(run, figures) for run, figures in now.counted if run.arm == arm.name]
-    values = [figures.value for _, figures in own if figures.value is not None]
+    own = [(run, figures) for run, figures in now.runs if run.arm == arm.name]
+    replicates = [figures.value for run, figures in own if run.is_replicate]
+    values = [value for value in replicates if value is not None]
     recipe = settled.arms[arm.name].recipe
     tuned = now.tuned.get(arm.name, {})
     given = value_of_changes(study, arm)
-    cost, base = _cost([f for _, f in own]), _cost([f for run, f in now.counted if run.arm == BASELINE])
+    cost, base = _cost([f for _, f in own]), _cost([f for run, f in now.runs if run.arm == BASELINE])
     hours = None if cost is None else cost.device_hours / cost.runs
     block, sample = _sample(study, own)
     return replace(
@@ -355,7 +354,7 @@ def _arm(
         steps=recipe.settled.steps,
         tokens_per_step=tokens_per_step(recipe),
         finished=len(values),
-        diverged=len(own) - len(values),
+        diverged=len(replicates) - len(values),
         missing=sum(run.arm == arm.name for run in now.missing),
         mean=statistics.fmean(values) if values else None,
         sd=statistics.stdev(values) if len(values) > 1 else None,
@@ -402,7 +401,7 @@ def _sample(study: Study, own: Counted) -> tuple[str | None, str | None]:
 
 
 def _runs(counted: Counted) -> tuple[RunFacts, ...]:
-    base = {run.block: f.value for run, f in counted if run.arm == BASELINE and not run.rerun and not run.factors}
+    base = {run.block: f.value for run, f in counted if run.arm == BASELINE and run.is_replicate}
     return tuple(_run(run, figures, base.get(run.block)) for run, figures in counted)
 
 
@@ -430,7 +429,7 @@ def _missing(study: Study, run: PlannedRun) -> MissingRun:
 
 
 def _curves_of(name: str, settled: SettledStudy, counted: Counted, runs: Mapping[str, RunCurves]) -> ArmCurves:
-    own = [(run, figures) for run, figures in counted if run.arm == name]
+    own = [(run, figures) for run, figures in counted if run.arm == name and run.is_replicate]
     finished = [runs[run.name] for run, figures in own if figures.value is not None]
     diverged = [runs[run.name] for run, figures in own if figures.value is None]
     return arm_curves(finished, diverged, tokens_per_step(settled.arms[name].recipe))

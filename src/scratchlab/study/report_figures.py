@@ -6,21 +6,24 @@ for the light or the dark of the reader's screen. Marks differ in shape as well 
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 from scratchlab.study.report import Report
 from scratchlab.study.report_curves import Curve
-from scratchlab.study.report_words import MARKS, effect_digits, metric_words
+from scratchlab.study.report_words import MARKS, effect_digits, metric_words, style_of
 from scratchlab.study.sections import BASELINE
 from scratchlab.study.table import natural
 
 Figure = dict[str, Any]
 
-SYMBOLS = {"helps": "circle", "hurts": "x", "negligible": "square", "undecided": "circle-open"}
+SYMBOLS = {"helps": "circle", "hurts": "x", "negligible": "square", "undecided": "circle-open",
+           "not judged": "diamond-open"}  # fmt: skip
 SHOWN = 6
 """Arms whose curves are drawn at once; those of others by a click on their name."""
 HUES = 8
 DASHES = ("solid", "dash", "dot")
+TOOLBAR = 24
+"""Pixels that plotly's own buttons take above a figure with a text in that corner."""
 NAME = 28
 """Characters of an arm's name beside an axis."""
 
@@ -52,7 +55,7 @@ def effects_figure(report: Report) -> Figure | None:
     arms = [] if report.analysis is None else [arm for arm in report.analysis.arms if arm.effect is not None]
     if not arms:
         return None
-    ones = [(arm.name, arm.verdict, arm.effect, arm.low, arm.high) for arm in arms]
+    ones = [Interval(a.name, a.verdict, a.effect, (a.low, a.high), (a.low_90, a.high_90)) for a in arms]
     figure = _interval_figure(report, ones)
     return _with_negligible(figure, report.analysis.smallest_effect if report.analysis else None)
 
@@ -61,7 +64,10 @@ def screen_figure(report: Report) -> Figure | None:
     """The screened changes with their intervals."""
     if report.screen is None or report.screen["problem"]:
         return None
-    ones = [(one["name"], one["verdict"], one["value"], one["low"], one["high"]) for one in report.screen["effects"]]
+    ones = [
+        Interval(one["name"], one["verdict"], one["value"], (one["low"], one["high"]), (one["low_90"], one["high_90"]))
+        for one in report.screen["effects"]
+    ]
     return _with_negligible(_interval_figure(report, ones), report.screen["smallest_effect"])
 
 
@@ -81,7 +87,7 @@ def stack_figure(report: Report) -> Figure | None:
     ]  # fmt: skip
     data = [
         _interval_trace(
-            name, [(y, names[round(y)], one["value"], one["low"], one["high"]) for y, one in ones], color, mark
+            name, [(y, names[round(y)], one["value"], (one["low"], one["high"])) for y, one in ones], color, mark
         )
         for name, color, mark, ones in groups
         if ones
@@ -89,30 +95,41 @@ def stack_figure(report: Report) -> Figure | None:
     return {"data": data, "layout": _layout(names, 44)}
 
 
-Interval = tuple[str, str, float | None, float | None, float | None]
-"""Name, verdict, value, low, high."""
+Ends = tuple[float | None, float | None]
+
+
+class Interval(NamedTuple):
+    """An effect as it is drawn."""
+
+    name: str
+    verdict: str
+    value: float | None
+    ends: Ends
+    """Of the 95% interval."""
+    ends_90: Ends
+    """Of the 90% interval, by which an effect is found negligible."""
 
 
 def _interval_figure(report: Report, ones: Sequence[Interval]) -> Figure:
-    """A line an arm, the first on top; one trace a verdict, so that the legend names it."""
-    data = [
-        _interval_trace(
-            f"{MARKS[word]} {word}",
-            [(y, name, at, low, high) for y, (name, verdict, at, low, high) in enumerate(ones) if verdict == word],
-            f"--{word}",
-            SYMBOLS[word],
-        )
-        for word in SYMBOLS
-        if any(verdict == word for _, verdict, *_ in ones)
-    ]
-    layout = _layout([name for name, *_ in ones], 30)
+    """A line an arm, the first on top; the 90% part thicker. One trace a verdict, so that the legend names it."""
+    data: list[Figure] = []
+    for word in SYMBOLS:
+        own = [(y, one) for y, one in enumerate(ones) if one.verdict == word]
+        look = f"--{style_of(word)}", SYMBOLS[word]
+        if own:
+            data.append(_thick(_interval_trace("90%", [(y, o.name, o.value, o.ends_90) for y, o in own], *look)))
+            text = f"{MARKS[word]} {word}"
+            data.append(_interval_trace(text, [(y, o.name, o.value, o.ends) for y, o in own], *look))
+    layout = _layout([one.name for one in ones], 30)
     layout["annotations"] = _ways(report)
+    layout["height"] += TOOLBAR
+    layout["margin"]["t"] += TOOLBAR
     return {"data": data, "layout": layout}
 
 
 def _interval_trace(
     name: str,
-    ones: Sequence[tuple[float, str, float | None, float | None, float | None]],
+    ones: Sequence[tuple[float, str, float | None, Ends]],
     color: str,
     symbol: str,
 ) -> Figure:
@@ -120,14 +137,14 @@ def _interval_trace(
         "type": "scatter",
         "mode": "markers",
         "name": name,
-        "x": [at for _, _, at, _, _ in ones],
+        "x": [at for _, _, at, _ in ones],
         "y": [y for y, *_ in ones],
         "text": [escape(label) for _, label, *_ in ones],
         "error_x": {
             "type": "data",
             "symmetric": False,
-            "array": [None if high is None or at is None else high - at for _, _, at, _, high in ones],
-            "arrayminus": [None if low is None or at is None else at - low for _, _, at, low, _ in ones],
+            "array": [None if high is None or at is None else high - at for _, _, at, (_, high) in ones],
+            "arrayminus": [None if low is None or at is None else at - low for _, _, at, (low, _) in ones],
             "thickness": 2.5,
             "width": 5,
             "color": color,
@@ -135,6 +152,12 @@ def _interval_trace(
         "marker": {"color": color, "size": 10, "symbol": symbol, "line": {"width": 2.5, "color": color}},
         "hovertemplate": "%{text}: %{x:+.5g}<extra>" + name + "</extra>",
     }
+
+
+def _thick(trace: Figure) -> Figure:
+    """Behind the trace of the whole interval, and silent."""
+    bar = {**trace["error_x"], "thickness": 8, "width": 0}
+    return {**trace, "error_x": bar, "showlegend": False, "hoverinfo": "skip", "hovertemplate": None}
 
 
 def _ways(report: Report) -> list[Figure]:
@@ -231,7 +254,7 @@ def differences_figure(report: Report) -> Figure | None:
 def curves_figure(report: Report, kind: str) -> Figure | None:
     """Loss against tokens, an arm a line with its band over seeds."""
     curves = {name: getattr(arm, kind) for name, arm in report.curves.items()}
-    known = {name: curve for name, curve in curves.items() if curve is not None}
+    known = {name: curve for name, curve in curves.items() if curve is not None and len(curve.tokens) > 1}
     diverged = {name: arm.diverged for name, arm in report.curves.items() if arm.diverged} if kind == "training" else {}
     if not known and not diverged:
         return None

@@ -7,12 +7,17 @@ from scratchlab.evaluation.gallery_page import code_span, fenced
 from scratchlab.study import report_tables as tables
 from scratchlab.study import report_words as words
 from scratchlab.study.report import Report
+from scratchlab.study.report_guide import reading
 from scratchlab.study.report_tables import TextTable
 from scratchlab.study.report_words import Row
 from scratchlab.study.words import figure
 
 WIDTH = 61
 """Columns of the interval plot."""
+PLOT_GUIDE = (
+    "Brackets: 95% intervals; `=`: their 90% part. Dots: effects too small to matter. An arm whose `=` stay among the "
+    "dots is negligible."
+)
 
 
 def to_markdown(report: Report) -> str:
@@ -23,7 +28,7 @@ def to_markdown(report: Report) -> str:
         _statistics(report),
         _section("Loss on the way", _table(tables.loss_table(report)),
                  f"Validation loss in {report.curve_loss.replace('_', ' ')}: mean over n seeds (lowest to highest)."),
-        _section("Do the gains add up?", _table(tables.stack_table(report)), escaped(tables.stack_sentence(report))),
+        _section("Do the gains add up?", _table(tables.stack_table(report)), escaped(_stack_problem(report))),
         _section("Tuning", _table(tables.retune_table(report))),
         _section("Where the noise comes from", _noise(report)) if report.design != "noise" else "",
         _samples(report),
@@ -48,7 +53,8 @@ def _head(report: Report) -> str:
     standing = [f"> **{escaped(line)}**" for line in words.standing(report)]
     answers = [f"- {words.MARKS[word]} **{word}**: {escaped(names)}" for word, names in words.answers(report)]
     title = f"# {escaped(words.question(report))}"
-    return "\n\n".join([title, *standing, *(["\n".join(answers)] if answers else [])])
+    short = [escaped(line) for line in tables.in_short(report)]
+    return "\n\n".join([title, *standing, *(["\n".join(answers)] if answers else []), *short])
 
 
 # The verdict table.
@@ -56,9 +62,9 @@ def _head(report: Report) -> str:
 
 def _verdicts_first(report: Report) -> list[str]:
     first = [_table(table) for table in tables.screen_tables(report)]
-    first += [escaped((report.screen or {}).get("problem") or ""), escaped(tables.sweep_sentence(report))]
+    first.append(escaped((report.screen or {}).get("problem") or ""))
     notes = [f"- {escaped(note)}" for note in words.notes(report)]
-    guide = [f"- **{name}**: {escaped(text)}" for name, text in words.reading(report)]
+    guide = [f"- **{name}**: {escaped(text)}" for name, text in reading(report)]
     plot = interval_plot(report)
     return [
         *first,
@@ -67,7 +73,7 @@ def _verdicts_first(report: Report) -> list[str]:
         "\n".join(notes),
         "## How to read this",
         "\n".join(guide),
-        _section("Effects with their 95% intervals", fenced(plot) if plot else ""),
+        _section("Effects with their intervals", fenced(plot) if plot else "", PLOT_GUIDE if plot else ""),
         "\n".join(_sentences(report)),
     ]
 
@@ -110,7 +116,7 @@ def _sentences(report: Report) -> Iterable[str]:
 
 
 def interval_plot(report: Report) -> str:
-    """Intervals in characters; dots are effects too small to matter, and the upright line is zero."""
+    """Intervals in characters, as `PLOT_GUIDE` reads them; the upright line is zero."""
     arms = [arm for arm in report.analysis.arms if arm.effect is not None] if report.analysis else []
     if not arms or report.analysis is None:
         return ""
@@ -125,7 +131,10 @@ def interval_plot(report: Report) -> str:
     name, word = max(len(arm.name) for arm in arms), max(len(arm.verdict) for arm in arms)
     lines = [
         f"{arm.name:<{name}}  {arm.verdict:<{word}}  "
-        + _line([place(end) for end in (-smallest, 0.0, smallest)], _places(place, arm.low, arm.effect, arm.high))
+        + _line(
+            [place(end) for end in (-smallest, 0.0, smallest)],
+            _places(place, arm.low, arm.low_90, arm.effect, arm.high_90, arm.high),
+        )
         for arm in arms
     ]
     left, right = ("worse", "better") if report.higher_is_better else ("better", "worse")
@@ -133,25 +142,29 @@ def interval_plot(report: Report) -> str:
     return "\n".join([*lines, " " * (name + word + 4) + scale])
 
 
-def _places(place: Callable[[float], int], low: float | None, effect: float | None, high: float | None) -> list[int]:
-    return [place(end) for end in (low, effect, high) if end is not None]
+def _places(place: Callable[[float], int], *ends: float | None) -> list[int]:
+    return [place(end) for end in ends if end is not None]
 
 
 def _line(shade: Sequence[int], ends: Sequence[int]) -> str:
-    """`[---o---]` over the region of effects that do not matter."""
+    """`[-==o==-]` over the region of effects that do not matter."""
     cells = [" "] * WIDTH
     for i in range(shade[0], shade[2] + 1):
         cells[i] = "\u00b7"
     cells[shade[1]] = "|"
-    if len(ends) == 3:
-        for i in range(ends[0], ends[2] + 1):
-            cells[i] = "+" if i == shade[1] else "-"
-        cells[ends[0]], cells[ends[2]] = "[", "]"
+    if len(ends) == 5:
+        for i in range(ends[0], ends[4] + 1):
+            cells[i] = "+" if i == shade[1] else "=" if ends[1] <= i <= ends[3] else "-"
+        cells[ends[0]], cells[ends[4]] = "[", "]"
     cells[ends[len(ends) // 2]] = "o"
     return "".join(cells).rstrip()
 
 
 # What is underneath.
+
+
+def _stack_problem(report: Report) -> str:
+    return "" if report.stack is None else report.stack["problem"] or ""
 
 
 def _noise_first(report: Report) -> list[str]:
@@ -161,7 +174,7 @@ def _noise_first(report: Report) -> list[str]:
 
 def _noise(report: Report) -> str:
     rows = words.noise_rows(report)
-    return _text_lines(("source", "standard deviation", "what it rests on"), rows, {1})
+    return _text_lines(words.NOISE_HEAD, rows, {1})
 
 
 def _statistics(report: Report) -> str:

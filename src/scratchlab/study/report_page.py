@@ -12,6 +12,7 @@ from scratchlab.study import report_tables as tables
 from scratchlab.study import report_words as words
 from scratchlab.study.report import Report
 from scratchlab.study.report_figures import figures
+from scratchlab.study.report_guide import reading
 
 FOLDER = Path(__file__).parent / "pages"
 
@@ -27,6 +28,7 @@ def to_html(report: Report) -> str:
     return environment.get_template("report.html.j2").render(
         report=report,
         w=words,
+        reading=reading(report),
         t=tables,
         rows=words.rows(report),
         style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from scratchlab.errors import ScratchlabError
+from scratchlab.evaluation.loss import UnitLosses, paired_error
 from scratchlab.runfolder import RunFolder
 from scratchlab.study.analysis import Analysis
 from scratchlab.study.arms import value_of
@@ -21,11 +22,12 @@ from scratchlab.study.report_curves import Curve, RunCurves
 from scratchlab.study.sections import BASELINE, Changes
 from scratchlab.study.settle import tokens_per_step
 from scratchlab.study.settled import SettledStudy
-from scratchlab.study.stacking import screen, stacking
+from scratchlab.study.stacking import Estimate, screen, stacking
 from scratchlab.study.table import Cell, Table
 from scratchlab.study.trends import Sweep, fit_sweep, steps_equivalent
 
 Record = dict[str, Any]
+Counted = Sequence[tuple[PlannedRun, Figures]]
 Trials = Sequence[tuple[PlannedRun, Figures | None]]
 
 LAST_EVALUATIONS = 10
@@ -49,20 +51,21 @@ def _is_loss(metric: str) -> bool:
 def noise_facts(
     study: Study,
     table: Table,
-    counted: Sequence[tuple[PlannedRun, Figures]],
+    counted: Counted,
     analysis: Analysis | None,
     runs: Mapping[str, RunCurves],
 ) -> Record:
     """How far chance alone moves the metric, by where it comes from. What is not known is None."""
     values = table.finished(BASELINE) if study.design != "noise" else _grid_values(table.cells)
-    own = [run.name for run, f in counted if run.arm == BASELINE and f.value is not None]
+    own = [run.name for run, f in counted if run.arm == BASELINE and run.is_replicate and f.value is not None]
     floor, reruns = rerun_floor(table.cells)
     return {
         "runs": len(values),
+        "grid": study.file.noise and [study.file.noise.init, study.file.noise.data],
         "between_seeds": statistics.stdev(values) if len(values) > 1 else None,
         "after_blocks": None if analysis is None else analysis.residual_sd,
         "after_blocks_freedom": 0 if analysis is None else analysis.freedom,
-        "evaluation": _evaluation_noise(study, own),
+        **_evaluation_noise(study, counted),
         "step": _step_noise(study, [runs[name] for name in own]),
         "rerun": floor,
         "reruns": reruns,
@@ -87,13 +90,38 @@ def _split(study: Study, cells: Sequence[Cell]) -> Record:
     return {"split": {**asdict(split), "components": components}, "split_problem": None}
 
 
-def _evaluation_noise(study: Study, names: Sequence[str]) -> float | None:
-    """The standard error of one run's figure over the text that scores it, on average over runs of the baseline."""
+def _evaluation_noise(study: Study, counted: Counted) -> Record:
+    """What another text of the kind would change: in the difference of two runs of a block, or else in one figure."""
     split, _, loss = study.file.study.metric.partition(".")
-    results = [RunFolder(study.runs / name).result() or {} for name in names]
+    own = {
+        run.block: run.name for run, f in counted if run.arm == BASELINE and run.is_replicate and f.value is not None
+    }
+    pairs = _paired_errors(study, counted, own, loss) if split == "test" and loss != "perplexity" else []
+    if pairs:
+        pooled = math.sqrt(statistics.fmean(error**2 for error, _ in pairs))
+        return {"evaluation": pooled, "evaluation_pairs": len(pairs), "evaluation_unit": pairs[0][1]}
+    results = [RunFolder(study.runs / name).result() or {} for name in own.values()]
     errors = [(result.get(split) or {}).get(f"{loss}_error") for result in results]
     known = [error for error in errors if error is not None]
-    return statistics.fmean(known) if known else None
+    return {"evaluation": statistics.fmean(known) if known else None, "evaluation_pairs": 0, "evaluation_unit": None}
+
+
+def _paired_errors(study: Study, counted: Counted, baselines: Mapping[str, str], loss: str) -> list[tuple[float, str]]:
+    """Of each run of an arm beside the baseline's of its block, with what its units are called."""
+    base = {block: _test_units(study, name) for block, name in baselines.items()}
+    arms = [run for run, figures in counted if run.arm != BASELINE and figures.value is not None]
+    pairs = [(own, base.get(run.block)) for run in arms if (own := _test_units(study, run.name)) is not None]
+    errors = [(paired_error(own, other, loss), own.unit) for own, other in pairs if other is not None]
+    return [(error, unit) for error, unit in errors if error is not None]
+
+
+def _test_units(study: Study, name: str) -> UnitLosses | None:
+    """None for a run that kept none (it is older than that), or whose file is damaged: nothing else rests on it."""
+    try:
+        content = RunFolder(study.runs / name).test_units()
+    except ScratchlabError:
+        return None
+    return None if content is None else UnitLosses.from_json(content)
 
 
 def _step_noise(study: Study, runs: Sequence[RunCurves]) -> float | None:
@@ -132,34 +160,46 @@ def worth(
 # Stack and screen.
 
 
-def stack_facts(study: Study, table: Table, settled: SettledStudy) -> Record | None:
-    """What the members do together, beside the sum of what each does alone."""
+def stack_facts(study: Study, table: Table, analysis: Analysis | None) -> Record | None:
+    """What the members do together, beside the sum of what each does alone, over the blocks that were judged."""
     stack = study.file.stack
-    if stack is None or len(settled.arms) < len(study.arms):
+    if stack is None:
         return None
     try:
-        found = stacking(table, "stack", stack.members, study.without)
+        found = stacking(_judged(table, analysis), "stack", stack.members, study.without)
     except ScratchlabError as error:
         return {"problem": str(error)}
+    judged = _is_judged(analysis)
     members = [
-        {"name": name, "alone": asdict(alone), "inside": inside and asdict(inside)}
+        {"name": name, "alone": _estimate(alone, judged), "inside": inside and _estimate(inside, judged)}
         for name, (alone, inside) in zip(stack.members, found.members, strict=True)
     ]
-    totals = {name: asdict(getattr(found, name)) for name in ("predicted", "observed", "difference")}
-    return {"problem": None, "members": members, **totals}
+    totals = {name: _estimate(getattr(found, name), judged) for name in ("predicted", "observed", "difference")}
+    return {"problem": None, "judged": judged, "members": members, **totals}
 
 
-def screen_facts(study: Study, table: Table) -> Record | None:
+def screen_facts(study: Study, table: Table, analysis: Analysis | None) -> Record | None:
     """What each screened change does on average over the others, and which interactions cannot be told apart."""
     if study.design != "screen":
         return None
-    smallest = study.file.study.smallest_effect
+    smallest = None if analysis is None else analysis.smallest_effect
     try:
-        found = screen(table, study.switches, list(study.interventions), smallest)
+        found = screen(_judged(table, analysis), study.switches, list(study.interventions), smallest)
     except ScratchlabError as error:
         return {"problem": str(error)}
-    effects = [{**asdict(one.change), "p_holm": one.p_holm, "verdict": one.verdict} for one in found.effects]
-    pairs = [{**asdict(one.together), "p_exploratory": one.p_exploratory} for one in found.interactions]
+    judged = _is_judged(analysis)
+    effects = [
+        {
+            **_estimate(one.change, judged),
+            "p_holm": one.p_holm if judged else None,
+            "verdict": one.verdict if judged else "not judged",
+        }
+        for one in found.effects
+    ]
+    pairs = [
+        {**_estimate(one.together, judged), "p_exploratory": one.p_exploratory if judged else None}
+        for one in found.interactions
+    ]
     return {
         "problem": None,
         "smallest_effect": smallest,
@@ -169,10 +209,23 @@ def screen_facts(study: Study, table: Table) -> Record | None:
     }
 
 
+def _is_judged(analysis: Analysis | None) -> bool:
+    return analysis is not None and analysis.look is not None
+
+
+def _judged(table: Table, analysis: Analysis | None) -> Table:
+    """Without the runs that came after the last look."""
+    return table if analysis is None else table.first(analysis.blocks)
+
+
+def _estimate(one: Estimate, judged: bool) -> Record:
+    return {**asdict(one), "p": one.p if judged else None}
+
+
 # Sweep.
 
 
-def sweep_facts(study: Study, counted: Sequence[tuple[PlannedRun, Figures]]) -> Record | None:
+def sweep_facts(study: Study, counted: Counted) -> Record | None:
     """The curve through the points of a sweep, and where it is best."""
     if study.design != "sweep":
         return None
@@ -236,7 +289,7 @@ def tuning_trials(study: Study, settled: SettledStudy, known: Known) -> list[tup
 
 def retune_facts(study: Study, trials: Trials, tuned: Mapping[str, Changes]) -> Record | None:
     """What each arm tried and what it chose, by its validation loss."""
-    if not trials:
+    if not study.file.study.retune:
         return None
     by_arm: dict[str, list[Record]] = {}
     for run, figures in trials:

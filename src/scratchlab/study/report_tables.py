@@ -5,9 +5,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scratchlab.study.analysis import LEVEL
+from scratchlab.study.answer import Answer
+from scratchlab.study.least_squares import LEVEL
 from scratchlab.study.report import Report
-from scratchlab.study.report_words import MARKS, between, digits_of, p_text, plain, signed, value_text
+from scratchlab.study.report_curves import Curve
+from scratchlab.study.report_words import (
+    MARKS,
+    amount_digits,
+    between,
+    count,
+    digits_of,
+    p_text,
+    plain,
+    signed,
+    value_text,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +31,32 @@ class TextTable:
     numbers_from: int = 1
 
 
-def stack_table(report: Report) -> TextTable | None:
+Answered = Answer | Report
+"""What has an answer to put into words."""
+
+
+def in_short(report: Answered) -> list[str]:
+    """The answer of a study that asks about more than its arms, a sentence each."""
+    return [line for line in (_noise_sentence(report), stack_sentence(report), sweep_sentence(report)) if line]
+
+
+def _noise_sentence(report: Answered) -> str:
+    """Of a noise study: how far apart two runs are by chance alone."""
+    deviation = report.noise.get("between_seeds") if report.design == "noise" else None
+    if deviation is None:
+        return ""
+    digits = amount_digits([deviation])
+    return (
+        f"Two runs of this recipe that differ in their seeds alone lie up to {plain(PAIR * deviation, digits)} apart "
+        f"in 95 cases of 100 (standard deviation {plain(deviation, digits)}, {count(report.noise['runs'], 'run')})."
+    )
+
+
+PAIR = 1.96 * math.sqrt(2)
+"""In deviations of one run: what 95 of 100 differences of two are within."""
+
+
+def stack_table(report: Answered) -> TextTable | None:
     """What the members did, alone and inside the stack, and all together."""
     stack = report.stack
     if stack is None or stack["problem"]:
@@ -35,12 +72,10 @@ def stack_table(report: Report) -> TextTable | None:
     return TextTable(head, (*members, *totals))
 
 
-def stack_sentence(report: Report) -> str:
-    """Whether the gains add up."""
-    if report.stack is None:
+def stack_sentence(report: Answered) -> str:
+    """Whether the gains add up; nothing before that was judged."""
+    if report.stack is None or report.stack["problem"] or not report.stack["judged"]:
         return ""
-    if report.stack["problem"]:
-        return str(report.stack["problem"])
     gap = report.stack["difference"]
     digits = digits_of([(gap["high"] - gap["low"]) / 4])
     interval = between(gap["low"], gap["high"], digits)
@@ -58,7 +93,7 @@ def _estimate(one: Mapping[str, Any] | None, digits: int) -> tuple[str, str]:
     return ("", "") if one is None else (signed(one["value"], digits), between(one["low"], one["high"], digits))
 
 
-def screen_tables(report: Report) -> list[TextTable]:
+def screen_tables(report: Answered) -> list[TextTable]:
     """Effects of the screened changes, and of pairs of them with their aliases."""
     screen = report.screen
     if screen is None or screen["problem"]:
@@ -79,7 +114,7 @@ def screen_tables(report: Report) -> list[TextTable]:
     ]
 
 
-def sweep_sentence(report: Report) -> str:
+def sweep_sentence(report: Answered) -> str:
     """Where the curve is best, and how well that is known."""
     sweep = report.sweep
     if sweep is None:
@@ -103,7 +138,7 @@ def sweep_sentence(report: Report) -> str:
     return f"The fitted curve is best at {' and '.join(places)}.{sure}{doubt}"
 
 
-def factor_table(report: Report) -> TextTable | None:
+def factor_table(report: Answered) -> TextTable | None:
     """Does the machine matter?"""
     factors = report.noise.get("factors") or []
     if not factors:
@@ -145,15 +180,22 @@ def loss_table(report: Report) -> TextTable | None:
     shown = {name: arm.validation for name, arm in report.curves.items() if arm.validation}
     if not shown:
         return None
-    parts = (0.1, 0.25, 0.5, 1.0)
-    rows: list[tuple[str, ...]] = []
-    for name, curve in shown.items():
-        places = [
-            min(range(len(curve.tokens)), key=lambda i: abs(curve.tokens[i] - at * curve.tokens[-1])) for at in parts
-        ]
-        cells = [f"{plain(curve.mean[i], 4)} ({plain(curve.low[i], 4)} to {plain(curve.high[i], 4)})" for i in places]
-        rows.append((name, str(curve.runs), *cells))
-    return TextTable(("arm", "n", *(f"{at:.0%} of training" for at in parts)), tuple(rows))
+    rows = [(name, str(curve.runs), *(_loss_at(curve, at) for at in PARTS)) for name, curve in shown.items()]
+    return TextTable(("arm", "n", *(f"{at:.0%} of training" for at in PARTS)), tuple(rows))
+
+
+PARTS = (0.1, 0.25, 0.5, 1.0)
+NEAR = 0.05
+"""How far from a part of the training, in the whole of it, an evaluation may lie to stand for it."""
+
+
+def _loss_at(curve: Curve, part: float) -> str:
+    """Blank where nothing was evaluated there."""
+    total = curve.tokens[-1]
+    i = min(range(len(curve.tokens)), key=lambda i: abs(curve.tokens[i] - part * total))
+    if abs(curve.tokens[i] - part * total) > NEAR * total:
+        return ""
+    return f"{plain(curve.mean[i], 4)} ({plain(curve.low[i], 4)} to {plain(curve.high[i], 4)})"
 
 
 FARTHEST = 0.25

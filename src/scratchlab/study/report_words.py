@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from scratchlab.study.analysis import ArmResult
+from scratchlab.study.answer import Answer
 from scratchlab.study.report import ArmFacts, Change, Report
 from scratchlab.study.sections import BASELINE
 from scratchlab.study.words import MANY_SEEDS
 
 MINUS, TIMES = "\u2212", "\u00d7"
-MARKS = {"helps": "\u2714", "hurts": "\u2718", "negligible": "\u2248", "undecided": "?", "": ""}
+MARKS = {"helps": "\u2714", "hurts": "\u2718", "negligible": "\u2248", "undecided": "?", "not judged": "\u2026", "": ""}
 """Beside the word and the color, for whoever sees no colors."""
 
 SPLITS = {"test": "on the test split", "validation": "on the validation split", "best_validation": "at the best"}
@@ -70,6 +71,11 @@ def plain(value: float | None, digits: int) -> str:
     if value is None:
         return "\u2013"
     return (MINUS if value < 0 and float(f"{value:.{digits}f}") else "") + f"{abs(value):,.{digits}f}"
+
+
+def style_of(verdict: str) -> str:
+    """The name of its color."""
+    return verdict.replace(" ", "-")
 
 
 def p_text(p: float | None) -> str:
@@ -134,7 +140,8 @@ def question(report: Report) -> str:
     base = "the recipe " + report.baseline.rpartition("/")[2].removesuffix(".toml")
     what = f"{metric_words(report.metric)} ({better(report)} is better)"
     most = count(report.looks[-1], "block") if report.looks else ""
-    tail = f"at equal {MATCHES[report.match]}, in {'up to ' * (len(report.looks) > 1)}{most} of fresh seeds?"
+    tuned = "once tuned, " if report.retune else ""
+    tail = f"{tuned}at equal {MATCHES[report.match]}, in {'up to ' * (len(report.looks) > 1)}{most} of fresh seeds?"
     declared = [arm.name for arm in report.arms if arm.role == "declared"]
     match report.design:
         case "noise":
@@ -195,41 +202,6 @@ def notes(report: Report) -> list[str]:
     return found
 
 
-def reading(report: Report) -> list[tuple[str, str]]:
-    """How to read the verdicts, for somebody who knows no statistics."""
-    smallest = report.analysis.smallest_effect if report.analysis else None
-    least = "the smallest effect that matters" if smallest is None else (
-        f"{smallest:.4g}, the smallest effect that matters ({report.analysis.smallest_effect_is})"
-        if report.analysis else "")  # fmt: skip
-    good = "above" if report.higher_is_better else "below"
-    lines = [
-        ("effect", f"the arm less the baseline, within the same seeds. {good.capitalize()} zero is better."),
-        (
-            "95% interval",
-            "what the true effect may well be: such intervals miss it 5 times in 100. Each stands alone: it is not "
-            "widened for there being several arms. The verdict is stricter, and takes account of that.",
-        ),
-        (
-            "helps, hurts",
-            "there is an effect. Of 100 studies in which no change does anything, at most 5 say this of any. How large "
-            "it is, the interval says.",
-        ),
-        ("negligible", f"whatever it does, it surely is less than {least}."),
-        ("undecided", "the runs cannot tell yet. It does not mean that there is no effect."),
-    ]
-    if report.design == "stack":
-        lines.append(("exploratory", "such arms are no claims of the study; take their verdicts as hints."))
-    if report.retune is None:
-        lines.append(
-            (
-                "as it is",
-                "each change was dropped into the baseline with all else left alone. One that wants, say, another "
-                "learning rate may do better when that is tuned too.",
-            )
-        )
-    return lines
-
-
 # The verdict table.
 
 
@@ -282,8 +254,8 @@ def _sentence(judged: ArmResult | None) -> str:
 def _then(report: Report, judged: ArmResult | None) -> str:
     if judged is None or judged.verdict != "undecided":
         return ""
-    if report.looks and not report.looks_done:
-        return "no look yet"
+    if judged.diverged and not judged.n:
+        return "does not train"
     if judged.seeds_needed is None:
         return "run more seeds"
     if judged.seeds_needed > MANY_SEEDS:
@@ -336,9 +308,10 @@ def statistics_rows(report: Report) -> list[tuple[str, ...]]:
 
 STATISTICS_HEAD = ("arm", "n", "effect", "error", "df", "95% interval", "90% interval", "p", "adjusted p",
                    "decided at", "method")  # fmt: skip
+NOISE_HEAD = ("source", "standard deviation", "what it rests on")
 
 
-def noise_rows(report: Report) -> list[tuple[str, str, str]]:
+def noise_rows(report: Answer | Report) -> list[tuple[str, str, str]]:
     """Sources of noise: what, how much (a standard deviation), and what it rests on."""
     noise = report.noise
     if not noise:
@@ -347,8 +320,10 @@ def noise_rows(report: Report) -> list[tuple[str, str, str]]:
     digits = amount_digits(known)
     found: list[tuple[str, str, str]] = []
     if noise["between_seeds"] is not None:
-        base = f"standard deviation of {count(noise['runs'], 'baseline run')} with fresh seeds"
-        found.append(("between seeds", plain(noise["between_seeds"], digits), base))
+        runs = count(noise["runs"], "baseline run")
+        grid = noise["grid"] and f"{runs} over a grid of {noise['grid'][0]} x {noise['grid'][1]} seeds, shared in part"
+        base = grid or f"{runs} with fresh seeds"
+        found.append(("between seeds", plain(noise["between_seeds"], digits), f"standard deviation of {base}"))
     if noise["after_blocks"] is not None:
         rest = f"pooled over all arms, {noise['after_blocks_freedom']} degrees of freedom: what verdicts are judged by"
         found.append(("left once arms share their seeds", plain(noise["after_blocks"], digits), rest))
@@ -366,6 +341,12 @@ def noise_rows(report: Report) -> list[tuple[str, str, str]]:
         )
     if noise["evaluation"] is not None:
         what = "standard error of one run's figure over the text that scores it; mostly shared by all arms"
+        if noise["evaluation_pairs"]:
+            pairs, unit = count(noise["evaluation_pairs"], "pair"), noise["evaluation_unit"]
+            what = (
+                f"standard error of an arm's difference in one block over other {unit} of the kind, pooled over "
+                f"{pairs}; the verdicts are of this text"
+            )
         found.append(("evaluation", plain(noise["evaluation"], digits), what))
     if noise["step"] is not None:
         found.append(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from scratchlab.recipe import Count, Positive, Section
 
@@ -15,6 +15,8 @@ Changes = Mapping[str, Any]
 """An intervention: dotted fields of a recipe and their new values."""
 
 BASELINE = "baseline"
+HIGHER_IS_BETTER = ("cost.training_tokens_per_second",)
+"""Metrics of a run of which more is better, unless the study file says otherwise."""
 
 
 class StudySection(Section):
@@ -43,6 +45,12 @@ class StudySection(Section):
     price: Positive | dict[str, Positive] | None = None
     """Of a device for an hour; or of each device, by a part of its name."""
     currency: str = "USD"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _direction(cls, given: Any) -> Any:
+        known = isinstance(given, Mapping) and given.get("metric") in HIGHER_IS_BETTER
+        return {"higher_is_better": True, **given} if known else given
 
 
 class StackSection(Section):

@@ -10,11 +10,9 @@ from scratchlab.files import pretty_json, write_atomically
 from scratchlab.recipe import Recipe, fingerprint, recipe_from
 from scratchlab.study.definition import Study
 from scratchlab.study.sections import Changes
+from scratchlab.study.table import ROLES, Seeds
 
 FORMAT_VERSION = 1
-ROLES = ("init", "data", "noise")
-Seeds = tuple[int, int, int]
-"""Of the roles, in this order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import special
 
 from scratchlab.errors import UsageError
-from scratchlab.study.analysis import Verdict
+from scratchlab.study.analysis import ClaimWord, Verdict, verdict_of
 from scratchlab.study.least_squares import LEVEL, Fit, Floats, fit_blocks
 from scratchlab.study.multiplicity import benjamini_hochberg, holm
 from scratchlab.study.table import Table
@@ -158,13 +158,9 @@ def screen(
     """
 
     def judged(one: Estimate, p_holm: float) -> ScreenEffect:
-        """By the rule for arms: too small to matter, else claimed, else not known."""
-        verdict: Verdict = "undecided"
-        if smallest_effect is not None and -smallest_effect < one.low_90 and one.high_90 < smallest_effect:
-            verdict = "negligible"
-        elif p_holm < LEVEL:
-            verdict = "helps" if (one.value > 0) == table.higher_is_better else "hurts"
-        return ScreenEffect(one, p_holm, verdict)
+        word: ClaimWord = "helps" if (one.value > 0) == table.higher_is_better else "hurts"
+        claim = word if p_holm < LEVEL else None
+        return ScreenEffect(one, p_holm, verdict_of(one.low_90, one.high_90, smallest_effect, claim))
 
     _check_arms(table, list(arms))
     values_AB = table.grid()[[table.arms.index(name) for name in arms]]

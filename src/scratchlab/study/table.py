@@ -23,16 +23,19 @@ from scratchlab.errors import UsageError
 from scratchlab.files import write_atomically
 
 Floats = npt.NDArray[np.float64]
-Seeds = tuple[int, int, int]
 
 NEEDED = ("arm", "block", "value")
-SEED_COLUMNS = ("seed_init", "seed_data", "seed_noise")
 ROLES = ("init", "data", "noise")
+Seeds = tuple[int, int, int]
+"""Of the roles, in this order."""
+SEED_COLUMNS = tuple(f"seed_{role}" for role in ROLES)
 AMOUNTS = ("seconds", "other_seconds", "price")
 FACTOR = "factor."
 """How the columns of `Cell.factors` begin: factor.device, factor.processes."""
 DIVERGED = ("diverged", "nan", "inf", "+inf", "-inf")
 SHOWN = 20  # problems named in one message
+LARGEST = 1e100
+"""What is larger is no figure of a run, and its square is no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +192,8 @@ def _rows(path: Path, needed: Sequence[str]) -> tuple[list[str], list[tuple[int,
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: it is not text in UTF-8 ({error.reason}). Save it as CSV, UTF-8.") from None
     kept = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")]
-    rows = list(csv.reader([line for _, line in kept], skipinitialspace=True))
+    separator = _separator(kept[0][1], needed) if kept else ","
+    rows = list(csv.reader([line for _, line in kept], delimiter=separator, skipinitialspace=True))
     if not rows:
         raise UsageError(f"{path}: it is empty. Expected: a line {','.join(needed)}, then a row a run.")
     header = [name.strip() for name in rows[0]]
@@ -201,8 +205,8 @@ def _rows(path: Path, needed: Sequence[str]) -> tuple[list[str], list[tuple[int,
             f"there is no {', no '.join(hints)}. It has: {', '.join(header)}."
         )
     ragged = [
-        (line, f"it has {len(row)} fields, and the header {len(header)}")
-        for (line, _), row in zip(kept[1:], rows[1:], strict=True)
+        (line, f"it has {len(row)} fields, and the header {len(header)}{_comma_hint(text, len(row) > len(header))}")
+        for (line, text), row in zip(kept[1:], rows[1:], strict=True)
         if len(row) != len(header)
     ]
     refuse(path, ragged)
@@ -210,6 +214,16 @@ def _rows(path: Path, needed: Sequence[str]) -> tuple[list[str], list[tuple[int,
         (line, dict(zip(header, (part.strip() for part in row), strict=True)))
         for (line, _), row in zip(kept[1:], rows[1:], strict=True)
     ]
+
+
+def _separator(header: str, needed: Sequence[str]) -> str:
+    """A comma; or the semicolon or the tab by which spreadsheets of much of the world part the columns' names."""
+    return max(",;\t", key=lambda one: sum(name.strip() in needed for name in header.split(one)))
+
+
+def _comma_hint(text: str, likely: bool = True) -> str:
+    comma = likely and re.search(r"\d,\d", text)
+    return " (a decimal comma? write the decimal point as a point)" if comma else ""
 
 
 def _cells(rows: list[tuple[int, dict[str, str]]], metric: str) -> tuple[list[int], list[Cell], list[Problem]]:
@@ -258,8 +272,9 @@ def _number(text: str, name: str, otherwise: str = "") -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        comma = " (write the decimal point as a point)" if re.fullmatch(r"-?\d+,\d+", text) else ""
-        raise ValueError(f"{name} should be a number{otherwise}, not {text!r}{comma}")
+        raise ValueError(f"{name} should be a number{otherwise}, not {text!r}{_comma_hint(text)}")
+    if abs(value) > LARGEST:
+        raise ValueError(f"{name} is {text}: no figure of a run is so large, and none above {LARGEST:g} is compared")
     return value
 
 

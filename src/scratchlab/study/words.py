@@ -24,27 +24,31 @@ def sentence(
     one: Evidence, verdict: str, smallest_effect: float | None, seeds_needed: int | None, higher_is_better: bool
 ) -> str:
     """The verdict on an arm, and what it rests on."""
+    if one.diverged and not one.n:
+        return f"{verdict}: {_does_not_train(one, verdict)}"
     if one.effect is None:
-        return f"{verdict}: {_without_effect(one)}"
+        return f"{verdict}: no block holds a run of it and one that links it to the baseline"
     seen = _seen(one, higher_is_better)
+    if verdict == "not judged":
+        return f"not judged yet: {seen} so far"
     if verdict == "negligible":
-        return f"negligible: whatever it does is smaller than {figure(smallest_effect or 0)}, the least that matters"
+        least = figure(smallest_effect or 0)
+        return f"negligible: its 90% interval lies within plus or minus {least}, the least that matters"
     if verdict != "undecided":
         by_rate = one.p_diverged is not None and (one.p_effect is None or one.p_diverged <= one.p_effect)
-        return f"{verdict}: {_divergence(one)}" if by_rate else f"{verdict}: {seen}"
+        rate = f"it diverges {'more' if one.diverges_more else 'less'} often than the baseline"
+        return f"{verdict}: {rate}" if by_rate else f"{verdict}: {seen}"
     if seeds_needed is None:
         return f"undecided: {seen}, and nothing says how far seeds alone move it: run at least 3 seeds of every arm"
     return f"undecided: {seen}, which the noise between seeds could do alone; {_how_many(seeds_needed)}"
 
 
-def _without_effect(one: Evidence) -> str:
-    if one.diverged and not one.n:
-        return _divergence(one)
-    return "no block holds a run of it and one that links it to the baseline"
-
-
-def _divergence(one: Evidence) -> str:
-    return f"{one.diverged} of its {one.diverged + one.n} runs diverged"
+def _does_not_train(one: Evidence, verdict: str) -> str:
+    runs = "its one run" if one.diverged == 1 else f"all {one.diverged} of its runs"
+    told = f"it does not train at these settings: {runs} diverged"
+    if verdict != "undecided":
+        return told
+    return f"{told}; so few cannot show that it diverges more often than the baseline"
 
 
 def _seen(one: Evidence, higher_is_better: bool) -> str:
@@ -60,13 +64,15 @@ def _how_many(seeds_needed: int) -> str:
     return f"about {seeds_needed:,} more seed{'s' * (seeds_needed != 1)} would settle it if that is its true size"
 
 
-def arm_notes(one: Evidence, claimed_at: int | None, blocks: int) -> tuple[str, ...]:
+def arm_notes(one: Evidence, verdict: str, claimed_at: int | None, blocks: int) -> tuple[str, ...]:
     """What else one should know of an arm."""
     notes: list[str] = []
-    if one.diverged:
-        share = f"{_divergence(one)} (against the baseline's rate: Fisher's exact p = {one.p_diverged:.3g})"
+    if one.diverged and one.n:
+        share = f"{one.diverged} of its {one.diverged + one.n} runs diverged"
+        if verdict != "not judged":
+            share += f" (against the baseline's rate: Fisher's exact p = {one.p_diverged:.3g})"
         notes.append(f"{share}; its effect is that of the runs which survived, and holds for such runs alone")
-    elif one.p_diverged is not None:
+    elif one.p_diverged is not None and not one.diverged:
         notes.append("runs of the baseline diverged: the effect is against those which survived")
     if one.own_noise:
         notes.append("it or the baseline scatters more than the other arms, so that its own pairs alone judge it")
@@ -82,12 +88,18 @@ def table_notes(
 ) -> tuple[str, ...]:
     """What else one should know of a table."""
     return (
+        *_nothing_to_compare(table),
         *_missing(table, claimed),
         *_shared_roles(table),
         *_looks(looks, reached, len(set(table.blocks) - {block for _, block in table.missing()})),
         *_lonely(table, noise),
         *_machines(table),
     )
+
+
+def _nothing_to_compare(table: Table) -> Iterable[str]:
+    if len(table.arms) == 1:
+        yield f"there is nothing to compare: every run is of the baseline {table.baseline}"
 
 
 def _missing(table: Table, claimed: set[str]) -> Iterable[str]:

@@ -9,10 +9,12 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from scratchlab import hardware
 from scratchlab.devices import nominal_rate, price_per_hour
 from scratchlab.errors import RunError, Terminated
-from scratchlab.evaluation.loss import LossResult, byte_lengths, evaluate_loss
+from scratchlab.evaluation.loss import UnitLosses, byte_lengths, evaluate_units
 from scratchlab.evaluation.results import TaskResult
 from scratchlab.evaluation.running import score_task
 from scratchlab.evaluation.subjects import model_subject
@@ -31,6 +33,8 @@ from scratchlab.training.signals import StopRequest, stop_on_signals
 from scratchlab.training.start import Run, create_run, holds_same, pick_up
 from scratchlab.training.summary import cost, health, validation_records
 from scratchlab.training.world import CommonStop, World, joined
+
+KEPT_UNITS = 2_000  # of the test split's losses: a file of a hundred kilobytes
 
 
 def train(recipe: Recipe | str | Path, out: str | Path, report: Reporter | None = None) -> Record:
@@ -149,7 +153,7 @@ def evaluate(run: Run, step: int) -> None:
     write_metrics(run)
     with run.journal.spent_on("evaluation"):
         if "validation" in run.yardstick.manifest.splits:
-            result = split_loss(run, "validation", run.recipe.evaluation.max_tokens)
+            result = split_loss(run, "validation", run.recipe.evaluation.max_tokens).summary()
             run.journal.note({"step": step, "validation": result.to_json()})
             nats, bits = result.nats_per_token, result.bits_per_byte
             run.report.say(f"step {step}: validation loss {nats:.4f} nats/token, {bits:.4f} bits/byte")
@@ -187,12 +191,12 @@ def figures_of(result: TaskResult) -> Record:
     return {name: value for name, value in result.to_json().items() if name not in ("model", "task")}
 
 
-def split_loss(run: Run, split: str, max_tokens: int | None = None) -> LossResult:
-    """Loss of the weights as they are on one split of the corpus that scores."""
+def split_loss(run: Run, split: str, max_tokens: int | None = None) -> UnitLosses:
+    """Loss of the weights as they are on one split of the corpus that scores, unit by unit."""
     score = run.backend.scorer(run.state).windows
     model = run.recipe.model
     text, sizes = run.yardstick.split(split), byte_lengths(run.yardstick.tokenizer)
-    return evaluate_loss(score, text, model.context_length, max_tokens, model.remembers, symbol_bytes=sizes)
+    return evaluate_units(score, text, model.context_length, max_tokens, model.remembers, symbol_bytes=sizes)
 
 
 def write_sample(run: Run) -> str:
@@ -222,7 +226,7 @@ def finish(run: Run) -> Record:
     return run.world.by_first(lambda: write_result(run, test))
 
 
-def write_result(run: Run, test: LossResult | None) -> Record:
+def write_result(run: Run, test: UnitLosses | None) -> Record:
     """What the run came to, from all that its folder says."""
     recipe, folder = run.recipe, run.folder
     device, precision = recipe.settled.device, recipe.settled.precision
@@ -238,7 +242,7 @@ def write_result(run: Run, test: LossResult | None) -> Record:
         "steps": run.steps,
         "tokens_with_lineage": run.steps * tokens_per_step + sum(earlier["tokens"] for earlier in lineage),
         "parameters": parameter_count(recipe.model, run.corpus.vocab_size),
-        "test": test and test.to_json(),
+        "test": test and test.summary().to_json(),
         "validation": validations[-1] if validations else None,
         "best_validation": min(finite, key=lambda record: record["nats_per_token"], default=None),
         "health": health(metrics, recipe.training.clip_norm),
@@ -254,6 +258,8 @@ def write_result(run: Run, test: LossResult | None) -> Record:
     }
     if "forecast" in manifest:  # a run that was made before there were any has none
         result["forecast"] = happened(manifest["forecast"], result["cost"], result["peak_memory_bytes"])
+    if test is not None and np.isfinite(test.nats).all():
+        folder.save_test_units(test.merged(KEPT_UNITS).to_json())
     draw_charts(folder, recipe)
     folder.finish(result)
     return result

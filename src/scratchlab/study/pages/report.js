@@ -29,6 +29,7 @@ function dressed(layout) {
     plot_bgcolor: "rgba(0, 0, 0, 0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: color("--ink") },
     hoverlabel: { bgcolor: color("--box"), bordercolor: color("--line"), font: { color: color("--ink") } },
+    modebar: { bgcolor: "rgba(0, 0, 0, 0)", color: color("--soft"), activecolor: color("--ink") },
     xaxis: { ...axis, ...layout.xaxis },
     yaxis: { ...axis, ...layout.yaxis },
   };
