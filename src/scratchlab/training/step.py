@@ -155,8 +155,9 @@ class TorchBackend:
 
     def _blank(self) -> MicroBatch:
         shape = min(self._rows, self.settled.micro_batch_size), self.recipe.model.context_length
-        tokens = torch.zeros(shape, dtype=torch.int64, device=self.device)
-        return MicroBatch(tokens, tokens, torch.zeros(shape, device=self.device), 0, blank=True)
+        # Two tensors: torch.compile would make a graph of its own for tokens that are the targets too.
+        tokens, targets = (torch.zeros(shape, dtype=torch.int64, device=self.device) for _ in range(2))
+        return MicroBatch(tokens, targets, torch.zeros(shape, device=self.device), 0, blank=True)
 
     def step(self, state: TorchState, batch: Batch | SentBatch, step: int) -> tuple[TorchState, dict[str, Tensor]]:
         """Accumulate the gradient of the mean loss over the batch, then update. Never waits for the device."""
