@@ -15,7 +15,7 @@ import pytest
 
 from scratchlab.training.world import World, joined
 
-SECONDS = 120
+SECONDS = 300
 PRELOADED = ["torch", "torch.distributed.fsdp", "scratchlab.training.loop", "tiny"]
 
 

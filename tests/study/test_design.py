@@ -121,6 +121,15 @@ def test_noise_is_a_grid_with_the_blocks_on_its_diagonal(place: Path) -> None:
     assert {cell.rerun for cell in table.cells} == {0, 1, 2}
 
 
+def test_the_number_of_processes_is_a_factor_outside_the_mathematics(place: Path) -> None:
+    tables = {"noise": {"init": 2, "data": 2, "reruns": 0, "factors": {"execution.processes": [1, 2]}}}
+    runs = Bench(load(place, tables)).now().missing
+    grid, crossed = [run for run in runs if not run.factors], [run for run in runs if run.factors]
+    assert [(run.factors["processes"], run.recipe.execution.processes) for run in crossed] == [("1", 1), ("2", 2)] * 2
+    assert crossed[0].name == grid[0].name, "one process is what the grid has"
+    assert crossed[1].name not in {run.name for run in grid}
+
+
 def test_tuning_comes_first_and_chooses_for_each_arm(place: Path) -> None:
     bench = Bench(load(place, {"interventions": {"a": TWO["a"]}}, retune=["training.learning_rate"], looks=[2]))
     trials = bench.now().missing

@@ -5,13 +5,13 @@ Processes are dear, so each crew does all that is asked of its size and mode, on
 
 import functools
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, distributed
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crew import together
 from scratchlab.corpus.loader import Loader
@@ -119,26 +119,34 @@ def weighted_step(world: World, recipe: Recipe) -> tuple[float, float]:
     return float(metrics["loss"]), float(metrics["gradient_norm"])
 
 
+class Watch(TorchDispatchMode):
+    """Counts what FSDP2 sums gradients by."""
+
+    scatters = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.scatters += "reduce_scatter" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
 def counted(world: World, recipe: Recipe, steps: int) -> list[int]:
     """How often gradients were summed in each step."""
-    sums, summing, scattering = [0], parallel.sum_gradients, torch.distributed.reduce_scatter_tensor
+    sums, summing, of_steps = [0], parallel.sum_gradients, list[int]()
 
-    def counting(state: None, bucket: torch.distributed.GradBucket) -> torch.futures.Future[Tensor]:
+    def counting(state: None, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
         sums[0] += 1
         return summing(state, bucket)
 
-    def counting_scatter(*arguments: Any, **options: Any) -> Any:
-        sums[0] += 1
-        return scattering(*arguments, **options)
-
-    parallel.sum_gradients, torch.distributed.reduce_scatter_tensor = counting, counting_scatter
+    parallel.sum_gradients = counting
     backend, loader = TorchBackend(recipe, VOCAB, world=world), loader_of(recipe, world)
-    state, totals = backend.init(), [sums[0]]
+    state = backend.init()
     for step in range(steps):
-        state, _ = backend.step(state, backend.send(loader.batch(step)), step)
-        totals.append(sums[0])
-    parallel.sum_gradients, torch.distributed.reduce_scatter_tensor = summing, scattering
-    return [after - before for before, after in pairwise(totals)]
+        sums[0] = 0
+        with Watch() as watch:
+            state, _ = backend.step(state, backend.send(loader.batch(step)), step)
+        of_steps.append(sums[0] + watch.scatters)
+    parallel.sum_gradients = summing
+    return of_steps
 
 
 def poisoned(world: World, recipe: Recipe) -> tuple[list[bool], dict[str, Any], bool]:

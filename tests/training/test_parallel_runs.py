@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,11 +16,12 @@ import pytest
 
 from crew import limited_files, losses, together
 from scratchlab.corpus.build import build_corpus
+from scratchlab.corpus.loader import Loader
 from scratchlab.errors import LostError, RecipeError, ScratchlabError, Terminated
 from scratchlab.files import sha256_of_file
-from scratchlab.recipe import Recipe, load_recipe, recipe_from
+from scratchlab.recipe import Recipe, recipe_from
 from scratchlab.runfolder import RunFolder
-from scratchlab.training import loop, start
+from scratchlab.training import loop
 from scratchlab.training.progress import Silent
 from scratchlab.training.world import World
 
@@ -39,6 +41,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_corpus([str(folder / "text.txt")], folder / "corpus", tokenizer="byte")
     loop.train(recipe_of(folder), folder / "alone")
     return folder
+
+
+@pytest.fixture(scope="module")
+def straight(place: Path) -> Path:
+    """A run of two processes, left in peace."""
+    together(2, training, recipe_of(place), place / "straight")
+    return place / "straight"
 
 
 def recipe_of(place: Path, changes: dict[str, Any] | None = None) -> Recipe:
@@ -104,15 +113,15 @@ def test_a_run_of_two_processes_is_that_of_one(place: Path, tmp_path: Path, shar
 
 def stopped(world: World, recipe: Recipe, out: Path) -> tuple[str, bool]:
     """One process alone is told to stop."""
-    at = start.Loader.batch
+    at = Loader.batch
 
-    def batch(self: start.Loader, step: int) -> Any:
+    def batch(self: Loader, step: int) -> Any:
         if step == 9 and world.rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGINT)  # torchrun passes on what the terminal has sent already
         return at(self, step)
 
-    start.Loader.batch = batch
+    Loader.batch = batch
     try:
         loop.train(recipe, out)
     except Terminated as error:
@@ -124,16 +133,14 @@ def going_on(world: World, out: Path) -> Any:
     return loop.resume(out)
 
 
-def test_told_to_stop_all_stop_at_the_same_step_and_others_go_on(place: Path, tmp_path: Path) -> None:
+def test_told_to_stop_all_stop_at_the_same_step_and_others_go_on(place: Path, straight: Path, tmp_path: Path) -> None:
     """With 2 processes to the same bits, with 4 on the same curve."""
-    straight, cut = tmp_path / "straight", tmp_path / "cut"
-    together(2, training, recipe_of(place), straight)
+    cut = tmp_path / "cut"
     messages = together(2, stopped, recipe_of(place), cut)
     (step,) = RunFolder(cut).checkpoint_steps()[-1:]
     assert 10 <= step <= 12
     assert messages == [(f"Stopped at step {step}. To go on: scratchlab train --resume {cut}", told) for told in (0, 1)]
-    more = tmp_path / "more"
-    subprocess.run(["cp", "-r", cut, more], check=True)
+    more = shutil.copytree(cut, tmp_path / "more")
     assert together(2, going_on, cut)[0]["steps"] == STEPS
     assert bits(cut) == bits(straight)
     fingerprint = RunFolder(more).manifest()["fingerprint"]
@@ -200,58 +207,70 @@ def workers(agent: "subprocess.Popen[str]") -> list[psutil.Process]:
     return [child for child in psutil.Process(agent.pid).children() if "scratchlab" in child.cmdline()]
 
 
+def start(command: list[str]) -> "subprocess.Popen[str]":
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # torchrun would say that it sets it
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 def wait_for(what: Any, agents: list[Any]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not what():
         assert time.monotonic() < deadline, "it never came to that"
         assert all(agent.poll() is None for agent in agents), "it ended before"
         time.sleep(0.002)
 
 
-def test_two_machines_one_process_killed_and_the_right_curve(place: Path, tmp_path: Path) -> None:
+def test_two_machines_one_process_killed_and_the_right_curve(place: Path, straight: Path, tmp_path: Path) -> None:
     """Two torchruns that meet on the loopback. A worker is killed hard; both begin again, from the last checkpoint."""
-    out, recipe, straight = tmp_path / "run", tmp_path / "recipe.toml", tmp_path / "straight"
-    slow = recipe_of(place, {"evaluation.suites_every": 100, "training.checkpoint_every": 2})
-    recipe.write_text(slow.to_toml(), encoding="utf-8")
+    out, recipe = tmp_path / "run", tmp_path / "recipe.toml"
+    recipe.write_text(recipe_of(place).to_toml(), encoding="utf-8")
     meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=test"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=2"]
-    command = [*torchrun, *meeting, "--local-addr=127.0.0.1", "-m", "scratchlab", "train", str(recipe), "--out"]
-    quiet = os.environ | {"OMP_NUM_THREADS": "1"}
-    agents = [
-        subprocess.Popen([*command, str(out)], env=quiet, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
+    command = [
+        *torchrun,
+        *meeting,
+        "--local-addr=127.0.0.1",
+        "-m",
+        "scratchlab",
+        "train",
+        str(recipe),
+        "--out",
+        str(out),
     ]
+    agents = [start(command) for _ in range(2)]
     try:
-        wait_for(lambda: max(RunFolder(out).checkpoint_steps(), default=0) >= 4, agents)
+        wait_for(lambda: workers(agents[1]) != [], agents)
         (victim,) = workers(agents[1])
+        wait_for(lambda: max(RunFolder(out).checkpoint_steps(), default=0) >= 4, agents)
         victim.kill()
-        told = [agent.communicate(timeout=120) for agent in agents]
+        told = [agent.communicate(timeout=300) for agent in agents]
     finally:
         for agent in agents:
             agent.kill()
     errors = "".join(error for _, error in told)
     assert [agent.returncode for agent in agents] == [0, 0], errors
-    assert errors.count("Going on from step") == 1
+    assert errors.count("Going on from step") == 1, errors
     assert errors.count("parameters, ") == 1
     assert "Traceback" not in errors
     assert "".join(text for text, _ in told).count("finished, step 24 of 24") == 1
-    together(2, training, load_recipe(recipe), straight)
     assert bits(out) == bits(straight)
 
 
 def test_a_recipe_that_asks_for_processes_needs_no_torchrun(place: Path, tmp_path: Path) -> None:
-    """Stopped it says so, once, with 143; what it wrote is what torchrun's processes write."""
+    """Told to stop, all of it stops, says so once, and exits with 143."""
     out, recipe = tmp_path / "run", tmp_path / "recipe.toml"
-    recipe.write_text(recipe_of(place).to_toml(), encoding="utf-8")
-    command = [sys.executable, "-m", "scratchlab", "train", str(recipe), "--out", str(out), "execution.processes=2"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    recipe.write_text(recipe_of(place, {"training.steps": 100_000}).to_toml(), encoding="utf-8")
+    process = start(
+        [sys.executable, "-m", "scratchlab", "train", str(recipe), "--out", str(out), "execution.processes=2"]
+    )
+    family = psutil.Process(process.pid)
     wait_for(lambda: max(RunFolder(out).checkpoint_steps(), default=0) >= 4, [process])
+    children = family.children(recursive=True)
     process.terminate()
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 143, errors
     assert errors.count("Stopped at step") == 1
     assert "Traceback" not in errors
-    straight = tmp_path / "straight"
-    together(2, training, recipe_of(place), straight)
-    assert together(2, going_on, out)[0]["steps"] == STEPS
-    assert bits(out) == bits(straight)
+    assert len(children) >= 3, "torchrun and two workers"
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+    assert RunFolder(out).checkpoint_steps()[-1] == RunFolder(out).metrics()[-1]["step"] + 1

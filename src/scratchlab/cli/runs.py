@@ -129,7 +129,8 @@ def run_text(run: dict[str, Any]) -> str:
         f"  training   {training['global_batch_size']} sequences a step, learning rate {training['learning_rate']:g}, "
         f"{training['schedule']}, {training['precision']}, on {run['environment']['device']}",
         f"  execution  {count(execution['threads'], 'thread')}, micro-batch {execution['micro_batch_size']}, "
-        f"compile {'on' if execution['compile'] else 'off'}",
+        f"compile {'on' if execution['compile'] else 'off'}"
+        + (f", made for {execution['processes']} processes" if execution["processes"] > 1 else ""),
         f"  corpus     {run['corpus']}",
     ]
     lines += [f"  began from {earlier['run']} at step {earlier['step']}" for earlier in run["lineage"][-1:]]

@@ -83,7 +83,7 @@ REPLICATED = Spread(
 
 
 def _shard(model: Model, device: str, compile: bool) -> None:
-    """Each block by itself, so that one at a time is whole; what is left with the model. In float32, as DDP's sums."""
+    """Each block by itself, so that one at a time is whole; what is left with the model. All of it in float32."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # a second, which few runs need
 
@@ -92,9 +92,9 @@ def _shard(model: Model, device: str, compile: bool) -> None:
     for block in model.blocks:
         if compile:
             block.compile(dynamic=False)
-    for part in (*model.blocks, model):
-        sharded = fully_shard(part, mesh=mesh)
-        sharded.set_gradient_divide_factor(1.0)  # of this part alone, as little as the other says of those inside
+    for part in (*model.blocks, model):  # what is left with the model stays whole, for the loss reads the head's weight
+        sharded = fully_shard(part, mesh=mesh, reshard_after_forward=part is not model)
+        sharded.set_gradient_divide_factor(1.0)  # a sum, of this part: of those inside it says nothing
         sharded.set_force_sum_reduction_for_comms(True)
     register_fsdp_forward_method(model, "hidden")  # what the objective calls of a model
 

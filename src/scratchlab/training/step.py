@@ -85,14 +85,18 @@ class TorchBackend:
         self.spread = spread_of(self.world, self.settled.shard)
         keep_freed_memory()
         torch.set_num_threads(self._threads())
-        if self.device.startswith("cuda"):
-            torch.cuda.set_device(self.device)
+        self._claim_device()
         if recipe.execution.deterministic:
             os.environ.setdefault(
                 "CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE
             )  # cuBLAS asks for it, and says so only late
         torch.use_deterministic_algorithms(recipe.execution.deterministic)
         allow_tf32(self.settled.precision)
+
+    def _claim_device(self) -> None:
+        """Make the card of this process the one of this thread: what it pins would claim memory of the first card."""
+        if self.world.size > 1 and self.device.startswith("cuda"):
+            torch.cuda.set_device(self.device)
 
     def _threads(self) -> int:
         """As settled; on another number of processes than the run was made for, as many threads in all."""
@@ -131,6 +135,7 @@ class TorchBackend:
         On CUDA the copies go into the stream that computes, so that its order is all the synchronizing there is. A
         stream of their own would win little: 20 bytes a token take a nanosecond, computing with it takes hundreds.
         """
+        self._claim_device()
         micro_batches = [
             MicroBatch(
                 self._on_device(micro.tokens),
@@ -155,8 +160,9 @@ class TorchBackend:
 
     def _blank(self) -> MicroBatch:
         shape = min(self._rows, self.settled.micro_batch_size), self.recipe.model.context_length
-        tokens = torch.zeros(shape, dtype=torch.int64, device=self.device)
-        return MicroBatch(tokens, tokens, torch.zeros(shape, device=self.device), 0, blank=True)
+        # Two tensors: torch.compile would make a graph of its own for tokens that are the targets too.
+        tokens, targets = (torch.zeros(shape, dtype=torch.int64, device=self.device) for _ in range(2))
+        return MicroBatch(tokens, targets, torch.zeros(shape, device=self.device), 0, blank=True)
 
     def step(self, state: TorchState, batch: Batch | SentBatch, step: int) -> tuple[TorchState, dict[str, Tensor]]:
         """Accumulate the gradient of the mean loss over the batch, then update. Never waits for the device."""

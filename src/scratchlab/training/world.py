@@ -135,8 +135,8 @@ def _loss_told(world: World) -> Generator[None]:
 
 
 LOST = (
-    "Another process of this run was lost. torchrun --max-restarts=3 would have begun all of them again; without it, "
-    "scratchlab train --resume goes on from the last checkpoint."
+    "Another process of this run was lost. Under torchrun --max-restarts=3 all of them now begin again, from the last "
+    "checkpoint; otherwise scratchlab train --resume goes on from there."
 )
 
 
