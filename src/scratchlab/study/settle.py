@@ -166,10 +166,14 @@ def _settle_arm(arm: Arm, opened: Opened, base: Recipe, say: Say) -> SettledArm:
     return opened.resolved(recipe, say)
 
 
+MUCH_LARGER = 1.5  # what a sequence keeps, over what it keeps in the baseline: dropout and norms add less
+
+
 def _micro_batch_size(recipe: Recipe, base: Recipe) -> int:
-    """What takes no more memory than the baseline's, and divides the arm's batch."""
+    """The baseline's, or what takes no more memory, and divides the arm's batch."""
     larger = layer_bytes_per_sequence(recipe.model) / layer_bytes_per_sequence(base.model)
-    fits, batch_size = max(1, int(base.settled.micro_batch_size / max(1.0, larger))), recipe.training.global_batch_size
+    share = larger if larger > MUCH_LARGER else 1.0  # arms should differ in what they are about alone
+    fits, batch_size = max(1, int(base.settled.micro_batch_size / share)), recipe.training.global_batch_size
     return max(size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= fits)
 
 
