@@ -9,7 +9,7 @@ from meter import Meter
 from scratchlab.model import kept as kept_module
 from scratchlab.model import loss
 from scratchlab.model.build import build_model
-from scratchlab.model.kept import Kept, Shape, kept_bytes, layer_bytes_per_sequence
+from scratchlab.model.kept import Kept, Shape, kept_bytes, layer_bytes_per_sequence, recomputed
 from scratchlab.model.loss import Objective
 from scratchlab.recipe import GPTSection, ModelSection, RNNSection
 
@@ -120,3 +120,11 @@ def test_a_gpu_keeps_less_than_a_cpu_and_twice_as_many_rows_twice_as_much() -> N
     assert on_gpu < formula(config, torch.float32).total
     assert kept_bytes(config, VOCAB, Shape(2 * ROWS, 128, 4)).total == 2 * formula(config, torch.float32).total
     assert 3 * layer_bytes_per_sequence(gpt(n_layer=1)) == layer_bytes_per_sequence(gpt())
+
+
+def test_layers_gone_through_again_keep_their_stream_and_one_of_them_all() -> None:
+    kept, stream = formula(gpt(n_layer=12), torch.float32), 4 * ROWS * 128 * 64
+    again = recomputed(kept, stream)
+    assert again.total == kept.total - sum(kept.layers) + 12 * stream
+    assert again.peak - 12 * stream >= kept.layers[0]
+    assert again.peak < kept.peak / 3

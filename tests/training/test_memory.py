@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from meter import Meter
-from scratchlab.training.memory import divisors, largest_micro_batch, memory_of
+from scratchlab.training.memory import divisors, largest_micro_batch, memory_of, offloaded
 from scratchlab.training.step import TorchBackend
 from tiny import VOCAB, tiny_batch, tiny_recipe
 
@@ -73,3 +73,8 @@ def test_half_the_bytes_take_less() -> None:
     assert half.activations < whole.activations
     assert half.weights == whole.weights
     assert torch.float32.itemsize * 2 * whole.weights // 4 == whole.optimizer
+
+
+def test_moments_that_are_elsewhere_take_nothing_here() -> None:
+    memory = memory_of(tiny_recipe(WIDE), VOCAB)
+    assert memory.total - offloaded(memory).total == memory.optimizer > 0

@@ -8,7 +8,7 @@ Letters: T tokens of a row, n of all rows, C = d_model, H heads, D width of a he
 number in the compute type.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scratchlab.model.attention import QUERIES, SHORT
 from scratchlab.model.count import GATES
@@ -58,6 +58,11 @@ class Kept:
     def peak(self) -> int:
         """At the loss, or just after it in the last layer: what is kept goes layer by layer from there on."""
         return sum(self.layers) + max(self.around + self.logits + self.logits_passing, self.layer_passing)
+
+
+def recomputed(kept: Kept, stream: int) -> Kept:
+    """The same where each layer keeps the `stream` that enters it, and is gone through again in the backward pass."""
+    return replace(kept, layers=(stream,) * len(kept.layers), layer_passing=max(kept.layers) + kept.layer_passing)
 
 
 def kept_bytes(model: ModelSection, vocab_size: int, shape: Shape) -> Kept:
@@ -172,9 +177,13 @@ def _loss(n: int, width: int, vocab: int, head_bytes: int, capped: bool) -> tupl
         square = FLOAT * n * vocab
         return square * (1 + capped), 2 * square
     rows = max(1, CHUNK_ENTRIES // vocab)
-    # A chunk's logits, a copy inside logsumexp, and the gradient of the chunk before, which is let go of last.
-    passing = 3 * FLOAT * rows * vocab + FLOAT * vocab * width + head_bytes * vocab * width
-    return head_bytes * n * width + head_bytes * vocab * width, passing
+    weights, hidden, chunk = vocab * width, n * width, FLOAT * rows * vocab
+    cast = 0 if head_bytes == FLOAT else 1
+    # A chunk's logits, a copy inside logsumexp, and the gradient of the chunk before, which is let go of last; or that
+    # gradient, also in the compute type, and its product with the hidden states; all beside the head's float32 gradient.
+    forward = (FLOAT - head_bytes) * weights + max(3 * chunk, chunk + cast * chunk // 2 + head_bytes * weights)
+    backward = head_bytes * (weights + hidden) + cast * FLOAT * weights  # both times the loss's, the head's in float32
+    return head_bytes * (hidden + weights), max(forward, backward)
 
 
 def _layer_passing(m: GPTSection, shape: Shape) -> int:

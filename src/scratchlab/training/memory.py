@@ -6,7 +6,7 @@ memory: what it takes before it has a model, and the holes between tensors that 
 (`hardware.keep_freed_memory`): a tenth to two fifths of the rest, which only running it tells.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from scratchlab.model.count import parameter_count
 from scratchlab.model.kept import FLOAT, Kept, Shape, kept_bytes
@@ -35,6 +35,11 @@ class Memory:
 
     def to_json(self) -> dict[str, int]:
         return {**asdict(self), "total": self.total}
+
+
+def offloaded(memory: Memory) -> Memory:
+    """The same where the moments, with a copy of weights and gradients, are in main memory and not on the card."""
+    return replace(memory, optimizer=0)
 
 
 def memory_of(recipe: Recipe, vocab_size: int, process: int = 0, shards: int = 1) -> Memory:
