@@ -180,8 +180,10 @@ def _loss(n: int, width: int, vocab: int, head_bytes: int, capped: bool) -> tupl
     weights, hidden, chunk = vocab * width, n * width, FLOAT * rows * vocab
     cast = 0 if head_bytes == FLOAT else 1
     # A chunk's logits, a copy inside logsumexp, and the gradient of the chunk before, which is let go of last; or that
-    # gradient, also in the compute type, and its product with the hidden states; all beside the head's float32 gradient.
-    forward = (FLOAT - head_bytes) * weights + max(3 * chunk, chunk + cast * chunk // 2 + head_bytes * weights)
+    # gradient, also in the compute type, and its product with the hidden states. All beside what the head reads, its
+    # weights in the compute type, and their gradient in float32.
+    beside = head_bytes * (hidden + cast * weights) + (FLOAT - head_bytes) * weights
+    forward = beside + max(3 * chunk, chunk + cast * chunk // 2 + head_bytes * weights)
     backward = head_bytes * (weights + hidden) + cast * FLOAT * weights  # both times the loss's, the head's in float32
     return head_bytes * (hidden + weights), max(forward, backward)
 
