@@ -124,30 +124,50 @@ def _attention(m: GPTSection, layer: int, shape: Shape) -> int:
 
 def _heads(m: GPTSection, layer: int, c: int, shape: Shape) -> int:
     """Queries, keys and values as the kernel reads them, what it keeps of its own, and what the projection reads."""
-    n, C, T, H, D = shape.n, m.d_model, shape.tokens, m.n_head, m.head_width
-    made, turned = (H + 2 * m.n_kv) * D, m.positions == "rotary" or m.qk_norm
-    new_queries_and_keys = (H + m.n_kv) * D if turned else 0
-    window = m.window_of(layer)
-    masked = (window is not None and window < T) or m.document_mask
-    mask = (shape.rows if m.document_mask else 1) * T * T
-    dropped = m.dropped("attention")
+    window, T = m.window_of(layer), shape.tokens
+    masked, dropped = (window is not None and window < T) or m.document_mask, m.dropped("attention") > 0
     if m.attention == "explicit":
-        squares = n * T * H * (FLOAT + (0 if c == FLOAT else c))
-        if dropped:  # random bits, and the weights that are left
-            squares += n * T * H * (DROPPED + (FLOAT if c == FLOAT else 0))
-        return 4 * n * C * c + squares + mask
-    if dropped and (masked or m.attention == "torch"):  # PyTorch's kernel that is not fused, in float32
-        squares = 3  # softmax, what is dropped, what is left
-        return n * C * (4 * FLOAT + c) + squares * FLOAT * n * T * H + mask * FLOAT
+        return _explicit(m, c, shape)
+    if dropped and (masked or m.attention == "torch"):
+        return _unfused(m, c, shape)
     if dropped and shape.on_cpu:
-        return 3 * n * C * c + _dropped_bits(shape, H) + 2 * n * C * c
-    if shape.on_cpu and c != FLOAT and T * D < SHORT and not masked and m.attention != "torch":
-        return n * (3 * C * FLOAT + C * FLOAT + FLOAT * H + C * c)  # short rows are read in float32
-    read = n * c * (made + new_queries_and_keys)
-    if m.n_kv < H:  # repeated keys and values, and the queries, with which all that was made is kept unless turned
-        read = n * c * (2 * C + (C if turned else made))
-    out = n * C * c * (2 if turned else 1)  # it lies head by head then, and the projection reads it token by token
-    return read + out + n * FLOAT * H + (mask * c if masked else 0)
+        return 5 * c * shape.n * m.d_model + _dropped_bits(shape, m.n_head)  # what went in, what came out, and scaled
+    short = shape.on_cpu and c != FLOAT and T * m.head_width < SHORT and m.attention != "torch"
+    if short and not masked:  # read in float32, and so is what comes out
+        return shape.n * (4 * FLOAT * m.d_model + FLOAT * m.n_head + c * m.d_model)
+    return _fused(m, c, shape) + (c * _mask(m, shape) if masked else 0)
+
+
+def _fused(m: GPTSection, c: int, shape: Shape) -> int:
+    """What the kernel reads and gives, and a number a query."""
+    C, D = m.d_model, m.head_width
+    turned = m.positions == "rotary" or m.qk_norm
+    read = made = (m.n_head + 2 * m.n_kv) * D  # in one piece, of which queries, keys and values are views
+    if turned:  # queries and keys anew; the values keep all that was made
+        read += (m.n_head + m.n_kv) * D
+    if m.n_kv < m.n_head:  # keys and values repeated; the queries are turned, or keep all that was made
+        read = 2 * C + (C if turned else made)
+    given = 2 * C if turned else C  # it lies head by head then, and the projection reads it token by token
+    return shape.n * (c * (read + given) + FLOAT * m.n_head)
+
+
+def _explicit(m: GPTSection, c: int, shape: Shape) -> int:
+    """What goes in and comes out, the weights, with their copy in the compute type, and the mask."""
+    weight = FLOAT + (0 if c == FLOAT else c)
+    if m.dropped("attention"):  # random bits, and the weights that are left
+        weight += DROPPED + (FLOAT if c == FLOAT else 0)
+    return shape.n * (4 * c * m.d_model + weight * shape.tokens * m.n_head) + _mask(m, shape)
+
+
+def _unfused(m: GPTSection, c: int, shape: Shape) -> int:
+    """PyTorch's kernel for what its fused one cannot do, in float32: softmax, what is dropped, what is left."""
+    squares = 3 * shape.tokens * m.n_head
+    return FLOAT * (shape.n * (4 * m.d_model + squares) + _mask(m, shape)) + c * shape.n * m.d_model
+
+
+def _mask(m: GPTSection, shape: Shape) -> int:
+    """Entries of a mask: one for all rows, or one for each where documents differ."""
+    return (shape.rows if m.document_mask else 1) * shape.tokens**2
 
 
 def _dropped_bits(shape: Shape, n_head: int) -> int:
@@ -161,10 +181,8 @@ def _mlp(m: GPTSection, shape: Shape) -> int:
     c = FLOAT if m.float32_mlp else shape.compute_bytes
     C, M, gated = m.d_model, m.mlp_width, m.mlp == "swiglu"
     inside = {"relu": 1, "swiglu": 4, "gelu_tanh": 3 if c == FLOAT and shape.on_cpu else 2}.get(m.mlp, 2)
-    kept = (
-        _norm(m, shape) + _inputs(m, 1 + gated, c, shape) + _weights((2 + gated) * C * M, c) + shape.n * inside * M * c
-    )
-    return kept + (DROPPED * shape.n * C if m.dropped("mlp") else 0)
+    read = _norm(m, shape) + _inputs(m, 1 + gated, c, shape) + _weights((2 + gated) * C * M, c)
+    return read + shape.n * inside * M * c + (DROPPED * shape.n * C if m.dropped("mlp") else 0)
 
 
 def _in_chunks(n: int, vocab: int) -> bool:
