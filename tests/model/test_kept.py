@@ -2,14 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from meter import Meter
+from scratchlab.evaluation.scorer import ModelScorer
 from scratchlab.model import kept as kept_module
 from scratchlab.model import loss
 from scratchlab.model.build import build_model
-from scratchlab.model.kept import Kept, Shape, kept_bytes, layer_bytes_per_sequence, recomputed
+from scratchlab.model.kept import Kept, Shape, kept_bytes, layer_bytes_per_sequence, recomputed, scoring_bytes
 from scratchlab.model.loss import Objective
 from scratchlab.recipe import GPTSection, ModelSection, RNNSection
 
@@ -128,3 +130,20 @@ def test_layers_gone_through_again_keep_their_stream_and_one_of_them_all() -> No
     assert again.total == kept.total - sum(kept.layers) + 12 * stream
     assert again.peak - 12 * stream >= kept.layers[0]
     assert again.peak < kept.peak / 3
+
+
+@HALVES
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"mlp": "swiglu"}, {"mlp": "relu2"}, {"attention": "explicit"}, {"vocab_multiple": 4096}],
+    ids=["as GPT-2", "swiglu", "relu2", "explicit", "many logits"],
+)
+def test_scoring_takes_what_a_layer_or_the_logits_take(fields: dict[str, Any], dtype: torch.dtype) -> None:
+    config = gpt(**fields)
+    model = build_model(config, VOCAB, 1, dtype).eval()
+    tokens = np.random.default_rng(1).integers(1, VOCAB, (8, config.context_length))
+    with Meter(model.parameters()) as meter:
+        ModelScorer(model).windows(tokens, tokens)
+    assert scoring_bytes(config, VOCAB, Shape(8, config.context_length, dtype.itemsize)) == pytest.approx(
+        meter.peak, rel=0.15
+    )

@@ -80,6 +80,22 @@ def kept_bytes(model: ModelSection, vocab_size: int, shape: Shape) -> Kept:
     return Kept(layers, around, logits, passing, _layer_passing(model, shape))
 
 
+def scoring_bytes(model: ModelSection, vocab_size: int, shape: Shape) -> int:
+    """What scoring `shape` takes at its fullest, of which nothing is kept: in a layer, or at the logits."""
+    n, C, c = shape.n, model.d_model, shape.compute_bytes
+    if isinstance(model, RNNSection):
+        read = vocab_size * 3 if model.embedding == "one_hot" else C  # as integers first
+        layer, vocab, width = n * FLOAT * (read + (2 + GATES[model.cell]) * C), vocab_size, C + 1
+    else:
+        inside = model.mlp_width * (2 if model.mlp in ("gelu", "gelu_tanh", "relu") else 3)
+        squares = 3 * FLOAT * shape.tokens * model.n_head if model.attention == "explicit" else 0
+        layer = n * (4 * FLOAT * C + max(c * inside, squares))  # the stream as it was and is, and its norm
+        vocab, width = model.padded(vocab_size), C
+    rows = min(n, max(1, CHUNK_ENTRIES // vocab))
+    logits = 2 * FLOAT * rows * vocab + _weights(vocab * width, c)
+    return max(layer, n * width * (FLOAT + (0 if c == FLOAT else c)) + logits)
+
+
 def layer_bytes_per_sequence(model: ModelSection) -> int:
     """What the layers keep of one full sequence in float32, on a CPU."""
     return sum(kept_bytes(model, 1, Shape(1, model.context_length, FLOAT)).layers)

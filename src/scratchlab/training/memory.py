@@ -8,8 +8,9 @@ memory: what it takes before it has a model, and the holes between tensors that 
 
 from dataclasses import asdict, dataclass, replace
 
+from scratchlab.evaluation.loss import STREAMS, rows_at_once
 from scratchlab.model.count import parameter_count
-from scratchlab.model.kept import FLOAT, Kept, Shape, kept_bytes
+from scratchlab.model.kept import FLOAT, Kept, Shape, kept_bytes, scoring_bytes
 from scratchlab.recipe import ModelSection, Recipe, RNNSection
 
 MOMENTS = {"adamw": 2, "rmsprop": 1}
@@ -26,6 +27,8 @@ class Memory:
     optimizer: int
     activations: int
     logits: int
+    evaluation: int = 0
+    """What scoring text takes beyond all this, where it takes more than a step."""
     process: int = 0
     """What the process takes by itself; on a CPU alone, where it comes out of the same memory."""
 
@@ -47,6 +50,15 @@ def memory_of(recipe: Recipe, vocab_size: int, process: int = 0, shards: int = 1
     return _memory(recipe, vocab_size, recipe.settled.micro_batch_size, process, shards)
 
 
+def with_evaluation(memory: Memory, recipe: Recipe, vocab_size: int, tokens: int) -> Memory:
+    """The same of a run that also scores a text of so many tokens: weights, gradients and moments are there then."""
+    length = recipe.model.context_length
+    rows = STREAMS if recipe.model.remembers else min(rows_at_once(length), -(-tokens // length))
+    scoring = scoring_bytes(recipe.model, vocab_size, _shape(recipe, rows))
+    gradients = memory.weights - memory.gradients  # those that are not there at the fullest moment of a step
+    return replace(memory, evaluation=max(0, scoring + gradients - memory.activations - memory.logits))
+
+
 def largest_micro_batch(recipe: Recipe, vocab_size: int, room: int, process: int = 0, shards: int = 1) -> int | None:
     """The largest micro-batch that divides the global batch and fits `room` bytes; None if no sequence does."""
     fitting = (
@@ -65,10 +77,12 @@ def divisors(n: int) -> list[int]:
 
 def kept_of(recipe: Recipe, vocab_size: int, micro_batch_size: int) -> Kept:
     """What a micro-batch of a recipe keeps for its backward pass, its device and its precision settled."""
+    return kept_bytes(recipe.model, vocab_size, _shape(recipe, micro_batch_size))
+
+
+def _shape(recipe: Recipe, rows: int) -> Shape:
     half = recipe.training.precision in ("bf16", "fp16") and not isinstance(recipe.model, RNNSection)
-    on_cpu = recipe.execution.device == "cpu"
-    shape = Shape(micro_batch_size, recipe.model.context_length, 2 if half else FLOAT, on_cpu)
-    return kept_bytes(recipe.model, vocab_size, shape)
+    return Shape(rows, recipe.model.context_length, 2 if half else FLOAT, recipe.execution.device == "cpu")
 
 
 def _memory(recipe: Recipe, vocab_size: int, micro_batch_size: int, process: int, shards: int) -> Memory:
