@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from scratchlab.cli.main import cli
 from scratchlab.corpus.build import build_corpus
 from scratchlab.errors import UsageError
+from scratchlab.training import probe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -50,6 +51,11 @@ def test_json_has_every_figure(corpus: Path) -> None:
     memory = report["here"]["memory"]
     assert memory["total"] == sum(amount for part, amount in memory.items() if part != "total")
     assert report["devices"][1]["price_source"].endswith("2026-05-07")
+
+
+def test_a_micro_batch_found_by_trying_is_said(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_trier", lambda recipe, vocab_size: lambda size: size <= 5)
+    assert "the largest that fits 12, by trying 4" in plan(corpus, "--probe", "--device", "T4").output
 
 
 def test_a_budget_gives_a_line_to_paste(corpus: Path) -> None:

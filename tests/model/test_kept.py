@@ -2,14 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from meter import Meter
+from scratchlab.evaluation.scorer import ModelScorer
 from scratchlab.model import kept as kept_module
 from scratchlab.model import loss
 from scratchlab.model.build import build_model
-from scratchlab.model.kept import Kept, Shape, kept_bytes, layer_bytes_per_sequence
+from scratchlab.model.kept import Kept, Shape, kept_bytes, layer_bytes_per_sequence, recomputed, scoring_bytes
 from scratchlab.model.loss import Objective
 from scratchlab.recipe import GPTSection, ModelSection, RNNSection
 
@@ -120,3 +122,28 @@ def test_a_gpu_keeps_less_than_a_cpu_and_twice_as_many_rows_twice_as_much() -> N
     assert on_gpu < formula(config, torch.float32).total
     assert kept_bytes(config, VOCAB, Shape(2 * ROWS, 128, 4)).total == 2 * formula(config, torch.float32).total
     assert 3 * layer_bytes_per_sequence(gpt(n_layer=1)) == layer_bytes_per_sequence(gpt())
+
+
+def test_layers_gone_through_again_keep_their_stream_and_one_of_them_all() -> None:
+    kept, stream = formula(gpt(n_layer=12), torch.float32), 4 * ROWS * 128 * 64
+    again = recomputed(kept, stream)
+    assert again.total == kept.total - sum(kept.layers) + 12 * stream
+    assert again.peak - 12 * stream >= kept.layers[0]
+    assert again.peak < kept.peak / 3
+
+
+@HALVES
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"mlp": "swiglu"}, {"mlp": "relu2"}, {"attention": "explicit"}, {"vocab_multiple": 4096}],
+    ids=["as GPT-2", "swiglu", "relu2", "explicit", "many logits"],
+)
+def test_scoring_takes_what_a_layer_or_the_logits_take(fields: dict[str, Any], dtype: torch.dtype) -> None:
+    config = gpt(**fields)
+    model = build_model(config, VOCAB, 1, dtype).eval()
+    tokens = np.random.default_rng(1).integers(1, VOCAB, (8, config.context_length))
+    with Meter(model.parameters()) as meter:
+        ModelScorer(model).windows(tokens, tokens)
+    assert scoring_bytes(config, VOCAB, Shape(8, config.context_length, dtype.itemsize)) == pytest.approx(
+        meter.peak, rel=0.15
+    )

@@ -50,7 +50,7 @@ def recipe_at(place: Path, changes: dict[str, Any] | None = None) -> Recipe:
 
 def test_what_is_measured_is_found_by_the_run_and_compared_with_what_happened(place: Path, tmp_path: Path) -> None:
     recipe = recipe_at(place)
-    planned = plan_run(recipe, [], True, lambda text: None).here
+    planned = plan_run(recipe, [], lambda text: None, measured=True).here
     assert planned.seconds is not None
     assert planned.peak_memory
     assert known_measurement(recipe, open_corpus(place / "corpus").vocab_size) is not None

@@ -74,3 +74,15 @@ def test_half_the_bytes_take_less() -> None:
     assert half.activations < whole.activations
     assert half.weights == whole.weights
     assert torch.float32.itemsize * 2 * whole.weights // 4 == whole.optimizer
+
+
+def test_moments_that_are_elsewhere_take_nothing_here() -> None:
+    memory = memory_of(tiny_recipe(WIDE), VOCAB)
+    offloaded = memory_of(tiny_recipe(WIDE | {"execution.optimizer_offload": True}), VOCAB)
+    assert memory.total - offloaded.total == memory.optimizer > 0
+
+
+def test_recomputed_activations_take_less() -> None:
+    deep = WIDE | {"model.n_layer": 8, "execution.micro_batch_size": 8}
+    again = memory_of(tiny_recipe(deep | {"execution.activation_checkpointing": True}), VOCAB)
+    assert again.activations < memory_of(tiny_recipe(deep), VOCAB).activations / 2

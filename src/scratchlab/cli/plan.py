@@ -15,6 +15,7 @@ OWN = "Give one with a file of your own: docs/planning.md."
 @click.argument("overrides", nargs=-1, metavar="[FIELD=VALUE]...")
 @click.option("--device", "devices", multiple=True, metavar="NAME", help="A device of the table (again for more).")
 @click.option("--measure", is_flag=True, help="Time some steps, an evaluation and a checkpoint here.")
+@click.option("--probe", is_flag=True, help="Find the largest micro-batch by trying, on a CPU in other processes.")
 @click.option("--budget", metavar="35usd", help="Choose the model's size and its tokens for so much money.")
 @click.option("--hours", type=click.FloatRange(0, min_open=True), help="The same for so much time.")
 @as_json
@@ -23,6 +24,7 @@ def plan(
     overrides: tuple[str, ...],
     devices: tuple[str, ...],
     measure: bool,
+    probe: bool,
     budget: str | None,
     hours: float | None,
     as_json: bool,
@@ -40,7 +42,7 @@ def plan(
     money = None if budget is None else parse_budget(budget)
     chooses = money is not None or hours is not None
     named = devices if devices or chooses else None  # a budget is for this machine where no device is named
-    planned = plan_run(load_recipe(path, overrides), named, measure, lambda text: click.echo(text, err=True))
+    planned = plan_run(load_recipe(path, overrides), named, lambda text: click.echo(text, err=True), measure, probe)
     report = {"recipe": path, **planned.to_json()}
     if chooses:
         report["choice"] = choose(planned, hours, money)
@@ -52,7 +54,7 @@ def plan_text(report: dict[str, Any]) -> str:
     from rich.console import Console
     from rich.measure import Measurement
 
-    lines = [*_counts(report), "", *_here(report["here"])]
+    lines = [*_counts(report), "", *_here(report["here"], report["probed_micro_batch"])]
     if report["devices"]:
         table, wide = _table(report["devices"]), Console(width=10_000)
         console = Console(width=Measurement.get(wide, wide.options, table).maximum)  # no figure is cut off
@@ -71,14 +73,15 @@ def _counts(report: dict[str, Any]) -> list[str]:
     return [*lines, f"  suites     {report['suites']}: their time is not forecast"] if report["suites"] else lines
 
 
-def _here(here: dict[str, Any]) -> list[str]:
+def _here(here: dict[str, Any], probed: int | None) -> list[str]:
     memory = here["memory"]
     parts = ", ".join(f"{part} {_size(amount)}" for part, amount in memory.items() if part != "total" and amount)
     measured = "" if here["peak_memory"] is None else f"; measured: {_size(here['peak_memory'])}"
     lines = [
         f"This machine: {here['device']}, {here['precision']}",
         f"  memory     {_size(memory['total'])} of {_size(here['room'])} ({parts}){measured}",
-        f"  micro-batch {here['micro_batch_size']}, the largest that fits {here['largest_micro_batch'] or 'none'}",
+        f"  micro-batch {here['micro_batch_size']}, the largest that fits {here['largest_micro_batch'] or 'none'}"
+        + (f", by trying {probed}" if probed else ""),
         f"  disk       {_size(here['disk_bytes'])}",
     ]
     if here["seconds"] is None:

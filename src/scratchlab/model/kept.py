@@ -8,7 +8,7 @@ Letters: T tokens of a row, n of all rows, C = d_model, H heads, D width of a he
 number in the compute type.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scratchlab.model.attention import QUERIES, SHORT, has_amx
 from scratchlab.model.count import GATES
@@ -60,8 +60,13 @@ class Kept:
         return sum(self.layers) + max(self.around + self.logits + self.logits_passing, self.layer_passing)
 
 
-def kept_bytes(model: ModelSection, vocab_size: int, shape: Shape, recomputed: bool = False) -> Kept:
-    """What training on `shape` keeps; where blocks are `recomputed`, what goes into each, and all of one at a time."""
+def recomputed(kept: Kept, stream: int) -> Kept:
+    """The same where each layer keeps the `stream` that enters it, and is gone through again in the backward pass."""
+    return replace(kept, layers=(stream,) * len(kept.layers), layer_passing=max(kept.layers) + kept.layer_passing)
+
+
+def kept_bytes(model: ModelSection, vocab_size: int, shape: Shape) -> Kept:
+    """What training on `shape` keeps."""
     if isinstance(model, RNNSection):
         return _kept_by_rnn(model, vocab_size, shape)
     C, n = model.d_model, shape.n
@@ -72,17 +77,29 @@ def kept_bytes(model: ModelSection, vocab_size: int, shape: Shape, recomputed: b
     if not _in_chunks(n, model.padded(vocab_size)):  # what the head reads, and its weights in the compute type
         around += head * n * C + _weights(model.padded(vocab_size) * C, head)
     layers = tuple(_layer(model, layer, shape) for layer in range(model.n_layer))
-    layer_passing = _layer_passing(model, shape)
-    if recomputed:
-        layer_passing += max(layers)
-        layers = (FLOAT * n * C,) * model.n_layer
-    return Kept(layers, around, logits, passing, layer_passing)
+    return Kept(layers, around, logits, passing, _layer_passing(model, shape))
 
 
-def layer_bytes_per_sequence(model: ModelSection, recomputed: bool = False) -> int:
-    """What the layers keep of one full sequence in float32, on a CPU; if `recomputed`, with the one that is whole."""
+def scoring_bytes(model: ModelSection, vocab_size: int, shape: Shape) -> int:
+    """What scoring `shape` takes at its fullest, of which nothing is kept: in a layer, or at the logits."""
+    n, C, c = shape.n, model.d_model, shape.compute_bytes
+    if isinstance(model, RNNSection):
+        read = vocab_size * 3 if model.embedding == "one_hot" else C  # as integers first
+        layer, vocab, width = n * FLOAT * (read + (2 + GATES[model.cell]) * C), vocab_size, C + 1
+    else:
+        inside = model.mlp_width * (2 if model.mlp in ("gelu", "gelu_tanh", "relu") else 3)
+        squares = 3 * FLOAT * shape.tokens * model.n_head if model.attention == "explicit" else 0
+        layer = n * (4 * FLOAT * C + max(c * inside, squares))  # the stream as it was and is, and its norm
+        vocab, width = model.padded(vocab_size), C
+    rows = min(n, max(1, CHUNK_ENTRIES // vocab))
+    logits = 2 * FLOAT * rows * vocab + _weights(vocab * width, c)
+    return max(layer, n * width * (FLOAT + (0 if c == FLOAT else c)) + logits)
+
+
+def layer_bytes_per_sequence(model: ModelSection, again: bool = False) -> int:
+    """What the layers keep of one full sequence in float32, on a CPU; if gone through `again`, with one that is whole."""
     layers = kept_bytes(model, 1, Shape(1, model.context_length, FLOAT)).layers
-    return sum(layers) if not recomputed else max(layers) + FLOAT * model.d_model * model.context_length * len(layers)
+    return max(layers) + len(layers) * FLOAT * model.d_model * model.context_length if again else sum(layers)
 
 
 def _layer(m: GPTSection, layer: int, shape: Shape) -> int:
@@ -124,33 +141,52 @@ def _attention(m: GPTSection, layer: int, shape: Shape) -> int:
 
 def _heads(m: GPTSection, layer: int, c: int, shape: Shape) -> int:
     """Queries, keys and values as the kernel reads them, what it keeps of its own, and what the projection reads."""
-    n, C, T, H, D = shape.n, m.d_model, shape.tokens, m.n_head, m.head_width
-    made, turned = (H + 2 * m.n_kv) * D, m.positions == "rotary" or m.qk_norm
-    new_queries_and_keys = (H + m.n_kv) * D if turned else 0
-    window = m.window_of(layer)
-    masked = (window is not None and window < T) or m.document_mask
-    mask = (shape.rows if m.document_mask else 1) * T * T
-    dropped = m.dropped("attention")
+    window, T = m.window_of(layer), shape.tokens
+    masked, dropped = (window is not None and window < T) or m.document_mask, m.dropped("attention") > 0
     if m.attention == "explicit":
-        squares = n * T * H * (FLOAT + (0 if c == FLOAT else c))
-        if dropped:  # random bits, and the weights that are left
-            squares += n * T * H * (DROPPED + (FLOAT if c == FLOAT else 0))
-        return 4 * n * C * c + squares + mask
-    if dropped and (masked or m.attention == "torch"):  # PyTorch's kernel that is not fused, in float32
-        squares = 3  # softmax, what is dropped, what is left
-        return n * C * (4 * FLOAT + c) + squares * FLOAT * n * T * H + mask * FLOAT
+        return _explicit(m, c, shape)
+    if dropped and (masked or m.attention == "torch"):
+        return _unfused(m, c, shape)
     if dropped and shape.on_cpu:
-        return 3 * n * C * c + _dropped_bits(shape, H) + 2 * n * C * c
-    if shape.on_cpu and c != FLOAT and not masked and m.attention != "torch":
-        if T * D < SHORT:
-            return n * (3 * C * FLOAT + C * FLOAT + FLOAT * H + C * c)  # short rows are read in float32
-        if not has_amx():  # our own blocks
-            return 5 * n * C * c
-    read = n * c * (made + new_queries_and_keys)
-    if m.n_kv < H:  # repeated keys and values, and the queries, with which all that was made is kept unless turned
-        read = n * c * (2 * C + (C if turned else made))
-    out = n * C * c * (2 if turned else 1)  # it lies head by head then, and the projection reads it token by token
-    return read + out + n * FLOAT * H + (mask * c if masked else 0)
+        return 5 * c * shape.n * m.d_model + _dropped_bits(shape, m.n_head)  # what went in, what came out, and scaled
+    if shape.on_cpu and c != FLOAT and m.attention != "torch" and not masked:
+        if T * m.head_width < SHORT:  # read in float32, and so is what comes out
+            return shape.n * (4 * FLOAT * m.d_model + FLOAT * m.n_head + c * m.d_model)
+        if not has_amx():  # in blocks of our own
+            return 5 * c * shape.n * m.d_model
+    return _fused(m, c, shape) + (c * _mask(m, shape) if masked else 0)
+
+
+def _fused(m: GPTSection, c: int, shape: Shape) -> int:
+    """What the kernel reads and gives, and a number a query."""
+    C, D = m.d_model, m.head_width
+    turned = m.positions == "rotary" or m.qk_norm
+    read = made = (m.n_head + 2 * m.n_kv) * D  # in one piece, of which queries, keys and values are views
+    if turned:  # queries and keys anew; the values keep all that was made
+        read += (m.n_head + m.n_kv) * D
+    if m.n_kv < m.n_head:  # keys and values repeated; the queries are turned, or keep all that was made
+        read = 2 * C + (C if turned else made)
+    given = 2 * C if turned else C  # it lies head by head then, and the projection reads it token by token
+    return shape.n * (c * (read + given) + FLOAT * m.n_head)
+
+
+def _explicit(m: GPTSection, c: int, shape: Shape) -> int:
+    """What goes in and comes out, the weights, with their copy in the compute type, and the mask."""
+    weight = FLOAT + (0 if c == FLOAT else c)
+    if m.dropped("attention"):  # random bits, and the weights that are left
+        weight += DROPPED + (FLOAT if c == FLOAT else 0)
+    return shape.n * (4 * c * m.d_model + weight * shape.tokens * m.n_head) + _mask(m, shape)
+
+
+def _unfused(m: GPTSection, c: int, shape: Shape) -> int:
+    """PyTorch's kernel for what its fused one cannot do, in float32: softmax, what is dropped, what is left."""
+    squares = 3 * shape.tokens * m.n_head
+    return FLOAT * (shape.n * (4 * m.d_model + squares) + _mask(m, shape)) + c * shape.n * m.d_model
+
+
+def _mask(m: GPTSection, shape: Shape) -> int:
+    """Entries of a mask: one for all rows, or one for each where documents differ."""
+    return (shape.rows if m.document_mask else 1) * shape.tokens**2
 
 
 def _dropped_bits(shape: Shape, n_head: int) -> int:
@@ -164,10 +200,8 @@ def _mlp(m: GPTSection, shape: Shape) -> int:
     c = FLOAT if m.float32_mlp else shape.compute_bytes
     C, M, gated = m.d_model, m.mlp_width, m.mlp == "swiglu"
     inside = {"relu": 1, "swiglu": 4, "gelu_tanh": 3 if c == FLOAT and shape.on_cpu else 2}.get(m.mlp, 2)
-    kept = (
-        _norm(m, shape) + _inputs(m, 1 + gated, c, shape) + _weights((2 + gated) * C * M, c) + shape.n * inside * M * c
-    )
-    return kept + (DROPPED * shape.n * C if m.dropped("mlp") else 0)
+    read = _norm(m, shape) + _inputs(m, 1 + gated, c, shape) + _weights((2 + gated) * C * M, c)
+    return read + shape.n * inside * M * c + (DROPPED * shape.n * C if m.dropped("mlp") else 0)
 
 
 def _in_chunks(n: int, vocab: int) -> bool:
@@ -180,12 +214,15 @@ def _loss(n: int, width: int, vocab: int, head_bytes: int, capped: bool) -> tupl
         square = FLOAT * n * vocab
         return square * (1 + capped), 2 * square
     rows = max(1, CHUNK_ENTRIES // vocab)
-    half, chunk, head = head_bytes < FLOAT, FLOAT * rows * vocab, vocab * width
-    # At the fullest, a chunk's logits, their log-softmax and the gradient of the chunk before, which is let go of last;
-    # or a chunk's gradient, its copy in the compute type, and what it gives the head.
-    fullest = max(3 * chunk, chunk + head_bytes * (half * rows * vocab + head))
-    passing = fullest + half * FLOAT * head  # the sum over chunks, in float32, which else is what is kept
-    return head_bytes * n * width + head_bytes * vocab * width, passing
+    weights, hidden, chunk = vocab * width, n * width, FLOAT * rows * vocab
+    cast = 0 if head_bytes == FLOAT else 1
+    # A chunk's logits, their log-softmax, and the gradient of the chunk before, which is let go of last; or that
+    # gradient, also in the compute type, and its product with the hidden states. All beside what the head reads, its
+    # weights in the compute type, and their gradient in float32.
+    beside = head_bytes * (hidden + cast * weights) + (FLOAT - head_bytes) * weights
+    forward = beside + max(3 * chunk, chunk + cast * chunk // 2 + head_bytes * weights)
+    backward = cast * FLOAT * weights  # the head's gradient in float32
+    return head_bytes * (hidden + weights), max(forward, backward)
 
 
 def _layer_passing(m: GPTSection, shape: Shape) -> int:

@@ -18,7 +18,7 @@ from scratchlab.model.kept import FLOAT
 from scratchlab.recipe import Recipe, RNNSection
 from scratchlab.training.checkpoint import BYTES_PER_PARAMETER, check_disk, snapshot_steps
 from scratchlab.training.measurements import Measurement
-from scratchlab.training.memory import HEADROOM, Memory, kept_of, largest_micro_batch, memory_of
+from scratchlab.training.memory import HEADROOM, Memory, kept_of, largest_micro_batch, memory_of, with_evaluation
 
 # Rules of thumb for devices that are not here: nobody measured these on them.
 LAUNCH_SECONDS = 5e-6  # of a kernel, however small what it computes
@@ -74,6 +74,8 @@ class Work:
     tokens_per_step: int
     scored_tokens: int
     """By evaluations on the way and the test at the end."""
+    longest_text: int
+    """Tokens of the longer split that is scored."""
     evaluations: int
     checkpoints: int
     snapshots: int
@@ -89,6 +91,7 @@ class Work:
             steps=steps,
             tokens_per_step=recipe.training.global_batch_size * recipe.model.context_length,
             scored_tokens=evaluations * validation + splits.get("test", 0),
+            longest_text=max(validation, splits.get("test", 0)),
             evaluations=evaluations,
             checkpoints=max(1, -(-steps // recipe.training.checkpoint_every)),
             snapshots=len(snapshot_steps(recipe)),
@@ -107,7 +110,7 @@ def forecast_here(
     name, work = hardware.device_name(device), Work.of(recipe, vocab_size, yardstick)
     process = process if device == "cpu" else 0
     room, row = hardware.device_memory(device), row_of(name)
-    memory = memory_of(recipe, vocab_size, process)
+    memory = with_evaluation(memory_of(recipe, vocab_size, process), recipe, vocab_size, work.longest_text)
     if measured is not None:
         seconds, basis = _seconds_as_measured(work, measured), f"steps timed here on {measured.day}"
     elif row is not None and row[1].peak(recipe.settled.precision):
@@ -150,7 +153,7 @@ def forecast_there(recipe: Recipe, vocab_size: int, yardstick: Corpus, name: str
         precision=precision,
         micro_batch_size=fits or 1,
         largest_micro_batch=fits,
-        memory=memory_of(there, vocab_size),
+        memory=with_evaluation(memory_of(there, vocab_size), there, vocab_size, work.longest_text),
         peak_memory=None,
         room=room,
         seconds=seconds,

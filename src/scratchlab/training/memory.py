@@ -6,10 +6,11 @@ memory: what it takes before it has a model, and the holes between tensors that 
 (`hardware.keep_freed_memory`): a tenth to two fifths of the rest, which only running it tells.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
+from scratchlab.evaluation.loss import STREAMS, rows_at_once
 from scratchlab.model.count import parameter_count
-from scratchlab.model.kept import FLOAT, Kept, Shape, kept_bytes
+from scratchlab.model.kept import FLOAT, Kept, Shape, kept_bytes, recomputed, scoring_bytes
 from scratchlab.recipe import ModelSection, Recipe, RNNSection
 
 MOMENTS = {"adamw": 2, "rmsprop": 1}
@@ -26,6 +27,8 @@ class Memory:
     optimizer: int
     activations: int
     logits: int
+    evaluation: int = 0
+    """What scoring text takes beyond all this, where it takes more than a step."""
     process: int = 0
     """What the process takes by itself; on a CPU alone, where it comes out of the same memory."""
 
@@ -40,6 +43,15 @@ class Memory:
 def memory_of(recipe: Recipe, vocab_size: int, process: int = 0) -> Memory:
     """Memory of one process that trains a resolved recipe; of several that shard it, each has a part of the weights."""
     return _memory(recipe, vocab_size, recipe.settled.micro_batch_size, process)
+
+
+def with_evaluation(memory: Memory, recipe: Recipe, vocab_size: int, tokens: int) -> Memory:
+    """The same of a run that also scores a text of so many tokens: weights, gradients and moments are there then."""
+    length = recipe.model.context_length
+    rows = STREAMS if recipe.model.remembers else min(rows_at_once(length), -(-tokens // length))
+    scoring = scoring_bytes(recipe.model, vocab_size, _shape(recipe, rows))
+    gradients = memory.weights - memory.gradients  # those that are not there at the fullest moment of a step
+    return replace(memory, evaluation=max(0, scoring + gradients - memory.activations - memory.logits))
 
 
 def largest_micro_batch(recipe: Recipe, vocab_size: int, room: int, process: int = 0) -> int | None:
@@ -66,10 +78,16 @@ def divisors(n: int) -> list[int]:
 
 def kept_of(recipe: Recipe, vocab_size: int, micro_batch_size: int) -> Kept:
     """What a micro-batch of a recipe keeps for its backward pass, its device and its precision settled."""
+    shape = _shape(recipe, micro_batch_size)
+    kept = kept_bytes(recipe.model, vocab_size, shape)
+    if not recipe.execution.activation_checkpointing:
+        return kept
+    return recomputed(kept, FLOAT * shape.n * recipe.model.d_model)
+
+
+def _shape(recipe: Recipe, rows: int) -> Shape:
     half = recipe.training.precision in ("bf16", "fp16") and not isinstance(recipe.model, RNNSection)
-    on_cpu = recipe.execution.device == "cpu"
-    shape = Shape(micro_batch_size, recipe.model.context_length, 2 if half else FLOAT, on_cpu)
-    return kept_bytes(recipe.model, vocab_size, shape, recipe.execution.activation_checkpointing)
+    return Shape(rows, recipe.model.context_length, 2 if half else FLOAT, recipe.execution.device == "cpu")
 
 
 def _memory(recipe: Recipe, vocab_size: int, micro_batch_size: int, process: int) -> Memory:
@@ -85,10 +103,11 @@ def _memory(recipe: Recipe, vocab_size: int, micro_batch_size: int, process: int
         gradients, activations = before, kept.peak - logits
     else:
         gradients, activations, logits = weights, passing, 0
+    moments = MOMENTS[recipe.training.optimizer] * weights // shards
     return Memory(
         weights=weights // shards,
         gradients=gradients // shards,
-        optimizer=0 if recipe.execution.optimizer_offload else MOMENTS[recipe.training.optimizer] * weights // shards,
+        optimizer=0 if recipe.execution.optimizer_offload else moments,  # off-loaded, they are in main memory
         activations=activations + (weights // recipe.model.n_layer if shards > 1 else 0),  # a layer is gathered whole
         logits=logits,
         process=process,

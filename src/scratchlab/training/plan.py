@@ -13,6 +13,7 @@ from scratchlab.recipe import Recipe
 from scratchlab.training.chinchilla import choose_size
 from scratchlab.training.forecast import Forecast, forecast_here, forecast_there, seconds_of_size
 from scratchlab.training.measurements import known_measurement
+from scratchlab.training.probe import probed_micro_batch
 from scratchlab.training.resolve import resolve
 from scratchlab.training.source import find_source
 from scratchlab.training.start import open_corpora, training_windows
@@ -34,6 +35,8 @@ class Planned:
     yardstick: Corpus
     vocab_size: int
     epochs: float
+    probed: int | None
+    """The largest micro-batch, where it was found by trying."""
     here: Forecast
     there: tuple[Forecast, ...]
 
@@ -53,13 +56,23 @@ class Planned:
             "flops": per_token * self.tokens,
             "flops_convention": FLOPS_CONVENTION,
             "suites": self.recipe.evaluation.suites,
+            "probed_micro_batch": self.probed,
             "here": self.here.to_json(),
             "devices": [forecast.to_json() for forecast in self.there],
         }
 
 
-def plan_run(recipe: Recipe, devices: Sequence[str] | None, measured: bool, say: Callable[[str], None]) -> Planned:
-    """Plan a recipe for this machine and for the devices named (None: all of the table); with `measured`, by steps."""
+def plan_run(
+    recipe: Recipe,
+    devices: Sequence[str] | None,
+    say: Callable[[str], None],
+    measured: bool = False,
+    probed: bool = False,
+) -> Planned:
+    """Plan a recipe for this machine and for the devices named (None: all of the table).
+
+    With `measured`, steps are timed; with `probed`, the largest micro-batch is found by trying.
+    """
     corpus, yardstick = open_corpora(recipe)
     windows, vocab_size = training_windows(recipe, corpus), corpus.vocab_size
     resolved = resolve(recipe, vocab_size, windows, find_source(recipe, corpus), say)
@@ -72,6 +85,7 @@ def plan_run(recipe: Recipe, devices: Sequence[str] | None, measured: bool, say:
         yardstick=yardstick,
         vocab_size=vocab_size,
         epochs=sequences / len(windows),
+        probed=probed_micro_batch(resolved, vocab_size) if probed else None,
         here=_here(resolved, corpus, yardstick, measured),
         there=tuple(forecast_there(elsewhere, vocab_size, yardstick, name, device) for name, device in found),
     )

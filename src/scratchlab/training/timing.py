@@ -14,7 +14,7 @@ import torch
 from scratchlab import hardware
 from scratchlab.corpus.loader import Loader
 from scratchlab.corpus.store import Corpus
-from scratchlab.evaluation.loss import byte_lengths, evaluate_loss
+from scratchlab.evaluation.loss import TOKENS_AT_ONCE, byte_lengths, evaluate_loss
 from scratchlab.generation.engine import Settings
 from scratchlab.generation.text import write
 from scratchlab.recipe import Recipe
@@ -112,7 +112,7 @@ def _seconds_per_scored_token(trial: _Trial, yardstick: Corpus) -> float:
         evaluate_loss(score, text, model.context_length, tokens, model.remembers, symbol_bytes=sizes)
         return time.perf_counter() - began
 
-    tokens = min(len(text) - 1, 16 * model.context_length)
+    tokens = min(len(text) - 1, TOKENS_AT_ONCE)  # so that memory, too, is that of an evaluation
     while (spent := seconds_for(tokens)) < SCORE_SECONDS and tokens < len(text) - 1:
         tokens = min(len(text) - 1, 4 * tokens)
     return spent / tokens
