@@ -97,7 +97,7 @@ def scoring_bytes(model: ModelSection, vocab_size: int, shape: Shape) -> int:
 
 
 def layer_bytes_per_sequence(model: ModelSection, again: bool = False) -> int:
-    """What the layers keep of one full sequence in float32, on a CPU; if gone through `again`, with one that is whole."""
+    """What the layers keep of a full sequence in float32, on a CPU; if gone through `again`, with one that is whole."""
     layers = kept_bytes(model, 1, Shape(1, model.context_length, FLOAT)).layers
     return max(layers) + len(layers) * FLOAT * model.d_model * model.context_length if again else sum(layers)
 
