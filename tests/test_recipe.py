@@ -115,6 +115,8 @@ OTHER: dict[str, Any] = {
     "execution.micro_batch_size": 2,
     "execution.threads": 3,
     "execution.deterministic": True,
+    "execution.processes": 2,
+    "execution.shard": False,
     "execution.activation_checkpointing": True,
     "execution.optimizer_offload": True,
 }

@@ -20,6 +20,7 @@ from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.tokenizer import GPT2_PATTERN, Tokenizer
 from scratchlab.errors import CorpusError, RecipeError, RunError, ScratchlabError, UsageError
 from scratchlab.interop.exports import export_run
+from scratchlab.interop.hugging_face_scorer import cache_name, cache_of
 from scratchlab.interop.imports import import_run
 from scratchlab.model.gpt import GPT
 from scratchlab.model.load import load_model
@@ -80,8 +81,8 @@ def test_logits_are_those_of_transformers(kind: str, tmp_path: Path, tokenizer: 
     state, cache = ours.new_state(3, 16), None
     for piece in text.split([5, 1, 1, 6, 3], dim=1):
         logits, state = ours(piece, state)
-        answer = theirs(piece, past_key_values=cache, use_cache=True)
-        cache = answer.past_key_values
+        answer = theirs(piece, use_cache=True, **{str(cache_name(theirs)): cache})
+        cache = cache_of(answer)
         assert distance(logits, answer.logits) < 1e-5
 
 

@@ -452,7 +452,7 @@ def test_an_arm_that_was_changed_has_no_runs(place: Path) -> None:
     assert report.problems == ("New or changed since the study was last run, and without runs: a.",)
     assert report.arm("a").finished == 0
     assert words.rows(report)[1].verdict == "not run yet"
-    assert words.rows(report)[2].verdict == "undecided", "no look is complete before the changed arm has run"
+    assert words.rows(report)[2].verdict == "not judged", "no look is complete before the changed arm has run"
 
 
 def test_a_changed_baseline_leaves_nothing_to_count(place: Path) -> None:
@@ -506,7 +506,7 @@ def test_with_a_new_arm_nothing_is_claimed_until_it_has_run(place: Path) -> None
     assert report_study(study).analysis["a"].verdict == "helps"  # pyright: ignore[reportOptionalSubscript]
     more = report_study(load(place, looks=[3], smallest_effect=0.01))
     assert (more.state, more.looks_done) == ("under way", 0)
-    assert more.analysis["a"].verdict == "undecided"  # pyright: ignore[reportOptionalSubscript]
+    assert more.analysis["a"].verdict == "not judged"  # pyright: ignore[reportOptionalSubscript]
 
 
 def test_what_was_tried_and_taken_out_is_said_and_counts(place: Path) -> None:

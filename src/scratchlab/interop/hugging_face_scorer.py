@@ -200,8 +200,9 @@ class _Reader:
         if begun.cache is not None:
             begun.cache.batch_select_indices(torch.tensor(parents, device=tokens_BT.device))
         real = torch.cat([begun.real[parents], real_BT], dim=1)
+        cached = {cache_name(self.model) or "": begun.cache}
         logits_NV, cache = self._logits(
-            tokens_BT, at, attention_mask=real, position_ids=positions_BT, past_key_values=begun.cache, use_cache=True
+            tokens_BT, at, attention_mask=real, position_ids=positions_BT, use_cache=True, **cached
         )
         return _Begun(cache, before + lengths, real), logits_NV
 
@@ -216,7 +217,7 @@ class _Reader:
         with head.register_forward_pre_hook(choose) if self.chooses else contextlib.nullcontext():
             out = self.model(tokens_BT, **more)
         logits_NV = out.logits[0] if self.chooses else out.logits[places]
-        return logits_NV.float(), getattr(out, "past_key_values", None)
+        return logits_NV.float(), cache_of(out)
 
 
 def _places(stretches: Sequence[tuple[int, int, int]]) -> Places:
@@ -252,15 +253,30 @@ def _agree(plain: Floats, other: Callable[[], Floats], tolerance: float) -> bool
     return bool(np.linalg.norm(difference) <= tolerance * np.linalg.norm(plain))
 
 
+CACHE_NAMES = ("cache", "past_key_values")
+"""What transformers calls a cache, since 5.24 and before."""
+
+
+def cache_name(model: Any) -> str | None:
+    """The argument by which the model takes a cache."""
+    taken = inspect.signature(model.forward).parameters
+    return next((name for name in CACHE_NAMES if name in taken), None)
+
+
+def cache_of(output: Any) -> Any:
+    """The cache that came with what a model gave, or None."""
+    return next((cache for name in CACHE_NAMES if (cache := getattr(output, name, None)) is not None), None)
+
+
 def _keeps_every_token(model: Any) -> bool:
     """Whether the model has a cache in which every token lies by itself, and can be told the positions of tokens."""
     from transformers.cache_utils import DynamicLayer
 
-    asked = {"position_ids", "attention_mask", "past_key_values"}
-    if not asked <= inspect.signature(model.forward).parameters.keys() or _turns_by_length(model):
+    told = {"position_ids", "attention_mask"} <= inspect.signature(model.forward).parameters.keys()
+    if not told or cache_name(model) is None or _turns_by_length(model):
         return False
     out = model(torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=True)
-    layers = getattr(getattr(out, "past_key_values", None), "layers", None)
+    layers = getattr(cache_of(out), "layers", None)
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 

@@ -5,6 +5,8 @@ what may fail there is done by `World.by_first`, so that all go on together or g
 """
 
 import os
+import time
+import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.distributed_c10d import PrefixStore
 
 from scratchlab.errors import LostError, ScratchlabError, Terminated
 from scratchlab.evaluation.processes import gathered
@@ -21,6 +24,9 @@ from scratchlab.training.signals import StopRequest
 PATIENCE = timedelta(minutes=30)
 """How long one process may keep the others waiting: a large checkpoint on a slow disk. One that is lost is noticed by
 its closed connection, or by torchrun, not by this."""
+
+START = "scratchlab/start"
+LOOK_SECONDS = 0.05
 
 T = TypeVar("T")
 
@@ -112,13 +118,42 @@ def joined(world: World, meeting: str = "env://") -> Generator[None]:
             yield
             return
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
-        distributed.init_process_group(
-            backend, init_method=meeting, rank=world.rank, world_size=world.size, timeout=PATIENCE
-        )
+        where: dict[str, Any] = {"init_method": meeting}
+        if meeting == "env://" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            where = {"store": _agreed_store(world)}
+        distributed.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=PATIENCE, **where)
         try:
             yield
         finally:
             distributed.destroy_process_group()
+
+
+def _agreed_store(world: World) -> PrefixStore:
+    """torchrun's store, under a name that all processes of this start, and of no other, agree on.
+
+    PyTorch takes the number of restarts for that name, and agents of several machines need not have the same: one that
+    was told of the loss on another machine has restarted nothing by its own count, and all wait for one another for
+    ever. So the first process makes up a name. A process that reads it asks to be let in, with a number of its own;
+    only the first process of this very start repeats that number, so a name that an earlier start left lets nobody in.
+    """
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = distributed.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+        address, port, is_master=False, timeout=PATIENCE, wait_for_workers=False
+    )
+    own = uuid.uuid4().hex
+    if world.first:
+        store.set(START, own)
+        for rank in range(1, world.size):
+            store.set(f"{own}/{rank} is let in", store.get(f"{own}/{rank} asks").decode())
+        return PrefixStore(own, store)
+    while True:
+        name = store.get(START).decode()
+        answer = f"{name}/{world.rank} is let in"
+        store.set(f"{name}/{world.rank} asks", own)
+        while store.get(START).decode() == name:
+            if store.check([answer]) and store.get(answer).decode() == own:
+                return PrefixStore(name, store)
+            time.sleep(LOOK_SECONDS)
 
 
 @contextmanager
