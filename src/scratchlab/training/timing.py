@@ -45,6 +45,7 @@ def measure(recipe: Recipe, corpus: Corpus, yardstick: Corpus) -> Measurement:
 
     Some ten seconds, or as long as ten steps take. Kept, for forecasts to come.
     """
+    hardware.matmul_rate(recipe.settled.device, recipe.settled.precision)  # as a run does
     trial = _Trial.of(recipe, corpus)
     steps = _timed_steps(trial, MEASURE_SECONDS / 2, MEASURE_MOST)
     seconds_per_scored_token = _seconds_per_scored_token(trial, yardstick)
