@@ -1,5 +1,6 @@
 """A run, or the size of one, planned: counts, forecasts for this machine and for others, and what a budget allows."""
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -92,6 +93,7 @@ def plan_run(
 
 
 def _here(resolved: Recipe, corpus: Corpus, yardstick: Corpus, measured: bool) -> Forecast:
+    importlib.import_module("scratchlab.training.loop")  # what a run loads takes memory, and is to be counted
     process, vocab_size = hardware.resident_memory(), corpus.vocab_size
     before = forecast_here(resolved, vocab_size, yardstick, known_measurement(resolved, vocab_size), process)
     if not measured:

@@ -28,8 +28,8 @@ from scratchlab.training.world import ALONE
 WARM_UP = 2  # steps: the first ones take memory, choose kernels and compile
 LEAST, MOST = 3, 30  # steps that are timed
 BUDGET_SECONDS = 1.0
-MEASURE_SECONDS, MEASURE_MOST = 4.0, 400  # where a whole run is forecast from them
-SCORE_SECONDS = 0.5
+MEASURE_SECONDS, MEASURE_MOST = 6.0, 400  # where a whole run is forecast from them
+SCORE_SECONDS = 2.0
 
 
 def seconds_per_step(recipe: Recipe, corpus: Corpus, budget: float = BUDGET_SECONDS) -> float:
@@ -46,13 +46,16 @@ def measure(recipe: Recipe, corpus: Corpus, yardstick: Corpus) -> Measurement:
 
     Some ten seconds, or as long as ten steps take. Kept, for forecasts to come.
     """
+    hardware.matmul_rate(recipe.settled.device, recipe.settled.precision)  # as a run does
     trial = _Trial.of(recipe, corpus)
-    steps = _timed_steps(trial, MEASURE_SECONDS, MEASURE_MOST)
-    usual = statistics.median(steps[WARM_UP:])
+    steps = _timed_steps(trial, MEASURE_SECONDS / 2, MEASURE_MOST)
+    seconds_per_scored_token = _seconds_per_scored_token(trial, yardstick)
+    later = _timed_steps(trial, MEASURE_SECONDS / 2, MEASURE_MOST)  # after an evaluation memory lies otherwise
+    usual = statistics.median(steps[WARM_UP:] + later[WARM_UP:])
     measured = Measurement(
         seconds_per_step=usual,
         first_steps=max(0.0, sum(steps[:WARM_UP]) - WARM_UP * usual),
-        seconds_per_scored_token=_seconds_per_scored_token(trial, yardstick),
+        seconds_per_scored_token=seconds_per_scored_token,
         seconds_per_sample=_seconds(lambda: _write_sample(trial, corpus)),
         seconds_per_checkpoint=_seconds(lambda: _save(trial)),
         peak_memory=hardware.peak_memory(recipe.settled.device),
@@ -114,7 +117,7 @@ def _seconds_per_scored_token(trial: _Trial, yardstick: Corpus) -> float:
 
     tokens = min(len(text) - 1, TOKENS_AT_ONCE)  # so that memory, too, is that of an evaluation
     while (spent := seconds_for(tokens)) < SCORE_SECONDS and tokens < len(text) - 1:
-        tokens = min(len(text) - 1, 4 * tokens)
+        tokens = min(len(text) - 1, 2 * tokens)
     return spent / tokens
 
 
