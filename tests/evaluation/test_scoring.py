@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scratchlab.evaluation import batches
 from scratchlab.evaluation import loss as module
 from scratchlab.evaluation.loss import UnitLosses, evaluate_loss, paired_error, ratio_error
 from scratchlab.evaluation.scorer import ModelScorer, ScoreWindows
@@ -43,7 +44,7 @@ def documents(lengths: tuple[int, ...], sizes: tuple[int, ...] = ()) -> Stream:
 @pytest.mark.parametrize("n", [2, 6, 7, 8, 40])
 @pytest.mark.parametrize("at_once", [1, 12, 10_000])
 def test_equals_token_by_token(monkeypatch: pytest.MonkeyPatch, n: int, at_once: int) -> None:
-    monkeypatch.setattr(module, "TOKENS_AT_ONCE", at_once)
+    monkeypatch.setitem(batches.TOKENS_AT_ONCE, "cpu", at_once)
     model, text = tiny_gpt(spread=8.0), random_stream(n)
     nats = naive_nats(model, text.tokens)
     result = evaluate_loss(ModelScorer(model).windows, text, CONTEXT)

@@ -17,7 +17,7 @@ from torch import distributed
 
 from scratchlab.corpus.tokenizer import train_tokenizer
 from scratchlab.errors import ScratchlabError, UsageError
-from scratchlab.evaluation import loss as module
+from scratchlab.evaluation import batches
 from scratchlab.evaluation.documents import evaluate_text, read_loss
 from scratchlab.evaluation.loss import LossResult, Units, evaluate_loss
 from scratchlab.evaluation.results import read_log
@@ -69,7 +69,7 @@ def subject_of(scorer: Counting | ModelScorer, window: int = CONTEXT, remembers:
 
 @pytest.fixture(autouse=True)
 def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TOKENS_AT_ONCE", 4 * CONTEXT)
+    monkeypatch.setitem(batches.TOKENS_AT_ONCE, "other", 4 * CONTEXT)
 
 
 def only_log(folder: Path) -> Path:
@@ -252,7 +252,7 @@ print(json.dumps(test_text_loss.figures_together(1, sys.argv[1], sys.argv[2])))
 def figures_together(rank: int, store: str, folder: str) -> list[dict[str, float]]:
     """The figures of one of two processes."""
     torch.set_num_threads(1)
-    module.TOKENS_AT_ONCE = 4 * CONTEXT
+    batches.TOKENS_AT_ONCE["other"] = 4 * CONTEXT
     minute = timedelta(minutes=1)
     distributed.init_process_group("gloo", init_method=f"file://{store}", timeout=minute, rank=rank, world_size=2)
     try:

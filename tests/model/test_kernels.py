@@ -12,7 +12,8 @@ def test_attention_and_its_gradients_are_those_of_the_plain_formula_with_the_sam
     share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     B, H, T, D = 2, 3, 2 * attention.QUERIES + 17, 8
-    monkeypatch.setattr(attention, "ENTRIES", 4 * attention.QUERIES * T)  # four of the six heads, then two
+    entries = "ENTRIES_DROPPED" if share else "ENTRIES"
+    monkeypatch.setattr(attention, entries, 4 * attention.QUERIES * T)  # four of the six heads, then two
     torch.manual_seed(1)
     qkv = torch.randn(B, T, 3, H, D, requires_grad=True)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)

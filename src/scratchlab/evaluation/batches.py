@@ -12,6 +12,11 @@ computes of more no longer stays in its cache (measured, 6 layers of 384: 9,000 
 """
 
 
+def tokens_at_once(device: str) -> int:
+    """By the device's name: "cpu", "cuda", "cuda:1" and the like."""
+    return TOKENS_AT_ONCE.get(device.partition(":")[0], TOKENS_AT_ONCE["other"])
+
+
 class Asked(Protocol):
     """A question's tokens; see scorer.Question."""
 
@@ -32,7 +37,7 @@ def in_batches(questions: Sequence[Asked], most: int | None, device: str) -> Ite
     Padded to their longest prefix and their longest continuation they have at most `most` tokens a row, if each has.
     `device` is "cpu", "cuda" and the like.
     """
-    at_once = TOKENS_AT_ONCE.get(device, TOKENS_AT_ONCE["other"])
+    at_once = tokens_at_once(device)
     order = sorted(range(len(questions)), key=lambda place: (-width(questions[place]), place))
     batch, prefix, choice, rows = list[int](), 0, 0, 0
     for place in order:
@@ -52,7 +57,7 @@ def in_batches(questions: Sequence[Asked], most: int | None, device: str) -> Ite
 
 def rows_in_batches(lengths: Sequence[int], device: str) -> Iterator[list[int]]:
     """The places of rows of tokens that are read together, long ones first, padded to the first of them."""
-    at_once = TOKENS_AT_ONCE.get(device, TOKENS_AT_ONCE["other"])
+    at_once = tokens_at_once(device)
     batch = list[int]()
     for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
         if batch and (len(batch) + 1) * lengths[batch[0]] > at_once:

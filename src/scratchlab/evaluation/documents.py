@@ -96,7 +96,7 @@ def _stride(subject: Subject, stride: int | None) -> int:
 
 
 def _log_of(subject: Subject, text: Text, stride: int, folder: Path) -> Log:
-    rows = STREAMS if subject.remembers else rows_at_once(subject.window)
+    rows = STREAMS if subject.remembers else rows_at_once(subject.window, subject.device)
     settings = {"window": subject.window, "stride": stride, "rows": rows}
     head = {
         "format": FORMAT,
@@ -155,7 +155,7 @@ def _in_windows(subject: Subject, text: Text, log: Log, progress: Progress) -> l
     known = {number: scored for path in _parts(log.path) for number, scored in _kept(Log(path, log.head)).items()}
     own = {number: scored for number, scored in known.items() if number % share.count == share.rank}
     done = sum(scored.n_targets for scored in own.values())
-    work = work_in_windows(windows, share, own)
+    work = work_in_windows(windows, share, subject.device, own)
     progress(done, work.n_targets)
     for part in work.parts:
         scored = own[part.number] = score_part(subject.scorer.windows, part, text.units.starts)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scratchlab.corpus.windows import Batch, Consecutive, TokenStream, parallel_batches
 from scratchlab.corpus.words import Symbols
 from scratchlab.errors import CorpusError
+from scratchlab.evaluation.batches import tokens_at_once
 from scratchlab.evaluation.processes import Share, own_share, summed
 from scratchlab.evaluation.scorer import ScoreWindows
 
@@ -24,7 +25,6 @@ Floats = npt.NDArray[np.float64]
 # Fewer documents than this say too little about the spread between documents; stretches of text stand in for them.
 FEWEST_DOCUMENTS = 8
 STRETCHES = 32
-TOKENS_AT_ONCE = 16_384
 TOKENS_READ = 2**20  # of a text that is looked through, at once
 STREAMS = 16  # stretches that a model which remembers reads side by side; each begins with nothing remembered
 
@@ -132,9 +132,10 @@ def evaluate_loss(
     remembers: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
     symbol_bytes: Ints | None = None,
+    device: str = "cpu",
 ) -> LossResult:
     """The figures of `evaluate_units`."""
-    return evaluate_units(score, text, context_length, max_tokens, remembers, progress, symbol_bytes).summary()
+    return evaluate_units(score, text, context_length, max_tokens, remembers, progress, symbol_bytes, device).summary()
 
 
 def evaluate_units(
@@ -145,13 +146,15 @@ def evaluate_units(
     remembers: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
     symbol_bytes: Ints | None = None,
+    device: str = "cpu",
 ) -> UnitLosses:
     """Score `text` (its first `max_tokens` targets if given) with `score(tokens_BT, targets_BT) -> nats_BT`.
 
     Windows do not overlap. A scorer that remembers gets the text in 16 stretches side by side, and is given each in
     order. Where torch.distributed has several processes, all must call this; each scores its share, and all get the
     same figures. `progress` is told of the targets of the own share. By `symbol_bytes` (of each symbol, see
-    `byte_lengths`) the bytes of stretches are exact; without them they are shared out evenly over a document.
+    `byte_lengths`) the bytes of stretches are exact; without them they are shared out evenly over a document. On
+    another `device` than a CPU more is scored at once.
     """
     check_length(text)
     n_targets = len(text) - 1 if max_tokens is None else min(max_tokens, len(text) - 1)
@@ -159,7 +162,7 @@ def evaluate_units(
     if remembers:
         work = work_in_streams(text, context_length, n_targets, own_share())
     else:
-        work = work_in_windows(Consecutive(text, context_length, context_length, n_targets), own_share())
+        work = work_in_windows(Consecutive(text, context_length, context_length, n_targets), own_share(), device)
     nats, done = np.zeros(len(units)), 0
     for part in work.parts:
         scored = score_part(score, part, units.starts)
@@ -195,14 +198,14 @@ class Work:
     parts: Iterator[Part]
 
 
-def rows_at_once(context_length: int) -> int:
+def rows_at_once(context_length: int, device: str) -> int:
     """How many windows are scored at once."""
-    return max(1, TOKENS_AT_ONCE // context_length)
+    return max(1, tokens_at_once(device) // context_length)
 
 
-def work_in_windows(windows: Consecutive, share: Share, known: Container[int] = ()) -> Work:
+def work_in_windows(windows: Consecutive, share: Share, device: str, known: Container[int] = ()) -> Work:
     """Windows a few at a time, but for the parts that are `known`; the total counts those too."""
-    rows = rows_at_once(windows.context_length)
+    rows = rows_at_once(windows.context_length, device)
     own = range(share.rank, -(-len(windows) // rows), share.count)
     total = sum(windows.counted(number * rows, rows) for number in own)
     ahead = (number for number in own if number not in known)

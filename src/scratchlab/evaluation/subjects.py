@@ -53,6 +53,8 @@ class Subject:
     """Tokens of the windows in which its loss on a long text is measured."""
     remembers: bool = False
     """Whether it goes on from one window to the next, as a recurrent model does."""
+    device: str = "other"
+    """What it computes on: how much is scored at once."""
 
 
 def run_subject(path: str | Path, at: At = "final", device: str = "auto") -> Subject:
@@ -77,4 +79,5 @@ def model_subject(name: str, identity: str, model: Model, tokenizer: Tokenizer) 
         context_length=model.most_tokens,
         window=model.config.context_length,
         remembers=model.config.remembers,
+        device=model.head_weight.device.type,
     )

@@ -61,6 +61,7 @@ def hugging_face_subject(
         start=_start(model, encoder),
         context_length=context_length,
         window=min(context_length or LONGEST_WINDOW, LONGEST_WINDOW),
+        device=device,
     )
 
 

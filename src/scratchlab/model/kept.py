@@ -10,7 +10,7 @@ number in the compute type.
 
 from dataclasses import dataclass, replace
 
-from scratchlab.model.attention import QUERIES, SHORT, has_amx
+from scratchlab.model.attention import ENTRIES, QUERIES, SHORT, has_amx
 from scratchlab.model.count import GATES
 from scratchlab.model.loss import CHUNK_ENTRIES
 from scratchlab.recipe import GPTSection, ModelSection, RNNSection
@@ -217,12 +217,11 @@ def _loss(n: int, width: int, vocab: int, head_bytes: int, capped: bool) -> tupl
     weights, hidden, chunk = vocab * width, n * width, FLOAT * rows * vocab
     cast = 0 if head_bytes == FLOAT else 1
     # A chunk's logits, their log-softmax, and the gradient of the chunk before, which is let go of last; or that
-    # gradient, also in the compute type, and its product with the hidden states. All beside what the head reads, its
-    # weights in the compute type, and their gradient in float32.
-    beside = head_bytes * (hidden + cast * weights) + (FLOAT - head_bytes) * weights
+    # gradient, also in the compute type, and its product with the hidden states. All beside what the head reads, and
+    # its weights in the compute type.
+    beside = head_bytes * (hidden + cast * weights)
     forward = beside + max(3 * chunk, chunk + cast * chunk // 2 + head_bytes * weights)
-    backward = cast * FLOAT * weights  # the head's gradient in float32
-    return head_bytes * (hidden + weights), max(forward, backward)
+    return head_bytes * hidden + FLOAT * weights, forward
 
 
 def _layer_passing(m: GPTSection, shape: Shape) -> int:
@@ -231,8 +230,18 @@ def _layer_passing(m: GPTSection, shape: Shape) -> int:
     stream = FLOAT * n * C
     in_mlp = stream + n * c * m.mlp_width * {"relu": 2, "swiglu": 2, "relu2": 3}.get(m.mlp, 1)
     unfused = m.attention == "explicit" or (m.dropped("attention") and m.attention == "torch")
-    squares = 2 * FLOAT * n * shape.tokens * m.n_head if unfused else 0
+    squares = 2 * FLOAT * n * shape.tokens * m.n_head if unfused else _blocks(m, shape)
     return max(in_mlp, (6 if m.norm == "rms" else 3) * stream + squares - _mlp(m, shape))
+
+
+def _blocks(m: GPTSection, shape: Shape) -> int:
+    """Of the heads and queries that our own kernel does at once: scores and weights, beside the weights of those before
+    and their gradients, which are let go of last."""
+    c, T = shape.compute_bytes, shape.tokens
+    own = shape.on_cpu and c != FLOAT and m.attention == "fused" and not m.float32_attention and not has_amx()
+    if not own or m.dropped("attention") or T * m.head_width < SHORT:
+        return 0
+    return 4 * c * min(ENTRIES, shape.rows * m.n_head * max(QUERIES, T // 8) * T)
 
 
 def _kept_by_rnn(m: RNNSection, vocab_size: int, shape: Shape) -> Kept:

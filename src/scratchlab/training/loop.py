@@ -196,7 +196,15 @@ def split_loss(run: Run, split: str, max_tokens: int | None = None) -> UnitLosse
     score = run.backend.scorer(run.state).windows
     model = run.recipe.model
     text, sizes = run.yardstick.split(split), byte_lengths(run.yardstick.tokenizer)
-    return evaluate_units(score, text, model.context_length, max_tokens, model.remembers, symbol_bytes=sizes)
+    return evaluate_units(
+        score,
+        text,
+        model.context_length,
+        max_tokens,
+        model.remembers,
+        symbol_bytes=sizes,
+        device=run.recipe.settled.device,
+    )
 
 
 def write_sample(run: Run) -> str:

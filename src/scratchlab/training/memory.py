@@ -48,7 +48,7 @@ def memory_of(recipe: Recipe, vocab_size: int, process: int = 0) -> Memory:
 def with_evaluation(memory: Memory, recipe: Recipe, vocab_size: int, tokens: int) -> Memory:
     """The same of a run that also scores a text of so many tokens: weights, gradients and moments are there then."""
     length = recipe.model.context_length
-    rows = STREAMS if recipe.model.remembers else min(rows_at_once(length), -(-tokens // length))
+    rows = STREAMS if recipe.model.remembers else min(rows_at_once(length, recipe.settled.device), -(-tokens // length))
     scoring = scoring_bytes(recipe.model, vocab_size, _shape(recipe, rows))
     gradients = memory.weights - memory.gradients  # those that are not there at the fullest moment of a step
     return replace(memory, evaluation=max(0, scoring + gradients - memory.activations - memory.logits))

@@ -14,7 +14,8 @@ import torch
 from scratchlab import hardware
 from scratchlab.corpus.loader import Loader
 from scratchlab.corpus.store import Corpus
-from scratchlab.evaluation.loss import TOKENS_AT_ONCE, byte_lengths, evaluate_loss
+from scratchlab.evaluation.batches import tokens_at_once
+from scratchlab.evaluation.loss import byte_lengths, evaluate_loss
 from scratchlab.generation.engine import Settings
 from scratchlab.generation.text import write
 from scratchlab.recipe import Recipe
@@ -108,14 +109,14 @@ def _seconds_per_scored_token(trial: _Trial, yardstick: Corpus) -> float:
     if split is None:
         return 0.0
     model, text, sizes = trial.backend.recipe.model, yardstick.split(split), byte_lengths(yardstick.tokenizer)
-    score = trial.backend.scorer(trial.state).windows
+    score, device = trial.backend.scorer(trial.state).windows, trial.backend.settled.device
 
     def seconds_for(tokens: int) -> float:
         began = time.perf_counter()
-        evaluate_loss(score, text, model.context_length, tokens, model.remembers, symbol_bytes=sizes)
+        evaluate_loss(score, text, model.context_length, tokens, model.remembers, symbol_bytes=sizes, device=device)
         return time.perf_counter() - began
 
-    tokens = min(len(text) - 1, TOKENS_AT_ONCE)  # so that memory, too, is that of an evaluation
+    tokens = min(len(text) - 1, tokens_at_once(device))  # so that memory, too, is that of an evaluation
     while (spent := seconds_for(tokens)) < SCORE_SECONDS and tokens < len(text) - 1:
         tokens = min(len(text) - 1, 2 * tokens)
     return spent / tokens
