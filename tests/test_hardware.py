@@ -1,5 +1,8 @@
 """What devices can do, with cards that are not here: their capabilities are what PyTorch would say of them."""
 
+import re
+import sys
+
 import pytest
 import torch
 
@@ -8,10 +11,13 @@ from scratchlab.errors import DeviceError
 from scratchlab.hardware import choose_device, choose_precision, precisions_of, refuse_precision
 
 
-def with_gpus(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], number: int = 1) -> None:
+def with_gpus(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], number: int = 1, name: str = "a card"
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
 
 
 def with_mps(monkeypatch: pytest.MonkeyPatch, here: bool) -> None:
@@ -32,9 +38,12 @@ def test_a_device_that_is_not_here_is_refused_by_name(monkeypatch: pytest.Monkey
     with_mps(monkeypatch, False)
     with_gpus(monkeypatch, (8, 0), number=2)
     assert choose_device("cuda:1") == "cuda:1"
-    for name, said in (("cuda:2", "2 CUDA devices"), ("mps", "no Apple GPU"), ("tpu", "no such device")):
+    for name, said in (("cuda:2", "has cuda:0, cuda:1. Take one"), ("mps", "no Apple GPU"), ("tpu", "no such device")):
         with pytest.raises(DeviceError, match=f"'{name}'.*{said}"):
             choose_device(name)
+    with_gpus(monkeypatch, (8, 0), number=0)
+    with pytest.raises(DeviceError, match=r"'cuda' \(execution.device\): PyTorch finds no CUDA device.*cpu, or auto"):
+        choose_device("cuda")
 
 
 @pytest.mark.parametrize(
@@ -44,11 +53,11 @@ def test_a_device_that_is_not_here_is_refused_by_name(monkeypatch: pytest.Monkey
 def test_a_card_without_bf16_trains_in_fp16(
     monkeypatch: pytest.MonkeyPatch, card: str, capability: tuple[int, int], chosen: str
 ) -> None:
-    with_gpus(monkeypatch, capability)
+    with_gpus(monkeypatch, capability, name=card)
     assert choose_precision("cuda") == chosen
     if chosen == "fp16":
         for beyond in ("bf16", "tf32"):
-            with pytest.raises(DeviceError, match=f"'{beyond}': cuda cannot; it offers float32, fp16"):
+            with pytest.raises(DeviceError, match=rf"'{beyond}': {card} \(cuda\) cannot; it offers float32, fp16"):
                 refuse_precision("cuda", beyond)
 
 
@@ -67,5 +76,38 @@ def test_a_cpu_trains_in_bf16_only_where_that_is_measured_to_be_faster(monkeypat
         assert choose_precision("cpu") == chosen
 
 
-def test_memory_that_is_resident_is_some_and_not_more_than_there_is() -> None:
+def test_memory_that_is_resident_or_to_be_had_is_some_and_not_more_than_there_is() -> None:
     assert 0 < hardware.resident_memory() < hardware.device_memory("cpu")
+    assert 0 < hardware.available_memory() < hardware.device_memory("cpu")
+
+
+def test_an_apple_gpu_is_told_from_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "get_name", lambda: "Apple M2")
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 12_345)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(hardware, "_apple_chip", lambda: "Apple M2")
+    assert hardware.device_name("mps") == "Apple M2 GPU"
+    assert re.fullmatch(r"Apple M2 \(\d+ cores\)", hardware.device_name("cpu"))
+    assert hardware.peak_memory("mps") == 12_345, "not what the process has in main memory"
+
+
+def test_what_measuring_a_rate_takes_counts_as_no_runs_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(hardware, "_measured_rate", lambda device, precision, size: done.append("measured") or 1.0)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", done.append)
+    hardware.matmul_rate.cache_clear()
+    rates = [hardware.matmul_rate("cuda:3", "bf16") for _ in range(2)]
+    hardware.matmul_rate.cache_clear()
+    assert rates == [1.0, 1.0]
+    assert done == ["measured", "cuda:3"], "once, or a run under way would forget its own"
+
+
+def test_a_lack_of_memory_is_known_by_type_or_by_words() -> None:
+    with pytest.raises(RuntimeError) as on_cpu:
+        torch.empty(2**60)
+    apple = RuntimeError("MPS backend out of memory (MPS allocated: 5 GB, other allocations: 1 GB, max allowed: 6 GB).")
+    cublas = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    for error in (on_cpu.value, apple, cublas, torch.OutOfMemoryError(), MemoryError()):
+        assert hardware.lacks_memory(error)
+    for error in (RuntimeError("shapes differ"), ValueError("out of memory"), KeyboardInterrupt()):
+        assert not hardware.lacks_memory(error)

@@ -162,6 +162,13 @@ def test_rewind_drops_later_metrics_and_samples_and_keeps_meters(folder: RunFold
     assert (folder.path / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_run_that_trains_steps_again_is_not_finished(folder: RunFolder) -> None:
+    """It was, and its last checkpoint was damaged since. Cut off on the way, it must not be taken for finished."""
+    folder.finish({"steps": 5})
+    folder.rewind(3)
+    assert folder.result() is None
+
+
 # Checkpoints.
 
 

@@ -8,6 +8,7 @@ import platform
 import re
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Literal
@@ -31,30 +32,51 @@ def choose_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     if not re.fullmatch(DEVICES, name):
         raise DeviceError(f"device {name!r}: there is no such device; it is one of auto, cpu, mps, cuda, cuda:N.")
-    if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices.")
+    if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= cuda_devices():
+        cuda = ", ".join(f"cuda:{number}" for number in range(cuda_devices()))
+        there = f"this machine has {cuda}" if cuda else "PyTorch finds no CUDA device on this machine"
+        raise DeviceError(f"device {name!r} (execution.device): {there}. {INSTEAD}")
     if name == "mps" and not has_mps:
-        raise DeviceError("device 'mps': this machine has no Apple GPU that PyTorch can use.")
+        raise DeviceError(
+            f"device 'mps' (execution.device): this machine has no Apple GPU that PyTorch can use. {INSTEAD}"
+        )
     return name
+
+
+INSTEAD = "Take one that is there, cpu, or auto."
+
+
+def cuda_devices() -> int:
+    """How many CUDA devices this machine has, as far as PyTorch can use them."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def refuse_precision(device: str, precision: Precision) -> None:
     """`DeviceError` if the device cannot compute in this precision, with what it can."""
     able = precisions_of(device)
     if precision not in able:
-        raise DeviceError(f"training.precision = {precision!r}: {device} cannot; it offers {', '.join(able)}.")
+        name = f"{device_name(device)} ({device})" if device.startswith("cuda") else device
+        raise DeviceError(
+            f"training.precision = {precision!r}: {name} cannot; it offers {', '.join(able)}, of which auto chooses."
+        )
 
 
 def precisions_of(device: str) -> list[Precision]:
     """The precisions a device offers, the most exact first."""
-    import torch
-
     if device == "cpu":
         return ["float32", "bf16"]
     if device == "mps":
         return ["float32", "fp16"]
-    major, _ = torch.cuda.get_device_capability(device)
-    return ["float32", "tf32", "bf16", "fp16"] if major >= 8 else ["float32", "fp16"]
+    return ["float32", "tf32", "bf16", "fp16"] if compute_capability(device) >= (8, 0) else ["float32", "fp16"]
+
+
+def compute_capability(device: str) -> tuple[int, int]:
+    """Of a CUDA device: what its maker counts generations by."""
+    import torch
+
+    return torch.cuda.get_device_capability(device)
 
 
 def choose_precision(device: str) -> Precision:
@@ -83,10 +105,19 @@ def allow_tf32(precision: Precision) -> None:
 
 @functools.lru_cache
 def matmul_rate(device: str, precision: Precision, size: int | None = None) -> float:
-    """FLOP/s that a large square product reaches here: the median of several, measured once a process."""
+    """FLOP/s that a large square product reaches here: the median of several, measured once a process.
+
+    On CUDA `peak_memory` is counted anew from then on: what the product took is no run's.
+    """
+    rate = _measured_rate(device, precision, size or (8192 if device.startswith("cuda") else 1024))
+    if device.startswith("cuda"):
+        forget_peak_memory(device)
+    return rate
+
+
+def _measured_rate(device: str, precision: Precision, size: int) -> float:
     import torch
 
-    size = size or (8192 if device.startswith("cuda") else 1024)
     a, b = (torch.randn(size, size, device=device).to(compute_dtype(precision)) for _ in range(2))
     seconds: list[float] = []
     deadline = time.perf_counter() + 0.3
@@ -114,12 +145,22 @@ def device_name(device: str) -> str:
 
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    if device == "cpu" and sys.platform == "linux":
+    if device == "mps":
+        return f"{torch.backends.mps.get_name()} GPU"
+    if sys.platform == "linux":
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
         if names:
             return f"{names[0]} ({len(names)} cores)"
+    if sys.platform == "darwin":
+        return f"{_apple_chip()} ({os.cpu_count()} cores)"
     return platform.processor() or platform.machine()
+
+
+def _apple_chip() -> str:
+    """What Python calls "arm", be it an M1 or an M5 Max."""
+    asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def usable_cores() -> int:
@@ -134,6 +175,13 @@ def memory() -> int:
     import psutil
 
     return psutil.virtual_memory().total
+
+
+def available_memory() -> int:
+    """Bytes of main memory that a program can have now, without taking them from another."""
+    import psutil
+
+    return psutil.virtual_memory().available
 
 
 def device_memory(device: str) -> int:
@@ -195,11 +243,16 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 
 def peak_memory(device: str) -> int:
-    """Bytes: the most this process has allocated on the device (on a CPU: its largest resident size)."""
+    """Bytes: the most this process has allocated on the device (on a CPU: its largest resident size).
+
+    On an Apple GPU: what Metal holds for it now, which grows to the most that was needed and stays there.
+    """
     import torch
 
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
+    if device == "mps":
+        return torch.mps.driver_allocated_memory()
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -211,11 +264,26 @@ def forget_peak_memory(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
         return
+    if device == "mps":
+        torch.mps.empty_cache()
+        return
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write(RESET_PEAK)
 
 
 RESET_PEAK = "5"  # from proc(5)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether it says that memory ran out: PyTorch has a type for it on CUDA, and elsewhere words alone."""
+    import torch
+
+    if not isinstance(error, RuntimeError):
+        return isinstance(error, MemoryError)
+    return isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in OUT_OF_MEMORY)
+
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # a GPU; a CPU; cuBLAS and its like
 
 
 def environment(device: str) -> dict[str, str]:

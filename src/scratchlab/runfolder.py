@@ -69,9 +69,7 @@ class RunFolder:
         begin from fresh weights.
         """
         folder = cls(Path(path))
-        if folder.path.exists():
-            hint = f" To go on with it: scratchlab train --resume {path}." if folder.exists() else ""
-            raise RunError(f"{path} exists already; a new run needs a folder of its own.{hint}")
+        folder.refuse_existing()
         with folder_in_one_piece(folder.path, "the run folder") as partial:
             write_atomically(partial / "recipe.toml", recipe.to_toml())
             write_atomically(partial / "resolved.json", pretty_json(resolved.model_dump()))
@@ -91,6 +89,12 @@ class RunFolder:
         if version != FORMAT_VERSION:
             raise RunError(f"{path}: format version {version!r}; this scratchlab reads version {FORMAT_VERSION}.")
         return folder
+
+    def refuse_existing(self) -> None:
+        """`RunError` if there is something already where a new run is to be."""
+        if self.path.exists():
+            hint = f" To go on with it: scratchlab train --resume {self.path}." if self.exists() else ""
+            raise RunError(f"{self.path} exists already; a new run needs a folder of its own.{hint}")
 
     def exists(self) -> bool:
         """Whether a run is there: a corpus has a manifest too, but no resolved recipe."""
@@ -151,6 +155,7 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Go back to `step`, the last good checkpoint's: what was written later is dropped, for it is written again."""
+        (self.path / "result.json").unlink(missing_ok=True)  # of a finished run whose last checkpoint was damaged
         for name in ("metrics.jsonl", "samples.jsonl", "meters.jsonl"):
             path = self.path / name
             if path.exists():

@@ -6,13 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
-from scratchlab.cli.main import cli, main
+from scratchlab.cli.main import cli, main, run_command
 from scratchlab.errors import ScratchlabError
 
 
@@ -183,7 +186,7 @@ def test_a_mistake_exits_with_its_code_and_no_traceback(arguments: list[str], co
 def test_compile_without_a_compiler(workplace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     message = fail(["train", f"{workplace}/tiny.toml", "--out", f"{tmp_path}/run", "execution.compile=true"])
-    assert "needs a C++ compiler" in str(message)
+    assert "this machine has no C++ compiler" in str(message)
     run(["train", f"{workplace}/tiny.toml", "--out", f"{tmp_path}/run"])
 
 
@@ -343,3 +346,21 @@ def test_what_the_system_refuses_is_a_sentence_too(
         main()
     assert ended.value.code == 1
     assert re.fullmatch(r"Error: x+: File name too long\.\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("lacking", [lambda: torch.empty(2**60), lambda: bytearray(2**62)])
+def test_memory_that_runs_out_is_a_sentence_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, lacking: Callable[[], object]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["scratchlab"])
+    with pytest.raises(SystemExit) as ended:
+        run_command(click.Command("greedy", callback=lacking))
+    assert ended.value.code == 1
+    assert re.fullmatch(r"Error: memory ran out \(.+\)\. End other programs .*\n", capsys.readouterr().err)
+
+
+def test_a_place_that_is_taken_is_refused_before_anything_is_settled(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scratchlab.training.start.resolve", lambda *asked: pytest.fail("which may take minutes"))
+    assert "exists already" in str(fail(["train", f"{workplace}/tiny.toml", "--out", f"{workplace}/runs/first"]))

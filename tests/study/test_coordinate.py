@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,22 @@ def test_arms_that_train_at_one_pace_are_timed_once(place: Path, monkeypatch: py
     plan = plan_study(study, settled, known_runs(study, settled, print), 1)
     assert [recipe.model.n_layer for recipe in timed] == [1, 3]
     assert {arm.source for arm in plan.arms} == {"steps timed here, one run alone"}
+
+
+def test_a_plan_counts_every_device_of_a_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two arms of four steps on eight cards each: an eighth of the time, and the price of all."""
+    monkeypatch.setattr(planner, "seconds_per_step", lambda recipe, corpus: 360.0)
+    study = load(place, ONE, looks=[2], price=2.0)
+    settled = settle_study(study, 1, print)
+    on_cards = {"execution.device": "cuda", "execution.processes": 8}
+    arms = {name: replace(arm, recipe=arm.recipe.replaced(on_cards)) for name, arm in settled.arms.items()}
+    one, eight = (plan_study(study, each, lambda name: None, 1) for each in (settled, replace(settled, arms=arms)))
+    assert [arm.devices for arm in (*one.arms, *eight.arms)] == [1, 1, 8, 8]
+    assert eight.arms[0].seconds == pytest.approx(one.arms[0].seconds / 8)
+    assert one.looks[0].hours == one.looks[0].device_hours > 1.6
+    assert eight.looks[0].hours == pytest.approx(one.looks[0].hours / 8)
+    assert eight.looks[0].device_hours == pytest.approx(one.looks[0].device_hours)
+    assert eight.looks[0].money == pytest.approx(2.0 * eight.looks[0].device_hours)
 
 
 def spoil(path: Path, **changes: object) -> None:

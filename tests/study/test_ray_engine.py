@@ -20,9 +20,9 @@ NODES = [
 ]
 
 
-def wanting(threads: int, device: str) -> Job:
-    recipe = resolved_recipe(Path("corpus"), {"execution.threads": threads, "execution.device": device})
-    return Job(recipe, Path("runs/one"), "one")
+def wanting(threads: int, device: str, processes: int = 1) -> Job:
+    fields = {"execution.threads": threads, "execution.device": device, "execution.processes": processes}
+    return Job(resolved_recipe(Path("corpus"), fields), Path("runs/one"), "one")
 
 
 @pytest.mark.parametrize(("threads", "device"), [(16, "cpu"), (8, "cuda")])
@@ -35,6 +35,15 @@ def test_what_no_machine_can_do_is_refused(threads: int, device: str) -> None:
     """Cores and GPU must be of one machine, and it must be alive."""
     with pytest.raises(DeviceError, match=f"no machine of the Ray cluster has {threads} cores.*16 cores, 0 GPUs"):
         ray_engine._refuse_what_fits_nowhere([wanting(threads, device)], NODES)
+
+
+@pytest.mark.parametrize(("device", "said"), [("cpu", "20 cores"), ("cuda", "20 cores and 5 GPUs")])
+def test_each_process_of_a_run_wants_its_own(device: str, said: str) -> None:
+    job = wanting(4, device, processes=5)
+    with pytest.raises(DeviceError, match=f"has {said} "):
+        ray_engine._refuse_what_fits_nowhere([job], NODES)
+    enough = {"Alive": True, "Resources": {"CPU": 20.0, "GPU": 5.0}}
+    ray_engine._refuse_what_fits_nowhere([job], [*NODES, enough])
 
 
 def test_without_ray_the_command_that_installs_it_is_told(

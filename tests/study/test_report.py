@@ -157,9 +157,26 @@ def test_an_arm_costs_what_its_runs_took(place: Path) -> None:
     assert report.cost.device_hours == pytest.approx(9 * 72 / 3600)
     assert report.cost.training_hours == pytest.approx(9 * 60 / 3600)
     assert report.cost.price == pytest.approx(2 * 9 * 72 / 3600)
+    assert report.cost.price_without_evaluation == pytest.approx(2 * 9 * 60 / 3600)
+    assert ", 0.36 USD (0.30 USD without evaluation) (83% of it training" in words.totals(report)
     assert report.arm("a").hours_a_run == pytest.approx(72 / 3600)
     assert report.arm("a").relative_cost == pytest.approx(1.0)
     assert "0.020" in words.rows(report)[1].hours
+
+
+def test_a_run_of_several_devices_costs_what_all_of_them_took(place: Path) -> None:
+    """By its meters: eight of one second and, resumed, four of another."""
+    study = finished(place)
+    run = report_study(study).runs[0].folder
+    for processes in (8, 4):
+        spent = {"step": 1, "tokens": 9, "seconds": {"training": 20.0, "evaluation": 5.0}, "processes": processes}
+        RunFolder(study.runs / run).append_meters(spent)
+    report = report_study(study)
+    own = next(facts for facts in report.runs if facts.folder == run)
+    assert (own.seconds, own.other_seconds) == (240.0, 60.0)
+    assert report.cost is not None
+    assert report.cost.price == pytest.approx(2 * (8 * 72 + 300) / 3600)
+    assert report.cost.price_without_evaluation == pytest.approx(2 * (8 * 60 + 240) / 3600)
 
 
 def test_differences_are_within_blocks(place: Path) -> None:

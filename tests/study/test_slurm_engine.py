@@ -48,6 +48,12 @@ def test_what_slurm_is_asked_for(corpus: Path, tmp_path: Path) -> None:
         "slurm_additional_parameters": {"partition": "long", "mem": "8G"},
     }
     assert SlurmEngine().parameters(on_gpu)["gpus_per_node"] == 1
+    several = {"execution.processes": 4, "execution.threads": 3}
+    (of_four,) = jobs_of(corpus, tmp_path, 1, several)
+    (on_four,) = jobs_of(corpus, tmp_path, 1, several | {"execution.device": "cuda"})
+    for wanted, gpus in ((of_four, 0), (on_four, 4)):
+        asked = SlurmEngine().parameters(wanted)
+        assert (asked["cpus_per_task"], asked["gpus_per_node"]) == (12, gpus)
     assert SlurmEngine(options={"gres": "gpu:h100:1"}).parameters(on_gpu)["gpus_per_node"] == 0
 
 

@@ -87,6 +87,7 @@ def test_time_is_charged_to_what_it_went_to(journal: Journal, clock: Clock) -> N
     assert meters["tokens_per_second"] == journal.tokens_per_second == 25.0
     assert meters["mfu_of_measured_matmul"] == pytest.approx(25.0 * 20 / 1e6)
     assert meters["step"] == 1
+    assert (meters["processes"], meters["processes_per_device"]) == (1, 1)
     assert meters["peak_memory_bytes"] > 1e6
 
 

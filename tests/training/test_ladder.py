@@ -1,10 +1,13 @@
 """The ladder: which rungs there are, that they compute the same, and what is kept of them."""
 
 import json
+import multiprocessing
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from scratchlab import hardware
@@ -23,18 +26,20 @@ def names(recipe: Recipe, device: str, symbols: int = SYMBOLS) -> list[str]:
 
 
 def test_rungs_are_those_that_exist_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = tiny_recipe()
-    monkeypatch.setattr(ladder, "can_compile", lambda: True)
+    recipe = tiny_recipe({"model.context_length": 2**13})
+    monkeypatch.setattr(ladder, "lacks_to_compile", lambda device: None)
     common = ["compile", "fused attention", "padded vocabulary", "fused optimizer", "chunked loss"]
     assert names(recipe, "cpu") == ["float32", "bf16", *common]
     monkeypatch.setattr(hardware, "precisions_of", lambda device: ["float32", "tf32", "bf16", "fp16"])
     assert names(recipe, "cuda") == ["float32", "TF32", "bf16", *common]
     monkeypatch.setattr(hardware, "precisions_of", lambda device: ["float32", "fp16"])
-    monkeypatch.setattr(ladder, "can_compile", lambda: False)
+    monkeypatch.setattr(ladder, "lacks_to_compile", lambda device: "this machine has no C++ compiler")
     assert names(recipe, "cuda", 1024) == ["float32", "fp16", "fused attention", "fused optimizer", "chunked loss"]
     left_out = ladder.rungs_for(recipe, 1024, "cuda")[1]
     assert left_out.keys() == {"TF32", "compile", "padded vocabulary"}
     assert "C++ compiler" in left_out["compile"]
+    left_out = ladder.rungs_for(recipe.replaced({"model.context_length": 6}), SYMBOLS, "cuda")[1]
+    assert left_out["chunked loss"] == "the logits of 24 tokens are few enough to be made whole"
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +144,67 @@ def test_what_cannot_be_climbed_is_refused() -> None:
     assert isinstance(outcome.exception, UsageError)
 
 
+def test_what_a_table_of_devices_would_ignore_is_refused(tmp_path: Path) -> None:
+    words = ["ladder", "--devices", "a.json", "--turns", "3", "--chart", str(tmp_path / "c.png")]
+    outcome = CliRunner().invoke(cli, words)
+    assert isinstance(outcome.exception, UsageError)
+    assert str(outcome.exception).startswith("--turns, --chart: with --devices nothing is measured or written")
+
+
+class FakeClimber:
+    """A process of a rung on a card that holds so many sequences, of all of them together."""
+
+    room, there = 7, 0
+
+    def __init__(self, recipe: Recipe, rung: ladder.Rung, vocab_size: int) -> None:
+        assert rung is ladder.BOTTOM, "the one that takes the most"
+        self.size = recipe.settled.micro_batch_size
+        if FakeClimber.there + self.size > self.room:
+            raise ladder.NoRoomError("memory ran out")
+        FakeClimber.there += self.size
+
+    def __enter__(self) -> "FakeClimber":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        FakeClimber.there -= self.size
+
+
+@pytest.mark.parametrize(("found", "taken"), [(48, 3), (6, 3), (2, 1), (1, 1)])
+def test_two_rungs_share_a_card(monkeypatch: pytest.MonkeyPatch, found: int, taken: int) -> None:
+    """What was found by trying is of one process, with the loss in chunks, which seven of eight rungs have not."""
+    monkeypatch.setattr(ladder, "_Climber", FakeClimber)
+    recipe = tiny_recipe({"training.global_batch_size": found, "execution.micro_batch_size": found})
+    shared = ladder._sharing_the_card(recipe, SYMBOLS)
+    assert (shared.settled.micro_batch_size, shared.training.global_batch_size) == (taken, taken)
+    assert FakeClimber.there == 0
+
+
 def test_a_rung_that_dies_is_named() -> None:
     recipe = ladder._bare(tiny_recipe(), SYMBOLS)
     climber = ladder._Climber(recipe, ladder.Rung("float32"), SYMBOLS)
     climber.kill()
     with pytest.raises(RunError, match=r"The rung 'float32' ended with exit code -9: most likely memory ran out"):
         climber.end()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), ladder.NoRoomError, "ran out of memory .CUDA out of m"),
+        (ZeroDivisionError("it was 0\nhere"), RunError, "failed: ZeroDivisionError: it was 0$"),
+    ],
+)
+def test_what_went_wrong_in_a_rung_is_told_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[RunError], said: str
+) -> None:
+    def serve(*order: object) -> None:
+        raise error
+
+    ours, theirs = multiprocessing.Pipe()
+    monkeypatch.setattr(ladder, "_serve", serve)
+    monkeypatch.setattr(ladder, "end_with_parent", lambda: None)
+    ladder._work(tiny_recipe().model_dump(), ladder.BOTTOM, SYMBOLS, theirs)
+    told = ours.recv()
+    assert type(told) is kind
+    assert re.search(said, str(told))

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from scratchlab.errors import DivergedError, RunError
+from scratchlab.runfolder import RunFolder
+from scratchlab.training import launch as module
 from scratchlab.training.launch import Relay, _Ear, _follow
 from scratchlab.training.progress import Silent
 from scratchlab.training.signals import StopRequest
+from tiny import tiny_recipe
 
 TELL = "import json, sys, time; pipe = open(sys.argv[1], 'w'); print(*sys.argv[2:], sep='\\n', file=pipe, flush=True)"
 
@@ -60,6 +63,24 @@ def test_a_request_to_stop_is_handed_on(pipe: tuple[Path, _Ear]) -> None:
     process = telling(pipe[0], "time.sleep(60)", {"say": "on my way"})
     assert _follow(process, pipe[1], Silent(), StopRequest(requested=True)) is None
     assert process.returncode == -15
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_result_counts_whatever_torchrun_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], finished: bool
+) -> None:
+    recipe = tiny_recipe()
+    folder = RunFolder.create(tmp_path / "run", recipe, recipe, {}, "{}")
+    if finished:
+        folder.finish({"steps": 8})
+    failing = [sys.executable, "-c", "print('it says why', flush=True); raise SystemExit(1)"]
+    monkeypatch.setattr(module, "_start", lambda folder, processes, pipe, log: subprocess.Popen(failing, stdout=log))
+    if finished:
+        assert module.launch(folder, 2, Silent()) == {"steps": 8}
+    else:
+        with pytest.raises(RunError, match="its 2 processes came to no result, begun again 3 times at most"):
+            module.launch(folder, 2, Silent())
+        assert "it says why" in capsys.readouterr().err
 
 
 def test_a_relay_is_a_reporter(pipe: tuple[Path, _Ear]) -> None:

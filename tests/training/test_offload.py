@@ -10,6 +10,7 @@ from scratchlab import hardware
 from scratchlab.corpus.windows import Windows
 from scratchlab.errors import DeviceError, RecipeError
 from scratchlab.recipe import recipe_from
+from scratchlab.training import offload
 from scratchlab.training.resolve import resolve
 from scratchlab.training.step import TorchBackend, TorchState
 from tiny import VOCAB, random_stream, tiny_batch, tiny_recipe
@@ -60,6 +61,19 @@ def test_a_bad_gradient_changes_nothing() -> None:
     state, metrics = backend.step(state, tiny_batch(backend.recipe), 0)
     assert bool(metrics["skipped"])
     assert all(torch.equal(before[name], tensor) for name, tensor in state.model.named_parameters())
+
+
+class OnCard(torch.nn.Parameter):
+    """A parameter that says it lies on the second card."""
+
+    device = torch.device("cuda:1")  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+
+
+def test_the_card_that_is_waited_for_is_that_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[str] = []
+    monkeypatch.setattr(offload, "synchronize", waited.append)
+    offload.send_gradients({"w": OnCard(torch.ones(2))}, {"w": torch.nn.Parameter(torch.ones(2))})
+    assert waited == ["cuda:1"]
 
 
 def test_switches_that_would_be_ignored_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

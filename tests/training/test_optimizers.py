@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scratchlab.training.optimizers import make_optimizer
+from scratchlab.training.optimizers import make_optimizer, unfused, update
 from tiny import distance, tiny_gpt, tiny_recipe
 
 
@@ -50,3 +50,33 @@ def test_the_first_update_is_one_learning_rate_long(beta2: float) -> None:
     model.weight.grad = torch.randn(50, 50) * 100
     optimizer.step()
     assert float((model.weight.detach() - before).norm()) == pytest.approx(0.01 * math.sqrt(2500), rel=1e-3)
+
+
+class OnApple(torch.nn.Parameter):
+    """A parameter that says it lies on an Apple GPU."""
+
+    device = torch.device("mps")  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+
+
+@pytest.mark.parametrize(("version", "fused"), [("2.11.0", False), ("2.12.1", False), ("2.13.0", True)])
+def test_a_kernel_that_ignores_the_loss_scale_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, version: str, fused: bool
+) -> None:
+    """PyTorch before 2.13 has such a one for Apple GPUs."""
+    monkeypatch.setattr(torch, "__version__", type(torch.__version__)(version))
+    training = tiny_recipe().training
+    assert make_optimizer([OnApple(torch.ones(2, 2))], training).defaults["fused"] is fused
+    assert make_optimizer([torch.nn.Parameter(torch.ones(2, 2))], training).defaults["fused"]
+
+
+def test_unfused_it_divides_and_skips_as_the_kernel_does() -> None:
+    def updated(fused: bool) -> torch.Tensor:
+        weight = torch.nn.Parameter(torch.linspace(-1, 1, 6).view(2, 3))
+        optimizer = make_optimizer([weight], tiny_recipe().training)
+        optimizer = optimizer if fused else unfused(optimizer)
+        for skipped in (False, True, False):
+            weight.grad = torch.full_like(weight, float("inf") if skipped else 64.0)
+            update(optimizer, 0.1, torch.tensor(16.0), torch.tensor(skipped))
+        return weight.detach()
+
+    assert distance(updated(False), updated(True)) < 1e-6

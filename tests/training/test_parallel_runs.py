@@ -1,5 +1,6 @@
 """Runs of several processes: one folder, one voice, and the curve of one process, however it is cut."""
 
+import functools
 import os
 import random
 import shutil
@@ -8,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +46,25 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+InPeace = Callable[[bool], tuple[Path, list[Any]]]
+
+
 @pytest.fixture(scope="module")
-def straight(place: Path) -> Path:
-    """A run of two processes, left in peace."""
-    together(2, training, recipe_of(place), place / "straight")
-    return place / "straight"
+def in_peace(place: Path) -> InPeace:
+    """Gives a run of two processes that nothing disturbed, by DDP or FSDP2, and what each said of it. Made once."""
+
+    @functools.cache
+    def trained(shard: bool) -> tuple[Path, list[Any]]:
+        out = place / ("parts" if shard else "copies")
+        return out, together(2, training, recipe_of(place, {"execution.shard": shard}), out)
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def straight(in_peace: InPeace) -> Path:
+    """The one with copies of the weights."""
+    return in_peace(False)[0]
 
 
 def recipe_of(place: Path, changes: dict[str, Any] | None = None) -> Recipe:
@@ -91,9 +108,8 @@ def training(world: World, recipe: Recipe, out: Path) -> tuple[Any, list[str]]:
 
 
 @pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp2"])
-def test_a_run_of_two_processes_is_that_of_one(place: Path, tmp_path: Path, shard: bool) -> None:
-    out = tmp_path / "run"
-    (result, heard), (same, nothing) = together(2, training, recipe_of(place, {"execution.shard": shard}), out)
+def test_a_run_of_two_processes_is_that_of_one(place: Path, in_peace: InPeace, shard: bool) -> None:
+    out, ((result, heard), (same, nothing)) = in_peace(shard)
     alone, folder = RunFolder.open(place / "alone"), RunFolder.open(out)
     assert losses(out) == pytest.approx(losses(place / "alone"), rel=1e-4)
     assert result == same == folder.result()
@@ -104,7 +120,7 @@ def test_a_run_of_two_processes_is_that_of_one(place: Path, tmp_path: Path, shar
     assert result["cost"]["tokens"] == expected["cost"]["tokens"]
     assert [sorted(record) for record in folder.metrics()] == [sorted(record) for record in alone.metrics()], "once"
     assert [sample["text"] for sample in folder.samples()] == [sample["text"] for sample in alone.samples()]
-    assert {record["processes"] for record in folder.meters()} == {2}
+    assert {(record["processes"], record["processes_per_device"]) for record in folder.meters()} == {(2, 2)}
     assert folder.resolved().execution.processes == 2
     assert folder.snapshot("best")[1]["step"] == alone.snapshot("best")[1]["step"]
     assert len([text for text in heard if "parameters" in text]) == 1
@@ -144,7 +160,8 @@ def test_told_to_stop_all_stop_at_the_same_step_and_others_go_on(place: Path, st
     assert together(2, going_on, cut)[0]["steps"] == STEPS
     assert bits(cut) == bits(straight)
     fingerprint = RunFolder(more).manifest()["fingerprint"]
-    together(4, going_on, more)
+    cost = together(4, going_on, more)[0]["cost"]
+    assert cost["device_seconds"] == pytest.approx(cost["total_seconds"], abs=0.01), "one processor, whoever shares it"
     assert losses(more) == pytest.approx(losses(straight), rel=1e-4)
     assert RunFolder(more).manifest()["fingerprint"] == fingerprint
     assert [record["processes"] for record in RunFolder(more).meters()][-1] == 4
@@ -254,6 +271,32 @@ def test_two_machines_one_process_killed_and_the_right_curve(place: Path, straig
     assert "Traceback" not in errors
     assert "".join(text for text, _ in told).count("finished, step 24 of 24") == 1
     assert bits(out) == bits(straight)
+
+
+def kill_a_worker(out: Path) -> None:
+    """One of two, hard, once there is a checkpoint."""
+    wait_for(lambda: max(RunFolder(out).checkpoint_steps(), default=0) >= 4, [])
+    started = [(child, child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    names = "scratchlab.training.worker", "torch.distributed.run"  # torchrun's own command line has both
+    found = [child for child, words in started if names[0] in words and names[1] not in words]
+    assert len(found) == 2
+    found[1].kill()
+
+
+def test_killed_hard_a_run_that_starts_its_own_processes_ends_as_the_undisturbed_one(
+    place: Path, in_peace: InPeace, tmp_path: Path
+) -> None:
+    """FSDP2, two workers on one machine: torchrun begins both again, and they go on from the last checkpoint."""
+    out, report = tmp_path / "run", Listener()
+    recipe = recipe_of(place, {"execution.shard": True, "execution.processes": 2})
+    with ThreadPoolExecutor(1) as pool:
+        killing = pool.submit(kill_a_worker, out)
+        result = loop.train(recipe, out, report)
+        killing.result()
+    assert result == RunFolder(out).result()
+    assert bits(out) == bits(in_peace(True)[0])
+    assert len([text for text in report.heard if text.startswith("Going on from step")]) == 1, report.heard
+    assert len([text for text in report.heard if "parameters, " in text]) == 1
 
 
 def test_a_recipe_that_asks_for_processes_needs_no_torchrun(place: Path, tmp_path: Path) -> None:

@@ -1,16 +1,31 @@
 """What `auto` is settled to."""
 
+import importlib.util
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from scratchlab import hardware
-from scratchlab.errors import RecipeError
+from scratchlab.corpus.windows import Windows
+from scratchlab.errors import DeviceError, RecipeError
 from scratchlab.model.kept import layer_bytes_per_sequence
 from scratchlab.recipe import Recipe, load_recipe
-from scratchlab.training.resolve import CPU_ACTIVATION_BYTES, _micro_batch_size, _processes, _shard, _threads
+from scratchlab.training import resolve as resolving
+from scratchlab.training.memory import memory_of, sequences_a_process
+from scratchlab.training.resolve import (
+    CPU_ACTIVATION_BYTES,
+    _micro_batch_size,
+    _processes,
+    _shard,
+    _threads,
+    lacks_to_compile,
+    resolve,
+)
 from scratchlab.training.world import ALONE, World
-from tiny import VOCAB, tiny_recipe
+from tiny import VOCAB, random_stream, tiny_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml"))
 
@@ -84,17 +99,103 @@ def test_a_recurrent_network_is_not_sharded() -> None:
         _shard(rnn, VOCAB, 2)
 
 
-def test_the_processes_are_torchruns_or_those_that_the_recipe_asks_for() -> None:
+def test_the_processes_are_torchruns_or_those_that_the_recipe_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     of_torchrun = World(rank=0, size=4, local_rank=0, local_size=2, started=True)
     assert _processes(tiny_recipe(), "cpu", ALONE) == (1, 1)
     assert _processes(tiny_recipe(), "cpu", of_torchrun) == (4, 2)
     asked = tiny_recipe({"execution.processes": 3})
+    monkeypatch.setattr(hardware, "cuda_devices", lambda: 3)
     assert _processes(asked, "cuda", ALONE) == (3, 3)
     with pytest.raises(RecipeError, match="processes = 3, and torchrun started 4"):
         _processes(asked, "cpu", of_torchrun)
     for device, remedy in (("cuda:1", "if it says cuda"), ("mps", "one trains there")):
         with pytest.raises(RecipeError, match=remedy):
             _processes(asked, device, ALONE)
+
+
+def test_more_processes_than_cards_are_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "cuda_devices", lambda: 2)
+    asked, of_torchrun = tiny_recipe({"execution.processes": 8}), World(0, 16, 0, 8, started=True)
+    with pytest.raises(DeviceError, match=r"execution.processes = 8, .* this machine has 2: execution.processes=2, or"):
+        _processes(asked, "cuda", ALONE)
+    with pytest.raises(DeviceError, match=r"torchrun started 8, .* this machine has 2: --nproc-per-node=2, or more"):
+        _processes(tiny_recipe(), "cuda", of_torchrun)
+    assert _processes(asked, "cpu", ALONE) == (8, 8)
+    assert _processes(tiny_recipe(), "cuda", World(0, 16, 0, 2, started=True)) == (16, 2), "eight machines"
+
+
+# Cards that are not here.
+
+
+def on_cards(monkeypatch: pytest.MonkeyPatch, gigabytes: float, most: int | None = None) -> list[Recipe]:
+    """Eight cards of so much memory, on which trying finds `most` sequences; gives the recipes that were tried."""
+    tried: list[Recipe] = []
+    monkeypatch.setattr(hardware, "choose_device", lambda name: "cuda")
+    monkeypatch.setattr(hardware, "precisions_of", lambda device: ["float32", "tf32", "bf16", "fp16"])
+    monkeypatch.setattr(hardware, "cuda_devices", lambda: 8)
+    monkeypatch.setattr(hardware, "device_name", lambda device: "a card")
+    monkeypatch.setattr(hardware, "device_memory", lambda device: round(gigabytes * 1e9))
+    monkeypatch.setattr(resolving, "lacks_to_compile", lambda device: None)
+    monkeypatch.setattr(resolving, "probed_micro_batch", lambda recipe, *more: tried.append(recipe) or most)
+    return tried
+
+
+def settled_on_cards(changes: dict[str, Any] | None = None) -> Recipe:
+    """GPT-2 XL for eight processes: 25 GB of weights, gradients and moments."""
+    large = load_recipe(next(path for path in RECIPES if path.stem == "gpt2-xl"))
+    fields = {"execution.processes": 8, "execution.threads": 1, "execution.micro_batch_size": "auto"}
+    windows = Windows(random_stream(3 * 1025), 1024)
+    return resolve(large.replaced(fields | (changes or {})), 50_257, windows, None, lambda text: None)
+
+
+def test_cards_that_hold_a_copy_each_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = on_cards(monkeypatch, 80, most=3)
+    resolved = settled_on_cards()
+    assert (resolved.execution.shard, resolved.settled.micro_batch_size) == (None, 3)
+    assert [recipe.execution.processes for recipe in tried] == [8]
+
+
+@pytest.mark.parametrize("asked", [{}, {"execution.shard": True}], ids=["by itself", "asked for"])
+def test_cards_that_do_not_hold_a_copy_have_parts_and_are_not_tried(
+    monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    """One process alone has nobody to share with: trying would find that nothing fits."""
+    tried = on_cards(monkeypatch, 24)
+    resolved = settled_on_cards(asked)
+    assert (resolved.execution.shard, tried) == (True, [])
+    size = resolved.settled.micro_batch_size
+    assert memory_of(resolved, 50_257).total <= 0.9 * 24e9
+    assert sequences_a_process(resolved) % size == 0
+
+
+def test_a_copy_leaves_as_much_of_a_card_alone_as_a_plan_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cards(monkeypatch, 80, most=1)
+    needed = memory_of(settled_on_cards(), 50_257).total / 1e9
+    for gigabytes, shard in ((needed / 0.9 + 0.1, None), (needed / 0.9 - 0.1, True)):
+        on_cards(monkeypatch, gigabytes, most=1)
+        assert settled_on_cards().execution.shard is shard
+
+
+def test_cards_that_hold_no_part_either_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cards(monkeypatch, 4)
+    with pytest.raises(DeviceError, match=r"a card does not hold a single sequence .* 8 processes share .*\(FSDP2\)"):
+        settled_on_cards()
+
+
+def test_what_compiling_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GTX 1080")
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/c++" if name == "c++" else None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert lacks_to_compile("cpu") is None
+    assert lacks_to_compile("cuda") == "GTX 1080 is of compute capability 6.1, and Triton needs 7.0"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert lacks_to_compile("cuda") is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "Triton" in str(lacks_to_compile("cuda"))
+    assert lacks_to_compile("cpu") is None
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert "no C++ compiler" in str(lacks_to_compile("cpu"))
 
 
 def test_each_process_has_a_card_of_its_own() -> None:

@@ -16,16 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.windows import Batch
-from scratchlab.errors import CorpusError, RunError, Terminated
+from scratchlab.errors import CorpusError, DeviceError, RunError, Terminated
+from scratchlab.evaluation.scorer import ModelScorer
 from scratchlab.recipe import Recipe, recipe_from
 from scratchlab.runfolder import RunFolder
+from scratchlab.training.lighter import lighter_fields, memory_told
 from scratchlab.training.loop import finish, resume, train, train_steps
 from scratchlab.training.progress import Silent
 from scratchlab.training.signals import StopRequest
 from scratchlab.training.start import Run, create_run, pick_up
+from scratchlab.training.step import TorchBackend
 
 STEPS = 48
 
@@ -108,6 +112,55 @@ def test_told_to_stop_saves_a_checkpoint_and_exits_143(
     assert "Traceback" not in errors
     resume(folder)
     assert outcome(folder) == outcome(reference)
+
+
+@pytest.mark.parametrize("where", ["TorchBackend.step", "ModelScorer.windows", "TorchBackend.init"])
+def test_memory_that_runs_out_is_told_with_what_to_do_and_costs_nothing(
+    recipe: Recipe, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """In a step, while text is scored, or before the first one: as PyTorch says it of a GPU."""
+
+    def lacking(*asked: Any, **more: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has " + "much more " * 99)
+
+    folder, (part, _, name) = create_run(recipe, tmp_path / "run"), where.partition(".")
+    with monkeypatch.context() as patch:
+        patch.setattr(TorchBackend if part == "TorchBackend" else ModelScorer, name, lacking)
+        with pytest.raises(DeviceError) as caught:
+            resume(folder.path)
+    said = str(caught.value)
+    assert "ran out of memory (CUDA out of memory. Tried to allocate 2.00 GiB." in said
+    assert f"scratchlab train --resume {folder.path}" in said
+    assert "execution.micro_batch_size=2 or execution.activation_checkpointing=true" in said
+    assert len(said) < 500
+    resume(folder.path)
+    assert outcome(folder.path) == outcome(reference)
+
+
+def test_other_faults_are_not_taken_for_a_lack_of_memory(recipe: Recipe) -> None:
+    with pytest.raises(RuntimeError, match="shapes differ"), memory_told(recipe):
+        raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields"),
+    [
+        ({}, ["execution.micro_batch_size=2", "execution.activation_checkpointing=true"]),
+        ({"execution.micro_batch_size": 1, "execution.activation_checkpointing": True}, []),
+        (
+            {"execution.device": "cuda", "execution.micro_batch_size": 1, "execution.processes": 2},
+            ["execution.activation_checkpointing=true", "execution.shard=true", "execution.optimizer_offload=true"],
+        ),
+        (
+            {"execution.device": "cuda", "execution.processes": 2, "execution.shard": True},
+            ["execution.micro_batch_size=2", "execution.activation_checkpointing=true"],
+        ),
+    ],
+)
+def test_what_takes_less_is_named_where_it_can_be_had(
+    recipe: Recipe, changes: dict[str, Any], fields: list[str]
+) -> None:
+    assert lighter_fields(recipe.replaced(changes)) == [*fields, "a smaller model"]
 
 
 def asking_to_stop(batches: Iterator[Any], steps: int, stop: StopRequest) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scratchlab.corpus.loader import prefetch
 from scratchlab.corpus.windows import Batch, Windows
+from scratchlab.model import loss as loss_module
 from scratchlab.model.build import build_model
 from scratchlab.model.loss import Objective
 from scratchlab.recipe import Recipe
@@ -185,6 +186,44 @@ def test_fp16_loss_scale_halves_on_overflow_and_doubles_after_good_steps(monkeyp
     assert scales == [1, 0.5, 0.5, 0.5, 1, 1, 0.5, 0.5, 0.5]
 
 
+def head_gradient(size: float, scores: Tensor, targets: int | None = None, scale: float = 2.0**16) -> Tensor:
+    """Of the mean loss in fp16, times the loss scale, where every hidden state is `size` in each of its entries.
+
+    `scores` are the logits of the vocabulary, and all targets are one token, if given. In chunks.
+    """
+    recipe = tiny_recipe({"training.precision": "fp16", "model.tie_weights": False})
+    backend, batch = TorchBackend(recipe, VOCAB), tiny_batch(recipe)
+    state = backend.init()
+    state.loss_scale.fill_(scale)
+    with torch.no_grad():
+        state.parameters["final_norm.weight"].zero_()
+        state.parameters["final_norm.bias"].fill_(size)
+        state.parameters["head.weight"].copy_(scores[:, None].expand(-1, 8) / (8 * size))
+    if targets is not None:
+        batch.targets[:] = targets
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss_module, "CHUNK_ENTRIES", 3 * VOCAB)
+        backend._accumulate_gradients(state, backend.send(batch), 0)
+    gradient = state.parameters["head.weight"].grad
+    assert gradient is not None
+    return gradient
+
+
+def test_fp16_gradients_that_the_loss_scale_saves_do_not_vanish_in_chunks() -> None:
+    """A token of which the model is sure that it does not come: 1e-9 is nothing in fp16, 2^16 times that is."""
+    scores = torch.zeros(VOCAB)
+    scores[3] = -18.0
+    gradient = head_gradient(1.0, scores, targets=0)[3] / 2**16
+    expected = float(scores.softmax(0)[3])
+    assert gradient.tolist() == pytest.approx([expected] * 8, rel=0.05)
+
+
+def test_fp16_gradients_that_are_large_in_sum_and_not_in_the_mean_stay_finite_in_chunks() -> None:
+    """Else no loss scale helps: each is applied to what is infinite already."""
+    gradient = head_gradient(3000.0, torch.zeros(VOCAB), targets=5, scale=1.0)
+    assert gradient[5].tolist() == pytest.approx([(1 / VOCAB - 1) * 3000] * 8, rel=1e-3)
+
+
 def test_fp16_scale_cancels_out(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tiny_recipe({"training.precision": "fp16"})
     exact, metrics = trained(tiny_recipe())
@@ -288,3 +327,13 @@ def test_kept_tensors_are_named_by_parameter() -> None:
     kept, _ = trained(tiny_recipe(), range(1))
     names = {name for name, _ in build_model(tiny_recipe().model, VOCAB, 1).named_parameters()}
     assert set(kept) == {name + part for name in names for part in ("", ".exp_avg", ".exp_avg_sq", ".step")}
+
+
+@pytest.mark.parametrize(("device", "claimed"), [("cuda:1", ["cuda:1"]), ("cuda", []), ("cpu", [])])
+def test_a_card_by_number_is_the_one_that_memory_is_pinned_for(
+    monkeypatch: pytest.MonkeyPatch, device: str, claimed: list[str]
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    TorchBackend(tiny_recipe({"execution.device": device}), VOCAB)
+    assert asked == claimed

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scratchlab.training.summary import cost, health, spikes, step_records, validation_records
+from scratchlab.training.summary import cost, device_seconds, health, spikes, step_records, validation_records
 
 Record = dict[str, Any]
 
@@ -76,5 +76,15 @@ def test_money_is_that_of_all_devices_with_and_without_evaluation() -> None:
     assert bill["device_seconds_without_evaluation"] == 60.0
     assert bill["price"] == pytest.approx(2.0)
     assert bill["price_without_evaluation"] == pytest.approx(100 / 60)
-    assert cost(meters, 10, 8000.0, None, 100.0, processes_per_device=2)["device_seconds"] == 36.0, "of one processor"
+    meters[0]["processes_per_device"] = 2
+    assert cost(meters, 10, 8000.0, None, 100.0)["device_seconds"] == 36.0, "of one processor"
     assert cost(meters, 10, 8000.0, None)["price"] is None
+
+
+def test_a_processor_is_one_device_however_many_share_it_before_and_after_a_resume() -> None:
+    meters: list[Record] = [
+        {"tokens": 9, "seconds": {"training": 10.0}, "processes": shared, "processes_per_device": shared}
+        for shared in (4, 2, 1)
+    ]
+    assert device_seconds(meters) == {"training": 30.0}
+    assert cost(meters, 10, 8000.0, None)["device_seconds"] == 30.0

@@ -14,7 +14,7 @@ from scratchlab.errors import RunError, UsageError
 @click.argument("arguments", nargs=-1, metavar="RECIPE [FIELD=VALUE]... | FILE...")
 @click.option("--device", metavar="NAME", help="Where to measure: auto, cpu, cuda, cuda:N, mps.")
 @click.option("--vocab-size", type=click.IntRange(min=2), help="Of a recipe whose corpus is not on this machine.")
-@click.option("--turns", type=click.IntRange(min=1), default=5, show_default=True, help="Of each rung.")
+@click.option("--turns", type=click.IntRange(min=1), help="Of each rung.  [default: 5]")
 @click.option("--out", metavar="FILE", help="The JSON file to write; ladders/RECIPE-DEVICE.json unless given.")
 @click.option("--chart", metavar="PNG", help="The chart to write; beside the JSON file unless given.")
 @click.option("--devices", is_flag=True, help="Put ladders of several machines (JSON files) side by side.")
@@ -23,7 +23,7 @@ def ladder(
     arguments: tuple[str, ...],
     device: str | None,
     vocab_size: int | None,
-    turns: int,
+    turns: int | None,
     out: str | None,
     chart: str | None,
     devices: bool,
@@ -37,6 +37,9 @@ def ladder(
     if not arguments:
         raise UsageError("Give a recipe to measure, or --devices and the JSON files of ladders.")
     if devices:
+        given = {"--device": device, "--vocab-size": vocab_size, "--turns": turns, "--out": out, "--chart": chart}
+        if ignored := [option for option, value in given.items() if value is not None]:
+            raise UsageError(f"{', '.join(ignored)}: with --devices nothing is measured or written. Leave it out.")
         _show_devices(arguments, as_json)
         return
 
@@ -51,7 +54,7 @@ def ladder(
 
         vocab_size = open_corpora(recipe)[0].vocab_size
     with live_line() as line:
-        report = climb(recipe, vocab_size, turns, lambda rung: line(f"measuring {rung}"))
+        report = climb(recipe, vocab_size, turns or 5, lambda rung: line(f"measuring {rung}"))
     path = Path(out) if out else default_path(arguments[0], report)
     picture = Path(chart) if chart else path.with_suffix(".png")
     keep(report, path, picture)

@@ -10,7 +10,7 @@ import click
 
 from scratchlab import __version__
 from scratchlab.errors import ScratchlabError
-from scratchlab.hardware import prepare_process
+from scratchlab.hardware import lacks_memory, prepare_process
 
 # command: (where it lives, its line in --help). The line stands here so that --help imports no command.
 COMMANDS = {
@@ -84,6 +84,12 @@ def run_command(command: click.Command) -> None:
         if error.filename is None:  # no file that a person named: a fault of ours
             raise
         click.echo(f"Error: {error.filename}: {error.strerror}.", err=True)
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        said = str(error).partition("\n")[0] or type(error).__name__
+        click.echo(f"Error: memory ran out ({said}). End other programs that use it, or give less at once.", err=True)
         sys.exit(1)
 
 

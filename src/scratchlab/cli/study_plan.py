@@ -41,7 +41,7 @@ def plan_text(report: dict[str, Any]) -> str:
             str(look["blocks"] or ""),
             f"{look['runs']:,} ({look['missing']:,})",
             duration(look["device_hours"] * 3600),
-            duration(look["device_hours"] * 3600 / report["workers"]),
+            duration(look["hours"] * 3600 / report["workers"]),
             "" if look["money"] is None else f"{look['money']:.2f} {report['currency']}",
             f"{look['disk_bytes'] / 1e9:.1f} GB",
             _seen(look),

@@ -18,7 +18,7 @@ def train(recipe: str | None, overrides: tuple[str, ...], out: str | None, resum
     """Train a model from a RECIPE, with fields overridden by dotted name, or resume a run.
 
     Stopped by Ctrl-C or SIGTERM, it saves a checkpoint and exits with 143; --resume goes on from there. On several
-    GPUs: torchrun --nproc-per-node 8 -m scratchlab train RECIPE --out DIR.
+    GPUs: torchrun --nproc-per-node 8 --shutdown-timeout 600 -m scratchlab train RECIPE --out DIR.
     """
     from scratchlab.cli.output import reporter
     from scratchlab.cli.runs import describe, run_text

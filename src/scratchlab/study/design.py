@@ -68,8 +68,11 @@ class Figures:
     evaluation: str
     hardware: str
     seconds: float
+    """Device-seconds of training: a run of eight GPUs has eight in a second."""
     other_seconds: float
+    """Device-seconds of evaluation, checkpoints and compilation."""
     price: float | None = None
+    price_without_evaluation: float | None = None
 
 
 Known = Callable[[str], Figures | None]

@@ -19,7 +19,7 @@ from scratchlab.study.jobs import Job
 from scratchlab.study.settled import SettledStudy
 from scratchlab.study.table import write_table
 from scratchlab.training.journal import HOPELESS
-from scratchlab.training.summary import step_records
+from scratchlab.training.summary import EVALUATING, device_seconds, step_records
 
 
 def job_of(study: Study, run: PlannedRun) -> Job:
@@ -73,8 +73,10 @@ def read_figures(study: Study, settled: SettledStudy, path: Path) -> Figures | N
 def _figures(study: Study, settled: SettledStudy, folder: RunFolder, result: Record | None) -> Figures:
     """`result` is None for a run that gave up, for want of finite gradients."""
     manifest, metric = folder.manifest(), study.file.study.metric
-    seconds: Mapping[str, float] = _seconds(folder.meters()) if result is None else result["cost"]["seconds"]
+    seconds = device_seconds(folder.meters()) or (result["cost"]["seconds"] if result else {})
     total, training = sum(seconds.values()), seconds.get("training", 0.0)
+    evaluating = sum(seconds.get(part, 0.0) for part in EVALUATING)
+    device = manifest["environment"]["device"]
     return Figures(
         value=None if result is None else figure(result, metric),
         validation=figure(result, "validation.nats_per_token") if result and result["validation"] else None,
@@ -82,7 +84,8 @@ def _figures(study: Study, settled: SettledStudy, folder: RunFolder, result: Rec
         hardware=_hardware(manifest["environment"], settled.environment),
         seconds=training,
         other_seconds=total - training,
-        price=price_of(study, manifest["environment"]["device"], total),
+        price=price_of(study, device, total),
+        price_without_evaluation=price_of(study, device, total - evaluating),
     )
 
 
@@ -103,7 +106,7 @@ def figure(result: Mapping[str, Any], dotted: str) -> float | None:
 
 
 def price_of(study: Study, device: str, seconds: float) -> float | None:
-    """What so many seconds on a device cost: by the study file, or else by the table of devices, if that knows."""
+    """What so many device-seconds cost: by the study file, or else by the table of devices, if that knows."""
     price = study.file.study.price
     if price is None and study.file.study.currency.upper() == "USD":
         price = price_per_hour(device)
@@ -125,13 +128,6 @@ def write_results(study: Study, schedule: Schedule) -> None:
     """Write table.csv, if there is anything to write."""
     if schedule.counted:
         write_table(table_of(study, schedule.counted), study.folder / "table.csv")
-
-
-def _seconds(meters: list[Record]) -> dict[str, float]:
-    seconds: dict[str, float] = {}
-    for part, amount in (item for record in meters for item in record["seconds"].items()):
-        seconds[part] = seconds.get(part, 0.0) + amount
-    return seconds
 
 
 def _hardware(environment: Mapping[str, str], pinned: Mapping[str, str]) -> str:

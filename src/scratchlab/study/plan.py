@@ -28,7 +28,9 @@ class ArmPlan:
     steps: int
     tokens: int
     seconds: float
-    """Of one run on one device."""
+    """Of one run."""
+    devices: int
+    """That it takes at a time."""
     source: str
     """What `seconds` rest on."""
     disk_bytes: int
@@ -42,8 +44,10 @@ class LookPlan:
     runs: int
     missing: int
     """Of these, how many are not there yet."""
+    hours: float
+    """Of those that are missing, one after another."""
     device_hours: float
-    """Of those that are missing."""
+    """The same, of all devices that they take."""
     money: float | None
     disk_bytes: int
     smallest_visible_in_sd: float | None
@@ -98,13 +102,15 @@ def _plan_look(
     runs = {run.name: run for run in planned_runs(study, settled, look)}
     missing = [run for run in runs.values() if known(run.name) is None]
     seconds = sum(arms[run.arm].seconds for run in missing)
+    device_seconds = sum(arms[run.arm].seconds * arms[run.arm].devices for run in missing)
     seen = _smallest_visible(study, settled.family, look)
     return LookPlan(
         blocks=0 if study.design == "noise" else study.looks[look],
         runs=len(runs),
         missing=len(missing),
-        device_hours=seconds / 3600,
-        money=price_of(study, settled.environment["device"], seconds),
+        hours=seconds / 3600,
+        device_hours=device_seconds / 3600,
+        money=price_of(study, settled.environment["device"], device_seconds),
         disk_bytes=sum(arms[run.arm].disk_bytes for run in missing),
         smallest_visible_in_sd=seen,
         smallest_visible=None if seen is None or sd is None else seen * sd,
@@ -130,7 +136,8 @@ NO_MATTER_TO_PACE: Any = {
 
 def _plan_arm(study: Study, name: str, arm: SettledArm, known: Known, timed: dict[str, float]) -> ArmPlan:
     """`timed` holds the seconds of a step of arms before it, and gets this one's."""
-    finished = [figures.seconds + figures.other_seconds for figures in _own_runs(study, arm, known)]
+    devices = arm.recipe.settled.devices
+    finished = [(figures.seconds + figures.other_seconds) / devices for figures in _own_runs(study, arm, known)]
     corpus, yardstick = open_corpora(arm.recipe)
     if finished:
         seconds, source = statistics.median(finished), f"{len(finished)} finished runs"
@@ -140,8 +147,8 @@ def _plan_arm(study: Study, name: str, arm: SettledArm, known: Known, timed: dic
             timed[pace] = seconds_per_step(arm.recipe, corpus)
         # Evaluating goes forward only, which is a third of a step.
         scored = _scored_tokens(arm, {split: record.tokens for split, record in yardstick.manifest.splits.items()})
-        seconds = timed[pace] * (arm.recipe.settled.steps + scored / tokens_per_step(arm.recipe) / 3)
-        source = "steps timed here, one run alone"
+        seconds = timed[pace] * (arm.recipe.settled.steps + scored / tokens_per_step(arm.recipe) / 3) / devices
+        source = "steps timed here, one run alone" + (", on one of its devices" if devices > 1 else "")
     given, steps = study.arm(name), arm.recipe.settled.steps
     return ArmPlan(
         name=name,
@@ -150,6 +157,7 @@ def _plan_arm(study: Study, name: str, arm: SettledArm, known: Known, timed: dic
         steps=steps,
         tokens=steps * tokens_per_step(arm.recipe),
         seconds=seconds,
+        devices=devices,
         source=source,
         disk_bytes=check_disk(2**63, arm.recipe, corpus.vocab_size),
     )

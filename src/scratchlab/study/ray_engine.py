@@ -1,8 +1,8 @@
 """Jobs as Ray Core tasks, on a cluster or on this machine alone.
 
-A task is placed where as many cores are free as its recipe has threads, and a GPU if it wants one. Ray begins it again
-elsewhere when its worker or its machine dies; it then goes on from the run's last checkpoint. Run folders and corpora
-must lie where all machines of the cluster see them, which is tried before anything runs.
+A task is placed where as many cores are free as its processes have threads, and a GPU for each if it wants them. Ray
+begins it again elsewhere when its worker or its machine dies; it then goes on from the run's last checkpoint. Run
+folders and corpora must lie where all machines of the cluster see them, which is tried before anything runs.
 """
 
 import importlib.metadata
@@ -47,7 +47,7 @@ class RayEngine:
         if not jobs:
             return
         ray = import_ray()
-        _connect(self.address, max(_threads(job) for job in jobs))
+        _connect(self.address, max(_cores(job) for job in jobs))
         with stop_on_signals() as stop:  # after Ray has set its own handlers
             _refuse_what_fits_nowhere(jobs, ray.nodes())
             with _shared_file(jobs[0].out.absolute().parent) as probe:
@@ -87,7 +87,7 @@ class _Tasks:
         remote: Any = import_ray().remote(_do)
         task = remote.options(
             name=job.label,
-            num_cpus=_threads(job),
+            num_cpus=_cores(job),
             num_gpus=_gpus(job),
             max_retries=RETRIES,
             retry_exceptions=False,  # what a job itself raised it would raise again
@@ -153,7 +153,7 @@ def import_ray() -> Any:
     return ray
 
 
-def _connect(address: str | None, threads: int) -> None:
+def _connect(address: str | None, cores: int) -> None:
     """Connect to the cluster, or start one of this machine's cores; what a process is connected to it stays with."""
     ray = import_ray()
     if ray.is_initialized():
@@ -163,7 +163,7 @@ def _connect(address: str | None, threads: int) -> None:
     if address or os.environ.get("RAY_ADDRESS"):
         how |= {"address": address}
     else:
-        how |= {"address": "local", "num_cpus": max(threads, usable_cores()), "include_dashboard": False}
+        how |= {"address": "local", "num_cpus": max(cores, usable_cores()), "include_dashboard": False}
     try:
         ray.init(**how)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -174,24 +174,26 @@ def _connect(address: str | None, threads: int) -> None:
         ) from None
 
 
-def _threads(job: Job) -> int:
-    return job.recipe.settled.threads
+def _cores(job: Job) -> int:
+    return job.recipe.settled.threads * job.recipe.settled.processes
 
 
 def _gpus(job: Job) -> int:
-    return int(job.recipe.settled.device.startswith("cuda"))
+    settled = job.recipe.settled
+    return settled.devices if settled.device.startswith("cuda") else 0
 
 
 def _refuse_what_fits_nowhere(jobs: Sequence[Job], nodes: Sequence[dict[str, Any]]) -> None:
     """Ray itself would wait for ever for a machine that is large enough."""
     offers = [node["Resources"] for node in nodes if node["Alive"]]
     for job in jobs:
-        wanted = {"CPU": _threads(job), "GPU": _gpus(job)}
+        wanted = {"CPU": _cores(job), "GPU": _gpus(job)}
         if not any(all(offer.get(what, 0) >= amount for what, amount in wanted.items()) for offer in offers):
             have = "; ".join(f"{offer.get('CPU', 0):g} cores, {offer.get('GPU', 0):g} GPUs" for offer in offers)
+            gpus = f" and {wanted['GPU']} GPUs" if wanted["GPU"] else ""
             raise DeviceError(
-                f"{job.label}: no machine of the Ray cluster has {wanted['CPU']} cores (execution.threads)"
-                f"{' and a GPU' if wanted['GPU'] else ''}. They have: {have}."
+                f"{job.label}: no machine of the Ray cluster has {wanted['CPU']} cores{gpus} (execution.threads, and a "
+                f"GPU, for each of execution.processes). They have: {have}."
             )
 
 

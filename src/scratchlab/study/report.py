@@ -50,6 +50,7 @@ class Cost:
     training_hours: float
     """The rest went to evaluation, checkpoints and compilation."""
     price: float | None
+    price_without_evaluation: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,14 +379,19 @@ def value_of_changes(study: Study, arm: Arm) -> Any:
 def _cost(all_figures: Sequence[Figures]) -> Cost | None:
     if not all_figures:
         return None
-    prices = [figures.price for figures in all_figures if figures.price is not None]
     training = sum(figures.seconds for figures in all_figures)
     return Cost(
         runs=len(all_figures),
         device_hours=(training + sum(figures.other_seconds for figures in all_figures)) / 3600,
         training_hours=training / 3600,
-        price=sum(prices) if len(prices) == len(all_figures) else None,
+        price=_sum_if_known([figures.price for figures in all_figures]),
+        price_without_evaluation=_sum_if_known([figures.price_without_evaluation for figures in all_figures]),
     )
+
+
+def _sum_if_known(amounts: Sequence[float | None]) -> float | None:
+    known = [amount for amount in amounts if amount is not None]
+    return sum(known) if len(known) == len(amounts) else None
 
 
 def _sample(study: Study, own: Counted) -> tuple[str | None, str | None]:

@@ -272,12 +272,13 @@ def totals(report: Report) -> str:
     """What the study took, in a sentence."""
     if report.cost is None:
         return ""
-    hours, price = report.cost.device_hours, report.cost.price
-    money = money_text(price, report.currency, amount_digits([price], 2))
+    hours, prices = report.cost.device_hours, (report.cost.price, report.cost.price_without_evaluation)
+    money, without = (money_text(price, report.currency, amount_digits([*prices], 2)) for price in prices)
     share = report.cost.training_hours / hours if hours else 0.0
+    spent = f", {money} ({without} without evaluation)" if money else ""
     return (
-        f"{count(report.cost.runs, 'run')} took {plain(hours, amount_digits([hours]))} device-hours"
-        f"{f', {money}' if money else ''} ({share:.0%} of it training; the rest evaluation, checkpoints, compilation)."
+        f"{count(report.cost.runs, 'run')} took {plain(hours, amount_digits([hours]))} device-hours{spent} "
+        f"({share:.0%} of it training; the rest evaluation, checkpoints, compilation)."
     )
 
 

@@ -34,7 +34,7 @@ class SlurmEngine:
 
     `options` are sbatch's, by their long names without the dashes: `partition`, `account`, `mem`, `gres`. One is ours:
     `timeout`, in minutes (60), after which a job that is not finished goes back into the queue. A job asks for as many
-    cores as its recipe has threads, and for one GPU where it wants one (unless an option says which).
+    cores as its processes have threads, and for a GPU for each where they want them (unless an option says which).
     """
 
     workers: int | None = None
@@ -65,12 +65,12 @@ class SlurmEngine:
         minutes = asked.pop("timeout", str(DEFAULT_MINUTES))
         if not minutes.isdigit() or int(minutes) < 1:
             raise UsageError(f"timeout={minutes}: should be a whole number of minutes, such as timeout=240.")
-        wants_gpu = job.recipe.settled.device.startswith("cuda") and not any("gpu" in value for value in asked.values())
+        settled, told = job.recipe.settled, any(name.startswith("gpus") or "gpu" in asked[name] for name in asked)
         return {
             "name": f"scratchlab-{job.out.name[:8]}",
             "timeout_min": int(minutes),
-            "cpus_per_task": job.recipe.settled.threads,
-            "gpus_per_node": int(wants_gpu and not any(name.startswith("gpus") for name in asked)),
+            "cpus_per_task": settled.threads * settled.processes,
+            "gpus_per_node": settled.devices if settled.device.startswith("cuda") and not told else 0,
             "slurm_additional_parameters": asked,
         }
 

@@ -102,6 +102,7 @@ class Journal:
             "mfu_of_measured_matmul": self.tokens_per_second * self._mfu_of_one_token_per_second,
             "peak_memory_bytes": peak_memory(self.device),
             "processes": self.world.size,
+            "processes_per_device": self.world.local_size if self.device == "cpu" else 1,
         }
         if records or len(self._seconds) > 1:  # something was done besides waiting for the next write
             self.folder.append_meters(meters)

@@ -21,13 +21,19 @@ from scipy import stats
 
 from scratchlab import hardware
 from scratchlab.corpus.windows import Windows
-from scratchlab.errors import RunError, UsageError
+from scratchlab.errors import RunError, ScratchlabError, UsageError
 from scratchlab.model.count import parameter_count, training_flops_per_token
+from scratchlab.model.loss import CHUNK_ENTRIES
 from scratchlab.processes import end_with_parent
 from scratchlab.recipe import GPTSection, Recipe
-from scratchlab.training.resolve import can_compile, resolve
+from scratchlab.training.resolve import lacks_to_compile, resolve
 
 Record = dict[str, Any]
+
+
+class NoRoomError(RunError):
+    """A rung that the device has no memory for."""
+
 
 LOSS_STEPS = 3  # whose losses are compared; they also warm up
 TURN_SECONDS = 0.5  # a turn has as many steps as fill this
@@ -56,6 +62,7 @@ class Rung:
         )
 
 
+BOTTOM = Rung("float32")
 FIRST: dict[str, Any] = {
     "training.precision": "float32",
     "execution.compile": False,
@@ -65,11 +72,11 @@ FIRST: dict[str, Any] = {
 
 
 def rungs_for(recipe: Recipe, vocab_size: int, device: str) -> tuple[list[Rung], dict[str, str]]:
-    """The rungs that exist on a device for a recipe, and why each other one is left out."""
+    """The rungs that exist on a device for a recipe whose batch is one micro-batch, and why others are left out."""
     able, padded = hardware.precisions_of(device), -(-vocab_size // MULTIPLE) * MULTIPLE
     half = "bf16" if "bf16" in able else "fp16"
     rungs = [
-        Rung("float32"),
+        BOTTOM,
         Rung("TF32", {"training.precision": "tf32"}),
         Rung(half, {"training.precision": half}),
         Rung("compile", {"execution.compile": True}),
@@ -81,12 +88,15 @@ def rungs_for(recipe: Recipe, vocab_size: int, device: str) -> tuple[list[Rung],
     left_out: dict[str, str] = {}
     if "tf32" not in able:
         left_out["TF32"] = f"{device} has none"
-    if not can_compile():
-        left_out["compile"] = "this machine has no C++ compiler"
+    if lacking := lacks_to_compile(device):
+        left_out["compile"] = lacking
     if padded == vocab_size:
         left_out["padded vocabulary"] = f"{vocab_size:,} symbols are a multiple of {MULTIPLE} as they are"
     if recipe.training.optimizer != "adamw":
         left_out["fused optimizer"] = f"PyTorch has no fused {recipe.training.optimizer}"
+    tokens = recipe.training.global_batch_size * recipe.model.context_length
+    if tokens * padded <= CHUNK_ENTRIES:
+        left_out["chunked loss"] = f"the logits of {tokens:,} tokens are few enough to be made whole"
     return [rung for rung in rungs if rung.name not in left_out], left_out
 
 
@@ -94,8 +104,9 @@ def climb(recipe: Recipe, vocab_size: int, turns: int = 5, say: Callable[[str], 
     """Measure every rung. `UsageError` for a recipe that has no attention to write out."""
     if not isinstance(recipe.model, GPTSection) or recipe.model.attention != "fused":
         raise UsageError("A ladder is of a GPT whose model.attention is 'fused': one rung writes it out.")
+    say("how much the device holds")
     plain = _bare(recipe, vocab_size)
-    rungs, left_out = rungs_for(recipe, vocab_size, plain.settled.device)
+    rungs, left_out = rungs_for(plain, vocab_size, plain.settled.device)
     upon = list(itertools.accumulate(rungs, lambda below, rung: rung.upon(below)))
     with _Climber(plain, upon[0], vocab_size) as first:
         say(rungs[0].name)
@@ -120,10 +131,30 @@ def _bare(recipe: Recipe, vocab_size: int) -> Recipe:
     free = tables.replaced(FIRST | dropout | length | {"model.dropout": 0.0})
     windows = Windows(_Noise(vocab_size), recipe.model.context_length)
     resolved = resolve(free, vocab_size, windows, None, lambda text: None)
-    size = resolved.settled.micro_batch_size
-    if recipe.execution.micro_batch_size == "auto" and resolved.settled.device.startswith("cuda"):
-        size = max(1, size // 2)  # the first rung and another share the card
-    return resolved.replaced({"training.global_batch_size": size, "execution.micro_batch_size": size})
+    found = recipe.execution.micro_batch_size == "auto" and resolved.settled.device.startswith("cuda")
+    bare = _with_size(resolved, resolved.settled.micro_batch_size)
+    return _sharing_the_card(bare, vocab_size) if found else bare
+
+
+def _with_size(recipe: Recipe, size: int) -> Recipe:
+    return recipe.replaced({"training.global_batch_size": size, "execution.micro_batch_size": size})
+
+
+def _sharing_the_card(recipe: Recipe, vocab_size: int) -> Recipe:
+    """With half as many sequences, again and again, until two of the first rung fit the card side by side.
+
+    Of all rungs it takes the most, for it makes logits and attention whole, and every other takes turns with it.
+    """
+    size = recipe.settled.micro_batch_size
+    while size > 1:
+        size //= 2
+        with (
+            contextlib.suppress(NoRoomError),
+            _Climber(_with_size(recipe, size), BOTTOM, vocab_size),
+            _Climber(_with_size(recipe, size), BOTTOM, vocab_size),
+        ):
+            break
+    return _with_size(recipe, size)
 
 
 def _record(
@@ -249,24 +280,28 @@ class _Climber:
             answer = self._pipe.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
-            raise RunError(
-                f"The rung {self._name!r} ended with exit code {self._process.exitcode}: most likely memory ran out. "
-                "Give execution.micro_batch_size=1, or a smaller model.context_length."
-            ) from None
-        if isinstance(answer, str):
-            raise RunError(f"The rung {self._name!r} failed: {answer}")
+            code = self._process.exitcode
+            cause = f": most likely memory ran out. {SMALLER}" if code == -9 else "; what it said is above."
+            raise RunError(f"The rung {self._name!r} ended with exit code {code}{cause}") from None
+        if isinstance(answer, ScratchlabError):
+            raise answer
         return answer
+
+
+SMALLER = "Give execution.micro_batch_size=1, or a smaller model.context_length."
 
 
 def _work(tables: dict[str, Any], rung: Rung, vocab_size: int, pipe: Connection) -> None:
     """What the process of a rung does: warm up, say what the losses were, then steps as they are asked for."""
     end_with_parent()
-    import torch
-
     try:
         _serve(Recipe.model_validate(tables), rung, vocab_size, pipe)
-    except torch.OutOfMemoryError as error:
-        pipe.send(f"memory ran out ({str(error).splitlines()[0]}). Give execution.micro_batch_size=1.")
+    except Exception as error:
+        said = str(error).partition("\n")[0]
+        if hardware.lacks_memory(error):
+            pipe.send(NoRoomError(f"The rung {rung.name!r} ran out of memory ({said}). {SMALLER}"))
+        else:
+            pipe.send(RunError(f"The rung {rung.name!r} failed: {type(error).__name__}: {said}"))
 
 
 def _serve(recipe: Recipe, rung: Rung, vocab_size: int, pipe: Connection) -> None:

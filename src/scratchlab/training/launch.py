@@ -37,20 +37,20 @@ def launch(folder: RunFolder, processes: int, report: Reporter) -> Record:
             torchrun = _start(folder, processes, pipe, output)
             try:
                 error = _follow(torchrun, _Ear(told.fileno()), report, stop)
-                code = torchrun.wait()
+                torchrun.wait()
             finally:
                 torchrun.kill()  # if it is still there: its processes notice that nobody listens
         if error is not None:
             raise error
         if stop.requested:
             raise Terminated(f"Stopped before it went on. To go on: scratchlab train --resume {folder.path}")
-        result = folder.result()
-        if code or result is None:
+        result = folder.result()  # whatever torchrun's exit code: one that is there is whole
+        if result is None:
             sys.stderr.write(log.read_text(encoding="utf-8", errors="replace"))
             raise RunError(
-                f"{folder.path}: its {processes} processes ended {RESTARTS + 1} times without a result; what they said "
-                "is above. If they were killed (signal 9), most likely for want of memory, try fewer of them, or a "
-                "smaller execution.micro_batch_size."
+                f"{folder.path}: its {processes} processes came to no result, begun again {RESTARTS} times at most; "
+                "what they said is above. If they were killed (signal 9), most likely for want of memory, try fewer of "
+                "them, or a smaller execution.micro_batch_size."
             )
         return result
 

@@ -27,6 +27,7 @@ from scratchlab.training.charts import draw_charts
 from scratchlab.training.checkpoint import save_checkpoint, save_snapshot, snapshot_steps
 from scratchlab.training.forecast import happened
 from scratchlab.training.launch import launch
+from scratchlab.training.lighter import memory_told
 from scratchlab.training.progress import Reporter, Silent
 from scratchlab.training.schedule import learning_rate
 from scratchlab.training.signals import StopRequest, stop_on_signals
@@ -72,10 +73,11 @@ def resume(out: str | Path, report: Reporter | None = None) -> Record:
             if result is not None:
                 report.say(f"{folder.path} is finished.")
                 return result
-            run = pick_up(folder, report, world)
-            with closing(run.batches()) as batches:
-                train_steps(run, batches, stop)
-            return finish(run)
+            with memory_told(folder.resolved(), folder.path):
+                run = pick_up(folder, report, world)
+                with closing(run.batches()) as batches:
+                    train_steps(run, batches, stop)
+                return finish(run)
 
 
 def trainable(out: str | Path) -> tuple[RunFolder, int]:
@@ -237,7 +239,7 @@ def finish(run: Run) -> Record:
 def write_result(run: Run, test: UnitLosses | None) -> Record:
     """What the run came to, from all that its folder says."""
     recipe, folder = run.recipe, run.folder
-    device, precision = recipe.settled.device, recipe.settled.precision
+    device, precision = run.journal.device, recipe.settled.precision  # this process's own, where each has one
     flops_per_token = training_flops_per_token(recipe.model, run.corpus.vocab_size)
     tokens_per_step = recipe.training.global_batch_size * recipe.model.context_length
     manifest = folder.manifest()
@@ -260,7 +262,6 @@ def write_result(run: Run, test: UnitLosses | None) -> Record:
             hardware.matmul_rate(device, precision),
             nominal_rate(device, precision),
             price_per_hour(hardware.device_name(device)),
-            run.world.local_size if device == "cpu" else 1,
         ),
         "peak_memory_bytes": hardware.peak_memory(device),
     }

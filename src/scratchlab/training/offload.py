@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from scratchlab.hardware import synchronize
+
 Parameters = Mapping[str, nn.Parameter]
 
 
@@ -19,6 +21,7 @@ def host_copies(parameters: Parameters) -> dict[str, nn.Parameter]:
 
 def send_gradients(parameters: Parameters, copies: Parameters) -> None:
     """Move the gradients of the parameters to their copies. Waits until they are there."""
+    device = str(next(iter(parameters.values())).device)
     for name, parameter in parameters.items():
         copy = copies[name]
         if parameter.grad is None:
@@ -28,8 +31,7 @@ def send_gradients(parameters: Parameters, copies: Parameters) -> None:
             copy.grad = _pinned(torch.empty_like(copy))
         copy.grad.copy_(parameter.grad, non_blocking=True)
         parameter.grad = None
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize(device)
 
 
 def fetch_weights(parameters: Parameters, copies: Parameters) -> None:

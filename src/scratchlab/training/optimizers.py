@@ -12,7 +12,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "square_avg", "step")
 
 
 def make_optimizer(parameters: Sequence[nn.Parameter], training: TrainingSection) -> torch.optim.Optimizer:
-    """AdamW in one fused kernel, with weight decay on matrices only (Loshchilov and Hutter 2019), or RMSprop."""
+    """AdamW in one fused kernel, with weight decay on matrices only (Loshchilov and Hutter 2019), or RMSprop.
+
+    Unfused on an Apple GPU before PyTorch 2.13, whose kernel there takes no notice of `grad_scale` and `found_inf`.
+    """
     if training.optimizer == "rmsprop":
         rate, alpha = training.learning_rate, training.beta2
         return torch.optim.RMSprop(parameters, lr=rate, alpha=alpha, eps=training.eps, foreach=True)
@@ -20,7 +23,8 @@ def make_optimizer(parameters: Sequence[nn.Parameter], training: TrainingSection
     others = [parameter for parameter in parameters if parameter.dim() < 2]
     groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
     betas = (training.beta1, training.beta2)
-    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, eps=training.eps, fused=True)
+    fused = parameters[0].device.type != "mps" or torch.__version__ >= "2.13"
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, eps=training.eps, fused=fused)
 
 
 def unfused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

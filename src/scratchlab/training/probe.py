@@ -1,11 +1,11 @@
 """The largest micro-batch that a device holds, found by trying: real steps, with a margin left free.
 
-On CUDA an allocation that fails is an exception, and what was taken is given back. A CPU has no such thing: the system
-kills what takes too much; so each try there is a process of its own (`python -m scratchlab.training.probe`) that may
-take so much and no more. What was found is kept in the user's cache folder, by recipe, device and software.
+Each try is a process of its own (`python -m scratchlab.training.probe`): what it took is given back, whatever happened,
+and so is what a GPU keeps for every process that has used it. On CUDA an allocation that fails is an exception. A CPU
+has no such thing, the system kills what takes too much; so there a process may take so much and no more. What was found
+is kept in the user's cache folder, by recipe, device and software.
 """
 
-import gc
 import json
 import subprocess
 import sys
@@ -17,6 +17,8 @@ import torch
 from scratchlab import hardware
 from scratchlab.errors import DeviceError
 from scratchlab.files import pretty_json, user_file, write_atomically
+from scratchlab.model.count import parameter_count
+from scratchlab.model.kept import FLOAT
 from scratchlab.recipe import Recipe, recipe_from
 from scratchlab.training.measurements import shape_key
 from scratchlab.training.memory import HEADROOM, divisors, sequences_a_process
@@ -24,23 +26,22 @@ from scratchlab.training.step import MicroBatch, SentBatch, TorchBackend, TorchS
 
 STEPS = 2  # the second has the optimizer's moments from its beginning
 TOO_MUCH = 3  # exit code of a process that was given less than it needs
-OUT_OF_MEMORY = "can't allocate memory"  # how PyTorch says it on a CPU, in a RuntimeError
 
 
-def probed_micro_batch(recipe: Recipe, vocab_size: int) -> int:
+def probed_micro_batch(recipe: Recipe, vocab_size: int, say: Callable[[str], None] = lambda text: None) -> int:
     """The largest divisor of a process's share of the batch that fits its device; of a resolved recipe but for this.
 
-    `DeviceError` if not even one sequence does.
+    `DeviceError` if not even one sequence does. `say` is told before it takes its time.
     """
-    rows = sequences_a_process(recipe)
-    alone = {"training.global_batch_size": rows, "execution.processes": 1, "execution.shard": None}  # what one takes
-    recipe = recipe.replaced({"execution.micro_batch_size": 1, "execution.compile": False} | alone)  # compiled: less
-    place = user_file("XDG_CACHE_HOME", ".cache", f"probes/{shape_key(recipe, vocab_size)}.json")
+    recipe = recipe.replaced({"execution.micro_batch_size": 1, "execution.compile": False})  # compiled takes less
+    room = _room(recipe, vocab_size) >> 30  # in GiB: on a CPU, what others leave now
+    place = user_file("XDG_CACHE_HOME", ".cache", f"probes/{shape_key(recipe, vocab_size)}-{room}.json")
     try:
         return int(json.loads(place.read_text(encoding="utf-8"))["micro_batch_size"])
     except (OSError, ValueError, KeyError):
         pass  # nothing is known yet
-    found = largest_that_fits(divisors(rows), _trier(recipe, vocab_size))
+    say("Trying how many sequences the device holds at once: some seconds for each number, once for this recipe.")
+    found = largest_that_fits(divisors(sequences_a_process(recipe)), _trier(recipe, vocab_size))
     if found is None:
         name = hardware.device_name(recipe.execution.device)
         raise DeviceError(
@@ -63,26 +64,22 @@ def largest_that_fits(sizes: Sequence[int], fits: Callable[[int], bool]) -> int 
     return sizes[low - 1] if low else None
 
 
-def without_memory_errors(work: Callable[[], object]) -> bool:
-    """Whether `work` got the memory that it asked for; if not, what it took is given back."""
-    try:
-        work()
-        fits = True
-    except torch.OutOfMemoryError:
-        fits = False  # the exception holds on to the frames, and they to their tensors, until this block is left
-    if not fits:
-        gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return fits
-
-
 def _trier(recipe: Recipe, vocab_size: int) -> Callable[[int], bool]:
-    if recipe.execution.device == "cpu":
-        room = round(hardware.memory() * (1 - HEADROOM))
-        return lambda size: fits_in_process(recipe, vocab_size, size, room)
-    margin = round(hardware.device_memory(recipe.execution.device) * HEADROOM / 2)
-    return lambda size: without_memory_errors(lambda: _take_steps(recipe, vocab_size, size, margin))
+    """Tries sizes in one process alone, which has as many rows as each of several."""
+    rows, room = sequences_a_process(recipe), _room(recipe, vocab_size)
+    alone = {"training.global_batch_size": rows, "execution.processes": 1, "execution.shard": None}
+    return lambda size: fits_in_process(recipe.replaced(alone), vocab_size, size, room)
+
+
+def _room(recipe: Recipe, vocab_size: int) -> int:
+    """Bytes for what one process alone takes."""
+    execution = recipe.execution
+    if execution.device == "cpu":
+        room = round(hardware.available_memory() * (1 - HEADROOM)) // execution.processes
+    else:
+        room = round(hardware.device_memory(execution.device) * (1 - HEADROOM / 2))
+    buckets = FLOAT * parameter_count(recipe.model, vocab_size)  # which DDP sums gradients in, beside the gradients
+    return max(0, room - (buckets if execution.processes > 1 else 0))
 
 
 def _take_steps(recipe: Recipe, vocab_size: int, size: int, margin: int = 0) -> None:
@@ -102,7 +99,10 @@ def _take_steps(recipe: Recipe, vocab_size: int, size: int, margin: int = 0) -> 
 
 
 def fits_in_process(recipe: Recipe, vocab_size: int, size: int, room: int) -> bool:
-    """Whether a process on this CPU takes its steps in `room` bytes over what it takes before it has a model."""
+    """Whether a process takes its steps in `room` bytes of its device.
+
+    On a CPU: over what it takes before it has a model.
+    """
     order = {"recipe": recipe.model_dump(exclude_unset=True), "vocab_size": vocab_size, "size": size, "room": room}
     command = [sys.executable, "-m", "scratchlab.training.probe"]
     outcome = subprocess.run(command, input=json.dumps(order), capture_output=True, text=True, check=False)
@@ -112,20 +112,28 @@ def fits_in_process(recipe: Recipe, vocab_size: int, size: int, room: int) -> bo
 
 
 def _main() -> int:
+    order: dict[str, Any] = json.load(sys.stdin)
+    recipe, room = recipe_from(order["recipe"], where="probe"), int(order["room"])
+    try:
+        margin = _left_alone(recipe.execution.device, room)
+        _take_steps(recipe, int(order["vocab_size"]), int(order["size"]), margin)
+    except (MemoryError, RuntimeError) as error:
+        if hardware.lacks_memory(error):
+            return TOO_MUCH
+        raise
+    return 0
+
+
+def _left_alone(device: str, room: int) -> int:
+    """Bytes to hold on to while trying, so that `room` is left; a CPU's process is refused more than that instead."""
+    if device != "cpu":
+        return hardware.device_memory(device) - room
     import resource
 
     import psutil
 
-    order: dict[str, Any] = json.load(sys.stdin)
-    recipe = recipe_from(order["recipe"], where="probe")
-    limit = psutil.Process().memory_info().vms + int(order["room"])
+    limit = psutil.Process().memory_info().vms + room
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    try:
-        _take_steps(recipe, int(order["vocab_size"]), int(order["size"]))
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or OUT_OF_MEMORY in str(error):
-            return TOO_MUCH
-        raise
     return 0
 
 

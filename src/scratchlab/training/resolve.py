@@ -1,5 +1,6 @@
 """Settling every `auto` of a recipe, once, when a run is made."""
 
+import importlib.util
 import math
 import shutil
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from scratchlab.errors import DeviceError, RecipeError
 from scratchlab.model.count import parameter_count
 from scratchlab.model.kept import layer_bytes_per_sequence
 from scratchlab.recipe import Recipe, RNNSection
-from scratchlab.training.memory import divisors, largest_micro_batch, sequences_a_process
+from scratchlab.training.memory import HEADROOM, divisors, largest_micro_batch, sequences_a_process
 from scratchlab.training.probe import probed_micro_batch
 from scratchlab.training.source import Source
 from scratchlab.training.world import ALONE, World
@@ -52,7 +53,7 @@ def resolve(
         settled["training.epoch_steps"] = max(1, len(windows) // training.global_batch_size)
     resolved = recipe.replaced(settled)
     resolved = resolved.replaced({"execution.shard": _shard(resolved, vocab_size, here)})
-    size = _micro_batch_size(resolved) or probed_micro_batch(resolved, vocab_size)
+    size = _micro_batch_size(resolved) or _most_sequences(resolved, vocab_size, say)
     return resolved.replaced({"execution.micro_batch_size": size})
 
 
@@ -69,7 +70,20 @@ def _processes(recipe: Recipe, device: str, world: World) -> tuple[int, int]:
     if processes > 1 and device not in ("cpu", "cuda"):
         remedy = "each takes a card of its own if it says cuda" if device.startswith("cuda") else "one trains there"
         raise RecipeError(f"execution.device = {device!r} is a single device, for {processes} processes: {remedy}.")
+    if device == "cuda" and processes > 1 and here > (cards := hardware.cuda_devices()):
+        asked_for = f"torchrun started {here}" if world.started else f"execution.processes = {here}"
+        remedy = f"--nproc-per-node={cards}" if world.started else f"execution.processes={cards}"
+        raise DeviceError(
+            f"{asked_for}, each of which takes a card, and this machine has {cards}: {remedy}, or more machines "
+            "(docs/many-gpus.md)."
+        )
     return processes, here
+
+
+def _room(device: str, here: int) -> int:
+    """Bytes for each of `here` processes on this machine: its card, less what is left alone, or its part of memory."""
+    memory = hardware.device_memory(device)
+    return memory // here if device == "cpu" else round(memory * (1 - HEADROOM))
 
 
 def _precision(recipe: Recipe, device: str) -> hardware.Precision:
@@ -120,6 +134,24 @@ def _micro_batch_size(recipe: Recipe) -> int | None:
     return max(size for size in divisors(batch_size) if size <= fits)
 
 
+def _most_sequences(recipe: Recipe, vocab_size: int, say: Callable[[str], None]) -> int:
+    """The largest micro-batch of a GPU: found by trying, but by formula where each process has a part of the weights.
+
+    For one process alone, which tries, has nobody to share them with. `DeviceError` if not even one sequence fits.
+    """
+    if not recipe.execution.shard:
+        return probed_micro_batch(recipe, vocab_size, say)
+    size = largest_micro_batch(recipe, vocab_size, _room(recipe.execution.device, 1))
+    if size is None:
+        again = "" if recipe.execution.activation_checkpointing else "execution.activation_checkpointing=true, "
+        raise DeviceError(
+            f"{hardware.device_name(recipe.execution.device)} does not hold a single sequence of this recipe, even "
+            f"where {recipe.execution.processes} processes share its weights (FSDP2): {again}more processes, or a "
+            "smaller model or model.context_length."
+        )
+    return size
+
+
 def _shard(recipe: Recipe, vocab_size: int, here: int) -> bool | None:
     """Whether each process keeps a part of the weights alone: where a device does not hold what a copy takes.
 
@@ -137,9 +169,7 @@ def _shard(recipe: Recipe, vocab_size: int, here: int) -> bool | None:
         return wanted
     if wanted is not None or recurrent or processes == 1:
         return wanted
-    device = recipe.execution.device
-    room = hardware.device_memory(device) // (here if device == "cpu" else 1)
-    return True if largest_micro_batch(recipe, vocab_size, room) is None else None
+    return True if largest_micro_batch(recipe, vocab_size, _room(recipe.execution.device, here)) is None else None
 
 
 def _threads(device: str, here: int, say: Callable[[str], None]) -> int:
@@ -160,18 +190,32 @@ def _threads(device: str, here: int, say: Callable[[str], None]) -> int:
 
 
 def _compile(recipe: Recipe, device: str, say: Callable[[str], None]) -> bool:
-    """Whether to compile. `auto`: on a GPU, where there is a compiler; on a CPU it costs more than it saves."""
+    """Whether to compile. `auto`: on a GPU, where that can be done; on a CPU it costs more than it saves."""
     wanted = recipe.execution.compile
-    if wanted == "auto":
+    automatic = wanted == "auto"
+    if automatic:
         wanted = device.startswith("cuda") and recipe.model.architecture == "gpt"
-        if wanted and not can_compile():
-            say("execution.compile = auto: this machine has no C++ compiler, so the model runs uncompiled, and slower.")
-            return False
-    elif wanted and not can_compile():
-        raise DeviceError("execution.compile = true needs a C++ compiler (g++ or clang++), and this machine has none.")
-    return wanted
+    lacking = wanted and lacks_to_compile(device)
+    if not lacking:
+        return bool(wanted)
+    if not automatic:
+        raise DeviceError(f"execution.compile = true: {lacking}. Leave the field out.")
+    say(f"execution.compile = auto: {lacking}, so the model runs uncompiled, and slower.")
+    return False
 
 
-def can_compile() -> bool:
-    """Whether this machine has the compiler that torch.compile needs."""
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+def lacks_to_compile(device: str) -> str | None:
+    """Why torch.compile cannot compile for a device of this machine; None if it can."""
+    if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        return "this machine has no C++ compiler (g++ or clang++)"
+    if not device.startswith("cuda"):
+        return None
+    if importlib.util.find_spec("triton") is None:
+        return "Triton, which writes the kernels of a GPU, is not installed (pip install triton)"
+    if (capability := hardware.compute_capability(device)) < TRITON_NEEDS:
+        able, needed = (".".join(map(str, version)) for version in (capability, TRITON_NEEDS))
+        return f"{hardware.device_name(device)} is of compute capability {able}, and Triton needs {needed}"
+    return None
+
+
+TRITON_NEEDS = (7, 0)  # Volta

@@ -25,7 +25,7 @@ from scratchlab.training.measurements import known_measurement
 from scratchlab.training.progress import Reporter
 from scratchlab.training.resolve import resolve
 from scratchlab.training.source import find_source, starting_extras, starting_tensors
-from scratchlab.training.step import TorchBackend
+from scratchlab.training.step import TorchBackend, fresh_extras
 from scratchlab.training.summary import validation_records
 from scratchlab.training.tasks import AskedTask, check_identities, identities, tasks_of
 from scratchlab.training.world import ALONE, World
@@ -83,6 +83,7 @@ def create_run(
     recipe: Recipe, out: str | Path, say: Callable[[str], None] = lambda text: None, world: World = ALONE
 ) -> RunFolder:
     """Settle what is open in `recipe` and make its run folder; nothing is trained yet. For one process alone."""
+    RunFolder(Path(out)).refuse_existing()  # before anything takes its time
     corpus, yardstick = open_corpora(recipe)
     tasks = tasks_of(recipe, corpus.tokenizer)
     masked = isinstance(recipe.model, GPTSection) and recipe.model.document_mask
@@ -120,8 +121,7 @@ def create_run(
         manifest["tasks"] = identities(tasks)
     begin = None
     if source is not None:
-        backend = TorchBackend(resolved, corpus.vocab_size, corpus.tokenizer.end_of_text)
-        extras = starting_extras(resolved, source, backend.extras(backend.init()))
+        extras = starting_extras(resolved, source, fresh_extras(resolved.settled))
         tensors = starting_tensors(resolved, source)
         begin = (lambda path: write_tensors(tensors, path)), extras
     return RunFolder.create(out, recipe, resolved, manifest, corpus.tokenizer.to_json(), begin)

@@ -19,7 +19,7 @@ from scratchlab.model.build import Model, empty_model
 from scratchlab.model.initialize import initialize
 from scratchlab.model.loss import Objective
 from scratchlab.model.rnn import Carried
-from scratchlab.recipe import Recipe
+from scratchlab.recipe import Recipe, Settled
 from scratchlab.seeds import noise_seed
 from scratchlab.training.offload import fetch_weights, host_copies, send_gradients
 from scratchlab.training.optimizers import MOMENTS, make_optimizer, update
@@ -29,6 +29,11 @@ from scratchlab.training.world import ALONE, World
 
 FIRST_LOSS_SCALE = 2.0**16  # fp16 only: gradients are multiplied by it so that small ones do not vanish
 STEPS_BEFORE_GROWTH = 2000  # after so many good steps the scale doubles; a bad one halves it
+
+
+def fresh_extras(settled: Settled) -> dict[str, Any]:
+    """What a checkpoint of fresh weights holds besides tensors."""
+    return {"loss_scale": FIRST_LOSS_SCALE if settled.precision == "fp16" else 1.0, "good_steps": 0}
 
 
 @dataclass
@@ -95,7 +100,7 @@ class TorchBackend:
 
     def _claim_device(self) -> None:
         """Make the card of this process the one of this thread: what it pins would claim memory of the first card."""
-        if self.world.size > 1 and self.device.startswith("cuda"):
+        if self.device.startswith("cuda:"):
             torch.cuda.set_device(self.device)
 
     def _threads(self) -> int:
@@ -108,8 +113,8 @@ class TorchBackend:
         self.spread.shard(model, device, compile)
         initialize(model, model.initial_table(), recipe.seeds.init, device, fill)
         objective = self.spread.wrap(Objective(model), compile)
-        scale = torch.tensor(FIRST_LOSS_SCALE if self.settled.precision == "fp16" else 1.0, device=device)
-        parameters, good_steps = dict(model.named_parameters()), torch.tensor(0, device=device)
+        scale, good_steps = (torch.tensor(value, device=device) for value in fresh_extras(self.settled).values())
+        parameters = dict(model.named_parameters())
         updated = host_copies(parameters) if recipe.execution.optimizer_offload else parameters
         optimizer = make_optimizer(list(updated.values()), recipe.training)
         if self.world.size > 1:
@@ -191,13 +196,28 @@ class TorchBackend:
             row = micro.first_sequence - batch.micro_batches[0].first_sequence
             remembered = None if carried is None or micro.blank else carried.rows(row, row + len(micro.tokens))
             with self.spread.passing(state.objective, micro is batch.micro_batches[-1]):
-                loss_sum, _, end = state.objective(micro.tokens, micro.targets, micro.weights, remembered)
-                (loss_sum * (state.loss_scale / weight)).backward()
+                loss_sum, end = self._backward(state, micro, remembered, state.loss_scale / weight)
             if isinstance(end, Carried) and not micro.blank:
                 ends.append(end)
-            loss += loss_sum.detach() / weight
+            loss += loss_sum / weight
         state.carried = Carried.joined(ends) if ends else None
         return self.world.total(loss)
+
+    def _backward(
+        self, state: TorchState, micro: MicroBatch, remembered: Carried | None, factor: Tensor
+    ) -> tuple[Tensor, Any]:
+        """Add the gradient of the loss sum times `factor` to `.grad`; gives the sum, and what is remembered.
+
+        In fp16 the factor weighs the targets. The chunked loss takes its gradients as it goes forward, and without the
+        factor, which holds the loss scale, they would vanish in fp16, or be infinite at whatever scale.
+        """
+        if self.settled.precision != "fp16":
+            loss_sum, _, end = state.objective(micro.tokens, micro.targets, micro.weights, remembered)
+            (loss_sum * factor).backward()
+            return loss_sum.detach(), end
+        scaled_sum, _, end = state.objective(micro.tokens, micro.targets, micro.weights * factor, remembered)
+        scaled_sum.backward()
+        return scaled_sum.detach() / factor, end
 
     def _total_weight(self, batch: SentBatch) -> float | Tensor:
         """Of the global batch: what every gradient is divided by."""

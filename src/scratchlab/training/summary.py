@@ -1,7 +1,7 @@
 """What a run's metrics and meters amount to: pure functions from records to records."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 Record = dict[str, Any]
@@ -53,33 +53,43 @@ def spikes(steps: Sequence[Record]) -> list[int]:
     return found
 
 
+def seconds_spent(meters: Sequence[Record], times: Callable[[Record], float] = lambda record: 1.0) -> dict[str, float]:
+    """Seconds by what they went to, those of each record so many `times`."""
+    spent: dict[str, float] = {}
+    for record in meters:
+        for part, amount in record["seconds"].items():
+            spent[part] = spent.get(part, 0.0) + amount * times(record)
+    return spent
+
+
+def device_seconds(meters: Sequence[Record]) -> dict[str, float]:
+    """The same of all devices added up: each process had one, or, on a CPU, shared it with the others there."""
+    return seconds_spent(meters, lambda record: _processes(record) / record.get("processes_per_device", 1))
+
+
+def _processes(record: Record) -> int:
+    return record.get("processes", 1)
+
+
 def cost(
     meters: Sequence[Record],
     flops_per_token: int,
     measured_rate: float,
     nominal_rate: float | None,
     price_per_hour: float | None = None,
-    processes_per_device: int = 1,
 ) -> Record:
     """Seconds by what they went to, tokens/s while training, FLOPs and MFU (each with the peak it is a share of).
-
-    `price_per_hour` is of a device, of which `processes_per_device` make one (a CPU is one, whatever their number).
 
     FLOPs are counted by `scratchlab.model.count`; steps repeated after a kill are counted each time. Tokens/s are those
     of all processes together; device-seconds, money and MFU are of as many devices as there were, which a resume may
     have changed.
     """
-    seconds: dict[str, float] = {}
-    busy: dict[str, float] = {}  # the same, of all processes added up
-    for record in meters:
-        for part, amount in record["seconds"].items():
-            seconds[part] = seconds.get(part, 0.0) + amount
-            busy[part] = busy.get(part, 0.0) + amount * record.get("processes", 1)
+    seconds, busy, of_devices = seconds_spent(meters), seconds_spent(meters, _processes), device_seconds(meters)
     tokens = sum(record["tokens"] for record in meters)
     rate = tokens / seconds["training"] if seconds.get("training") else 0.0
     flops_per_process_second = tokens * flops_per_token / busy["training"] if busy.get("training") else 0.0
-    total = sum(busy.values()) / processes_per_device
-    without = total - sum(busy.get(part, 0.0) for part in EVALUATING) / processes_per_device
+    total = sum(of_devices.values())
+    without = total - sum(of_devices.get(part, 0.0) for part in EVALUATING)
     return {
         "seconds": {part: round(amount, 3) for part, amount in seconds.items()},
         "total_seconds": round(sum(seconds.values()), 3),
