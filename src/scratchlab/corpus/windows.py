@@ -8,7 +8,7 @@ function of the data seed and k alone, whatever the batch size, the number of pr
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -38,13 +38,25 @@ class Batch:
     """The number of the first sequence, counted from the start of the run."""
     continues: bool = False
     """Whether each sequence goes on where the same row of the batch before ended."""
+    packing: "Packing | None" = None
+    """Where several texts share a row."""
 
     def split(self, size: int) -> "Iterator[Batch]":
         """Micro-batches of at most `size` sequences, in order."""
         for start in range(0, len(self.tokens), size):
             rows = slice(start, start + size)
             first = self.first_sequence + start
-            yield Batch(self.tokens[rows], self.targets[rows], self.weights[rows], first, self.continues)
+            packing = self.packing and Packing(*(part[rows] for part in self.packing))
+            yield Batch(self.tokens[rows], self.targets[rows], self.weights[rows], first, self.continues, packing)
+
+
+class Packing(NamedTuple):
+    """Texts that share rows and do not see each other."""
+
+    documents: Ints  # (B, T)
+    """The number of each token's text; the same numbers in another row mean nothing."""
+    positions: Ints  # (B, T)
+    """Its place in that text."""
 
 
 @dataclass(frozen=True, slots=True)
