@@ -8,7 +8,7 @@ function of the data seed and k alone, whatever the batch size, the number of pr
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,22 @@ class Packing(NamedTuple):
     """Its place in that text."""
 
 
+class Sequences(Protocol):
+    """What a run takes its batches from: the windows of a text, or rows of examples."""
+
+    def __len__(self) -> int:
+        """Sequences an epoch."""
+        ...
+
+    def batch(self, first_sequence: int, size: int, seed: int) -> Batch:
+        """Samples `first_sequence` and the `size` - 1 that follow it, numbered from the start of the run."""
+        ...
+
+    def counts(self) -> dict[str, Any]:
+        """For the manifest: how many there are, and what an epoch leaves out."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Windows:
     """The windows of one stream. `CorpusError` if it does not hold a single one.
@@ -89,6 +105,10 @@ class Windows:
     def remainder(self) -> int:
         """Tokens an epoch leaves out: those before its offset and after its last window."""
         return len(self.stream) - 1 - len(self) * self.context_length
+
+    def counts(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {"per_epoch": len(self), "remainder_tokens": self.remainder}
 
     def offset(self, epoch: int, seed: int) -> int:
         """Where the first window of an epoch starts."""
