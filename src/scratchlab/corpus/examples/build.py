@@ -131,9 +131,9 @@ def _given_tokenizer(spec: str) -> Tokenizer | None:
 
 def _spec(spec: str, kept: Sequence[Kept], wording: Wording | None) -> str:
     """What `auto` stands for."""
-    return (
-        fitting_tokenizer(sum(len(t) for one in kept for t in _texts(one.example, wording))) if spec == "auto" else spec
-    )
+    if spec != "auto":
+        return spec
+    return fitting_tokenizer(sum(len(text) for one in kept for text in _texts(one.example, wording)))
 
 
 def _spoken(
