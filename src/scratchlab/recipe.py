@@ -379,7 +379,7 @@ class FinetuningSection(Section):
 
     @model_validator(mode="after")
     def makes_sense(self) -> Self:
-        useless = sorted(name for name in self.model_fields_set if name.startswith("lora_") and name != "lora_rank")
+        useless = sorted(name for name in self.model_dump(exclude_defaults=True) if name.startswith("lora_"))
         if self.lora_rank is None and useless:
             raise ValueError(f"{useless[0]} says how adapters are, and there are none: set finetuning.lora_rank")
         return self
@@ -553,7 +553,8 @@ def fingerprint(
     """
     fields = recipe.model_dump(exclude_defaults=True)
     for section, name in CADENCES:
-        fields.get(section, {}).pop(name, None)
+        if name != "every" or recipe.training.patience is None:  # by evaluations it is told when to stop
+            fields.get(section, {}).pop(name, None)
     for name, base in INHERITED.items():
         if name in fields.get("model", {}) and fields["model"][name] == getattr(recipe.model, base):
             del fields["model"][name]

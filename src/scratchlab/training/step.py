@@ -207,10 +207,11 @@ class TorchBackend:
         return self.world.total(loss)
 
     def _total_weight(self, batch: SentBatch) -> float | Tensor:
-        """Of the global batch: what every gradient is divided by."""
+        """Of the global batch: what every gradient is divided by. 1 where nothing counts: all gradients are 0 then."""
         if self.world.size == 1:
-            return batch.weight
-        return self.world.total(torch.full((), batch.weight, device=self.device))
+            return batch.weight or 1.0
+        total = self.world.total(torch.full((), batch.weight, device=self.device))
+        return torch.where(total > 0, total, 1.0)
 
     def _seed_noise(self, seed: int) -> None:
         """`torch.manual_seed`, for this run's device alone: looking for all others takes half a millisecond."""

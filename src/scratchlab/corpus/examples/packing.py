@@ -72,6 +72,17 @@ class PackedRows:
             documents[place], positions[place] = self._packing(tokens[place], edges)
         return Batch(tokens, targets, weights, first_sequence, packing=Packing(documents, positions))
 
+    def tokens_of(self, number: int) -> tuple[list[int], list[bool]]:
+        """The tokens of an example that are in a row, the last of them as what is predicted alone, and which of them
+        are learned. None of one that is left out.
+        """
+        if not self._sizes[number]:
+            return [], []
+        read, targets, weights = self._lesson(number)
+        if self.learned == "labels":
+            return read.tolist(), (weights > 0).tolist()
+        return [int(read[0]), *targets.tolist()], [False, *(weights > 0).tolist()]
+
     def _in_row(self, row: int) -> Ints:
         """The numbers of the examples of a row."""
         return self._examples[self._edges[row] : self._edges[row + 1]]
@@ -100,7 +111,8 @@ class PackedRows:
         begins[edges] = True
         begins = begins[:-1]
         positions = places - np.maximum.accumulate(np.where(begins, places, 0))
-        return np.cumsum(begins if self.parted_at is None else begins | (tokens == self.parted_at)), positions
+        parted = begins if self.parted_at is None else begins | (tokens == self.parted_at)
+        return np.cumsum(parted, dtype=np.int64), positions
 
 
 def best_fit(sizes: Sequence[int], room: int) -> list[list[int]]:
