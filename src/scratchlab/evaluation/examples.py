@@ -22,8 +22,7 @@ def evaluate_examples(
     `symbol_bytes` are the bytes of each symbol (`byte_lengths`); the end of a turn has none.
     """
     fit = fit_instructions(split, context_length)
-    useful = np.flatnonzero(np.isin(np.arange(len(fit.stops)), fit.useless, invert=True))
-    responses = [_response(split, number, int(fit.stops[number])) for number in useful.tolist()]
+    responses = [_response(split, number, int(fit.stops[number])) for number in fit.useful.tolist()]
     n_tokens = np.array([len(one.places) for one in responses], np.int64)
     most = len(responses)
     if max_tokens is not None:

@@ -93,12 +93,12 @@ def what_fits(
 
 def _misfits(split: str, counts: dict[str, Any], context_length: int) -> Iterator[str]:
     """What is to be known of examples that do not fit."""
-    total, within = counts["examples"] + counts["left_out"], f"model.context_length = {context_length} tokens"
+    total, context = counts["examples"] + counts["left_out"], f"model.context_length = {context_length} tokens"
     if counts["cut"]:
-        yield f"{split}: of {total:,} examples {counts['cut']:,} are longer than {within}, and their ends are cut off."
+        yield f"{split}: {counts['cut']:,} of {total:,} examples reach beyond {context}: their ends are cut off."
     if counts["left_out"]:
         more = ", ..." if counts["left_out"] > SHOWN else ""
         yield (
-            f"{split}: of {total:,} examples {counts['left_out']:,} have nothing to learn from within {within}, and "
-            f"are left out: {', '.join(counts['left_out_ids'])}{more}."
+            f"{split}: {counts['left_out']:,} of {total:,} examples begin to answer beyond {context}: they are left "
+            f"out ({', '.join(counts['left_out_ids'])}{more})."
         )

@@ -80,6 +80,8 @@ def build_examples(
     spec = _spec(tokenizer, examples.kept, wording)
     spoken = _spoken(given, spec, examples.kept, places, wording, specials)
     encoded = _encoded(examples.kept, spoken, wording, labels)
+    if wording:
+        wording.template.end_of_turn(spoken)
     sizes = np.array([text_size(Document("", "", tokens=one.ids.astype(spoken.dtype)), spoken) for one in encoded])
     with folder_in_one_piece(Path(out), "the corpus") as folder:
         store_tokenizer(folder, spoken)
@@ -144,15 +146,11 @@ def _spoken(
     wording: Wording | None,
     specials: Sequence[str],
 ) -> Tokenizer:
-    """The tokenizer with all special tokens. UsageError for a template whose turns end with none."""
+    """The tokenizer with all special tokens that are needed."""
     needed = list(dict.fromkeys([*(wording.specials if wording else ()), *specials]))
     if given is None:
-        tokenizer = _learned(spec, kept, places, wording, [name for name in needed if name != END_OF_TEXT])
-    else:
-        tokenizer = given.with_specials(needed_specials(given, needed))
-    if wording:
-        wording.template.end_of_turn(tokenizer)
-    return tokenizer
+        return _learned(spec, kept, places, wording, [name for name in needed if name != END_OF_TEXT])
+    return given.with_specials(needed_specials(given, needed))
 
 
 def _learned(

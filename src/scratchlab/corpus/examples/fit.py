@@ -22,6 +22,11 @@ class Fit:
     useless: Ints
     """The numbers of those of which nothing that is learned fits, and which are left out."""
 
+    @property
+    def useful(self) -> Ints:
+        """The numbers of the others."""
+        return np.setdiff1d(np.arange(len(self.stops)), self.useless)
+
     def to_json(self, split: Split) -> dict[str, object]:
         """The counts, and what those that are left out are called."""
         names = [split.ids[number] for number in self.useless[:SHOWN].tolist()]
