@@ -10,10 +10,9 @@ WORDS = ("cat", "dog", "sun", "sea", "hat", "map", "ink", "oak", "bee", "ice")
 def alpaca(number: int) -> dict[str, Any]:
     """An instruction of which every third has an input."""
     word, again = WORDS[number % 10], number // 10
-    row = {"instruction": f"Say {word} {again}.", "input": "", "output": f"{word} {again}!"}
-    return (
-        row | {"instruction": "Say it.", "input": f"{word} {again}", "output": f"{word}?"} if number % 3 == 0 else row
-    )
+    if number % 3 == 0:
+        return {"instruction": "Say it.", "input": f"{word} {again}", "output": f"{word}?"}
+    return {"instruction": f"Say {word} {again}.", "input": "", "output": f"{word} {again}!"}
 
 
 def write_alpaca(path: Path, count: int = 40) -> str:

@@ -200,7 +200,7 @@ def test_mistaken_options(tmp_path: Path, options: dict[str, str], words: str) -
 
 
 def test_splits_that_would_be_empty(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"leaves none of 2 examples for validation and test"):
+    with pytest.raises(CorpusError, match=r"leaves none of 2 examples for validation"):
         built(write_alpaca(tmp_path / "a.json", 2), tmp_path / "c", split="contiguous:.9,.05,.05")
 
 
@@ -213,12 +213,8 @@ def test_labels_are_told_at_the_last_token(tmp_path: Path) -> None:
     record, split = corpus.manifest.examples, corpus.split("train")
     assert record is not None
     assert split.marks is not None
-    assert (record.kind, record.labels, record.template, corpus.chat_template) == (
-        "labels",
-        ("ham", "spam"),
-        None,
-        None,
-    )
+    assert (record.kind, record.labels, record.template) == ("labels", ("ham", "spam"), None)
+    assert corpus.chat_template is None
     for number, (start, stop) in enumerate(zip(split.document_starts, split.document_starts[1:], strict=False)):
         assert corpus.tokenizer.decode(split.read(start, stop)) == f"text {number}"
         assert split.marks[start:stop].tolist() == [0] * (stop - start - 1) + [1 + number % 2]
@@ -232,11 +228,8 @@ def test_labels_are_told_at_the_last_token(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("template", ["alpaca", "chatml"])
 def test_pairs_are_a_prompt_and_two_answers(tmp_path: Path, template: str) -> None:
-    talk = [
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": "Yes?"},
-        {"role": "user", "content": "O"},
-    ]
+    said = [("user", "Hi"), ("assistant", "Yes?"), ("user", "Oh")]
+    talk = [{"role": role, "content": content} for role, content in said]
     rows = [{"prompt": talk, "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(8)]
     rows += [{"prompt": "x", "chosen": "same", "rejected": "same"}]
     wording = open_wording(template)

@@ -110,9 +110,8 @@ def test_all_that_is_wrong_is_told_with_its_line(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_list_and_one_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "torn.json").write_text('[{"instruction": "a"', encoding="utf-8")
-    assert "torn.json begins as a JSON list, and cannot be read: it is not JSON" in complaint(
-        str(tmp_path / "torn.json")
-    )
+    torn = complaint(str(tmp_path / "torn.json"))
+    assert "torn.json begins as a JSON list, and cannot be read: it is not JSON" in torn
     (tmp_path / "empty.json").write_text("", encoding="utf-8")
     assert "empty.json holds no examples" in complaint(str(tmp_path / "empty.json"))
     assert "gone.json: there is no such file" in complaint(str(tmp_path / "gone.json"))
