@@ -75,17 +75,19 @@ def finetuning_recipe(
         "start": {"weights": str(folder.path)},
     }
     recipe = recipe_from(tables | ({"finetuning": dict(finetuning)} if finetuning else {}), where="finetune")
+    recipe = recipe.replaced(overrides)
     check_data(recipe, corpus, corpus)
     rows = training_sequences(recipe, corpus)
-    examples = rows.counts()["examples"]
-    recipe = recipe.replaced({"training.global_batch_size": max(1, round(EXAMPLES_A_STEP * len(rows) / examples))})
-    recipe = recipe.replaced(overrides)
+    examples_a_row = rows.counts()["examples"] / len(rows)
+    recipe = _filled(recipe, overrides, {"training.global_batch_size": max(1, round(EXAMPLES_A_STEP / examples_a_row))})
     steps = steps_of(recipe, corpus.vocab_size, rows)
-    open_fields = {
-        "training.warmup_steps": round(WARMUP_SHARE * steps),
-        "evaluation.every": max(1, steps // EVALUATIONS),
-    }
-    return recipe.replaced({name: value for name, value in open_fields.items() if name not in overrides})
+    every = max(1, steps // EVALUATIONS)
+    return _filled(recipe, overrides, {"training.warmup_steps": round(WARMUP_SHARE * steps), "evaluation.every": every})
+
+
+def _filled(recipe: Recipe, overrides: Mapping[str, Any], fields: Mapping[str, Any]) -> Recipe:
+    """The recipe with the fields that nobody asked for otherwise."""
+    return recipe.replaced({name: value for name, value in fields.items() if name not in overrides})
 
 
 class Piece(NamedTuple):
