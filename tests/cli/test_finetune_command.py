@@ -106,7 +106,7 @@ def test_a_corpus_of_examples_is_taken_as_it_is(place: Path, common: list[Any], 
     run([place / "base", "--data", tmp_path / "a-corpus", "--out", tmp_path / "b", "--prepare"])
     assert load_recipe(tmp_path / "b.toml").corpus == str(tmp_path / "a-corpus")
     words = refused([place / "base", "--data", tmp_path / "a-corpus", "--template", "chatml", "--out", tmp_path / "c"])
-    assert "whose examples are worded already" in words
+    assert "whose examples are worded and split already" in words
 
 
 def test_what_is_there_is_not_overwritten(place: Path, common: list[Any], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from scratchlab.study.definition import Study
 from scratchlab.study.folder import arms_with_runs, price_of
 from scratchlab.study.sections import BASELINE, Arm
 from scratchlab.study.settled import SettledArm, SettledStudy, read_settled, write_settled
-from scratchlab.training.data import training_sequences
+from scratchlab.training.data import check_data, training_sequences
 from scratchlab.training.memory import divisors
 from scratchlab.training.resolve import resolve
 from scratchlab.training.source import find_source
@@ -124,6 +124,7 @@ def given_recipe(study: Study, arm: Arm) -> Recipe:
 def _open(study: Study, arm: Arm) -> Opened:
     recipe = given_recipe(study, arm)
     corpus, yardstick = open_corpora(recipe)
+    check_data(recipe, corpus, yardstick)
     source = find_source(recipe, corpus)
     _need_splits(study, yardstick)
     return Opened(arm.name, recipe, corpus, yardstick.sha256, source and source.sha256)

@@ -34,8 +34,9 @@ def instruction_corpus(folder: RunFolder, data: str, place: Path, template: str 
     corpus that is at `place` must be the very same one.
     """
     if (Path(data) / MANIFEST).is_file():
-        if template is not None:
-            raise UsageError(f"--template {template}: {data} is a corpus, whose examples are worded already.")
+        if template is not None or split != "auto":
+            asked = f"--split {split}" if template is None else f"--template {template}"
+            raise UsageError(f"{asked}: {data} is a corpus, whose examples are worded and split already.")
         return open_corpus(data)
     own = str(folder.path) if folder.chat_template_path.is_file() else DEFAULT_TEMPLATE
     wording = open_wording(template or own)

@@ -12,7 +12,7 @@ from scratchlab.errors import UsageError
 from scratchlab.model.count import parameter_count, training_flops_per_token
 from scratchlab.recipe import Recipe
 from scratchlab.training.chinchilla import choose_size
-from scratchlab.training.data import training_sequences
+from scratchlab.training.data import check_data, training_sequences
 from scratchlab.training.forecast import Forecast, forecast_here, forecast_there, seconds_of_size
 from scratchlab.training.measurements import known_measurement
 from scratchlab.training.probe import probed_micro_batch
@@ -76,6 +76,7 @@ def plan_run(
     With `measured`, steps are timed; with `probed`, the largest micro-batch is found by trying.
     """
     corpus, yardstick = open_corpora(recipe)
+    check_data(recipe, corpus, yardstick)
     sequences, vocab_size = training_sequences(recipe, corpus), corpus.vocab_size
     resolved = resolve(recipe, vocab_size, sequences, find_source(recipe, corpus), say)
     found = device_table().items() if devices is None else [find_device(name) for name in devices]

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,8 @@ def create_run(
     if tasks:
         manifest["tasks"] = identities(tasks)
     begin, template = None, corpus.chat_template
+    if template is not None:
+        manifest["chat_template_sha256"] = sha256(template.source.encode()).hexdigest()
     if source is not None:
         backend = TorchBackend(resolved, corpus.vocab_size, corpus.tokenizer.end_of_text)
         extras = starting_extras(resolved, source, backend.extras(backend.init()))
