@@ -85,10 +85,10 @@ def test_it_is_prepared_taught_and_taught_again(place: Path, common: list[Any], 
     assert steps == -(-3 * counts["per_epoch"] // recipe.training.global_batch_size)
     assert (recipe.training.warmup_steps, recipe.evaluation.every) == (round(0.1 * steps), max(1, steps // 10))
     assert folder.manifest()["corpus"]["sha256"] == corpus.sha256, "that which was prepared"
-    again = json.loads(run([out, "--data", place / "data.json", "--out", tmp_path / "again", "--json", *QUICK]).stdout)
-    assert again["state"] == "finished"
-    template = RunFolder.open(tmp_path / "again").chat_template_path.read_text(encoding="utf-8")
-    assert template == folder.chat_template_path.read_text(encoding="utf-8"), "its own, where none is named"
+    run([out, "--data", place / "data.json", "--out", tmp_path / "again", "--prepare"])
+    template = open_corpus(tmp_path / "again-corpus").chat_template
+    assert template is not None
+    assert template.source == folder.chat_template_path.read_text(encoding="utf-8"), "its own, where none is named"
 
 
 def test_overrides_come_last(common: list[Any], tmp_path: Path) -> None:

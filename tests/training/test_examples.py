@@ -34,6 +34,7 @@ from scratchlab.training import data
 from scratchlab.training.loop import resume, train
 from scratchlab.training.progress import Silent
 from scratchlab.training.schedule import learning_rate
+from scratchlab.training.start import create_run
 from scratchlab.training.summary import out_of_patience, validation_records
 from scratchlab.training.world import World
 
@@ -223,12 +224,12 @@ def test_it_resumes_and_goes_on_exactly(place: Path, tmp_path: Path) -> None:
     again = resume(cut)
     assert again["answers"] == result_of(place / "taught")["answers"]
     assert (cut / "metrics.jsonl").read_bytes() == (place / "taught/metrics.jsonl").read_bytes()
-    half = {"training.steps": 20, "training.schedule": "constant"}
+    half = {"training.steps": 8, "training.schedule": "constant"}
     train(recipe(place, half), tmp_path / "half")
     on = {"start.weights": str(tmp_path / "half"), "start.optimizer": "kept", "start.schedule": "extended"}
     train(recipe(place, {**half, **on, "start.data": "continued"}), tmp_path / "on")
-    train(recipe(place, {"training.schedule": "constant"}), tmp_path / "whole")
-    assert losses_of(tmp_path / "on") == losses_of(tmp_path / "whole")[20:]
+    train(recipe(place, {**half, "training.steps": 16}), tmp_path / "whole")
+    assert losses_of(tmp_path / "on") == losses_of(tmp_path / "whole")[8:]
 
 
 # What is refused.
@@ -290,9 +291,9 @@ def test_text_may_score_examples_and_examples_text(place: Path, tmp_path: Path) 
 @pytest.mark.parametrize("model", [{}, {"tie_weights": False, "vocab_multiple": 64}, {"initialization": "book"}])
 def test_new_tokens_begin_as_the_mean_of_the_known_ones(place: Path, tmp_path: Path, model: dict[str, Any]) -> None:
     changes = {f"model.{name}": value for name, value in model.items()}
-    train(base_recipe(place, changes), tmp_path / "base")
+    train(base_recipe(place, {**changes, "training.steps": 0}), tmp_path / "base")
     start = {"start.weights": str(tmp_path / "base"), "training.steps": 0, "seeds.init": 7}
-    train(recipe(place, {**changes, **start}), tmp_path / "grown")
+    create_run(recipe(place, {**changes, **start}), tmp_path / "grown")
     (path, _), _ = RunFolder.open(tmp_path / "base").last_good_checkpoint()
     before, after = load_file(path), load_file(RunFolder.open(tmp_path / "grown").checkpoint(0)[0])
     assert open_corpus(place / "talk").vocab_size == 259
@@ -313,7 +314,7 @@ def test_new_tokens_begin_as_the_mean_of_the_known_ones(place: Path, tmp_path: P
 
 def test_a_fingerprint_knows_the_weights_and_the_tokens(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "base", tmp_path / "moved")
-    train(recipe(place, {"start.weights": str(tmp_path / "moved")}), tmp_path / "again")
+    create_run(recipe(place, {"start.weights": str(tmp_path / "moved")}), tmp_path / "again")
     taught, again = (RunFolder.open(path).manifest() for path in (place / "taught", tmp_path / "again"))
     assert taught["fingerprint"] == again["fingerprint"]
     assert (taught["vocab_size"], taught["lineage"][0]["step"]) == (259, 2)
@@ -407,11 +408,11 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-Moment = Callable[[str, Any], bool]
+Moment = Callable[[int, Any], bool]
 MOMENTS: dict[str, tuple[str, Moment]] = {
     "a new best": ("save_snapshot", lambda stop, arguments: arguments[0] == "best"),
-    "the last validation": ("append_metrics", lambda stop, arguments: _validates(arguments[0], int(stop))),
-    "the last sample": ("append_sample", lambda stop, arguments: arguments[0]["step"] == int(stop)),
+    "the last validation": ("append_metrics", lambda stop, arguments: _validates(arguments[0], stop)),
+    "the last sample": ("append_sample", lambda stop, arguments: arguments[0]["step"] == stop),
     "the best weights": ("save_checkpoint", lambda stop, arguments: "weights_of" in arguments[2]),
     "the result": ("finish", lambda stop, arguments: True),
 }
@@ -421,21 +422,18 @@ def _validates(records: Any, step: int) -> bool:
     return any("validation" in record and record["step"] == step for record in records)
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_at_any_moment_it_ends_the_same(
-    place: Path, stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, after: bool
+def test_killed_before_any_write_it_ends_the_same(
+    place: Path, stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
+    """Which is after the write before it, too."""
     method, here = MOMENTS[moment]
-    write, stop = getattr(RunFolder, method), str(result_of(stopped)["early_stopping"]["stopped_at"])
+    write, stop = getattr(RunFolder, method), result_of(stopped)["early_stopping"]["stopped_at"]
 
     def dying(self: RunFolder, *arguments: Any) -> None:
-        kill = here(stop, arguments)
-        if kill and not after:
+        if here(stop, arguments):
             raise Killed
         write(self, *arguments)
-        if kill:
-            raise Killed
 
     monkeypatch.setattr(RunFolder, method, dying)
     with pytest.raises(Killed):
@@ -454,9 +452,10 @@ def test_a_run_that_is_never_out_of_patience_ends_with_its_best_weights_too(plac
 def test_when_it_is_evaluated_matters_to_a_run_that_stops_early(place: Path, tmp_path: Path) -> None:
     prints = {}
     for number, (patience, every) in enumerate([(None, 6), (None, 7), (2, 6), (2, 7)]):
-        changes = {"training.steps": 1, "training.patience": patience, "evaluation.every": every}
-        train(recipe(place, changes), tmp_path / str(number))
-        prints[patience, every] = RunFolder.open(tmp_path / str(number)).manifest()["fingerprint"]
+        run = create_run(
+            recipe(place, {"training.patience": patience, "evaluation.every": every}), tmp_path / str(number)
+        )
+        prints[patience, every] = run.manifest()["fingerprint"]
     assert prints[None, 6] == prints[None, 7]
     assert len(set(prints.values())) == 3
 

@@ -152,8 +152,9 @@ def write_hugging_face(
         settings = _tokenizer_settings(config, tokenizer)
         if chat_template is not None:
             settings["chat_template"] = chat_template
-            ends = {tokenizer.end_of_text, ChatTemplate(chat_template).end_of_turn(tokenizer)} - {None}
-            stops = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": sorted(ends, key=int)}
+            of_turn, of_text = ChatTemplate(chat_template).end_of_turn(tokenizer), tokenizer.end_of_text
+            ends = {of_turn, of_turn if of_text is None else of_text}
+            stops = {"bos_token_id": of_text, "eos_token_id": sorted(ends)}
             write_atomically(folder / "generation_config.json", pretty_json(stops))
         write_atomically(folder / "tokenizer_config.json", pretty_json(settings))
 

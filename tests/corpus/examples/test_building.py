@@ -218,6 +218,9 @@ def test_labels_are_told_at_the_last_token(tmp_path: Path) -> None:
     for number, (start, stop) in enumerate(zip(split.document_starts, split.document_starts[1:], strict=False)):
         assert corpus.tokenizer.decode(split.read(start, stop)) == f"text {number}"
         assert split.marks[start:stop].tolist() == [0] * (stop - start - 1) + [1 + number % 2]
+    swapped = [{**row, "label": {"ham": "spam", "spam": "ham"}[row["label"]]} for row in rows]
+    path = write_lines(tmp_path / "swapped.jsonl", swapped)
+    assert build_examples([path], tmp_path / "s", "labels", None, "byte", THIRDS).sha256 != corpus.sha256
     numbered = [{"text": f"t {n}", "label": n % 11} for n in range(22)]
     found = build_examples([write_lines(tmp_path / "b.jsonl", numbered)], tmp_path / "d", "labels", None, "byte")
     assert found.manifest.examples is not None
