@@ -111,6 +111,10 @@ def _check_examples(subject: Subject, text: Text, stride: int | None) -> None:
             f"{text.name}: its examples are worded for another tokenizer than that of {subject.name}. To score a model "
             "that lacks some special tokens, begin a run of no steps from it: start.weights, training.steps=0."
         )
+    if not _n_units(subject, text):
+        raise UsageError(
+            f"{text.name}: no response begins within the {subject.window} tokens that {subject.name} sees."
+        )
 
 
 def _log_of(subject: Subject, text: Text, stride: int, folder: Path) -> Log:

@@ -63,13 +63,14 @@ def finetuning_recipe(
     """
     imported, before = "imported" in folder.manifest(), folder.resolved()
     rate = RATE_OF_IMPORTED if imported else SHARE_OF_RATE * before.training.learning_rate
+    adapts = "lora_rank" in finetuning or "finetuning.lora_rank" in overrides
     tables: dict[str, Any] = {
         "corpus": str(corpus.path),
         "model": before.model.model_dump(exclude_defaults=True) | {"architecture": before.model.architecture},
         "training": {
             "epochs": EPOCHS,
             "global_batch_size": 1,
-            "learning_rate": rate * (LORA_TIMES if "lora_rank" in finetuning else 1),
+            "learning_rate": rate * (LORA_TIMES if adapts else 1),
             "schedule": "cosine",
             "final_learning_rate": 0.0,
         },
