@@ -209,7 +209,7 @@ def test_what_reports_has_json() -> None:
     ]
     reporting += ["tokenizer show", "tokenizer compare", "recipe check", "corpus verify", "corpus overlap"]
     reporting += ["corpus push", "corpus pull", "import", "export"]
-    reporting += ["ladder"]
+    reporting += ["ladder", "finetune"]
     reporting += ["study plan", "study run", "study status", "study analyze", "study export", "study report"]
     for name in reporting:
         options = {option for p in ALL_COMMANDS[f"scratchlab {name}"].params for option in p.opts}

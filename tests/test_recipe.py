@@ -89,6 +89,7 @@ OTHER: dict[str, Any] = {
     "training.eps": 1e-7,
     "training.clip_norm": 0.0,
     "training.precision": "bf16",
+    "training.patience": 2,
     "training.checkpoint_every": 3,
     "evaluation.corpus": "corpora/fixed",
     "evaluation.every": 3,
@@ -98,6 +99,7 @@ OTHER: dict[str, Any] = {
     "evaluation.suites_every": 7,
     "evaluation.suites_data": "evals",
     "evaluation.truncate": True,
+    "evaluation.answers": 4,
     "evaluation.snapshots": 2,
     "start.weights": "runs/earlier",
     "start.at": None,  # these need start.weights
@@ -109,6 +111,12 @@ OTHER: dict[str, Any] = {
     "seeds.init": 2,
     "seeds.data": 2,
     "seeds.noise": 2,
+    "finetuning.learn_from": "all",
+    "finetuning.lora_rank": 4,
+    "finetuning.lora_alpha": None,  # these need finetuning.lora_rank
+    "finetuning.lora_dropout": None,
+    "finetuning.lora_layers": None,
+    "finetuning.beta": 0.2,
     "execution.backend": None,  # one kind so far
     "execution.device": "cuda:1",
     "execution.compile": True,
@@ -124,7 +132,16 @@ CADENCES = {
     "training.checkpoint_every",
     *(
         f"evaluation.{name}"
-        for name in ("every", "sample_tokens", "snapshots", "suites", "suites_every", "suites_data", "truncate")
+        for name in (
+            "every",
+            "sample_tokens",
+            "snapshots",
+            "suites",
+            "suites_every",
+            "suites_data",
+            "truncate",
+            "answers",
+        )
     ),
 }
 NEUTRAL = {"corpus", *CADENCES}

@@ -258,6 +258,8 @@ class TrainingSection(Section):
     clip_value: Annotated[float, Field(ge=0)] = 0.0
     """The largest size of any single gradient (char-rnn's clipping); 0 means no clipping."""
     precision: Precision | Auto = "auto"
+    patience: Count | None = None
+    """Stop early: after so many evaluations without a new best validation loss, with the best weights."""
     checkpoint_every: Count = 250
 
     @model_validator(mode="after")
@@ -293,6 +295,8 @@ class EvaluationSection(Section):
     """The folder where the files of the tasks lie; if not given, they come from the Hub."""
     truncate: bool = False
     """Cut off the beginning of items that are longer than the model's context, instead of refusing the task."""
+    answers: Annotated[int, Field(ge=0)] = 0
+    """Of a run that learns from instructions: how many of the test split's it answers at its end, scored by chrF."""
     snapshots: Annotated[int, Field(ge=0)] = 4
     """How many snapshots to keep from a 256th of the run on, each so many times as far as the one before; 0 for none.
     Each takes 4 bytes a parameter on disk, where the run takes 44 without them."""
@@ -357,6 +361,30 @@ class ExecutionSection(Section):
     bytes a parameter instead of 16, and waits for the update."""
 
 
+class FinetuningSection(Section):
+    """`[finetuning]`: how a run learns from examples, and whether all of its weights do."""
+
+    learn_from: Literal["responses", "all"] = "responses"
+    """Of instructions: what the assistant says, or all that is said."""
+    lora_rank: Count | None = None
+    """Train low-rank adapters of this rank beside frozen weights (Hu et al. 2021); None: train the weights."""
+    lora_alpha: Positive | None = None
+    """Adapters are scaled by lora_alpha / lora_rank; None: by 1."""
+    lora_dropout: Share = 0.0
+    """Of what goes into an adapter."""
+    lora_layers: Literal["all", "attention", "query_value", "mlp"] = "all"
+    """Which linear layers have an adapter; all: the head too, where it is a matrix of its own."""
+    beta: Positive = 0.1
+    """Of preferences: how dear it is to leave the weights that the run began from (Rafailov et al. 2023)."""
+
+    @model_validator(mode="after")
+    def makes_sense(self) -> Self:
+        useless = sorted(name for name in self.model_dump(exclude_defaults=True) if name.startswith("lora_"))
+        if self.lora_rank is None and useless:
+            raise ValueError(f"{useless[0]} says how adapters are, and there are none: set finetuning.lora_rank")
+        return self
+
+
 @dataclass(frozen=True, slots=True)
 class Settled:
     """What is no longer open in a resolved recipe."""
@@ -391,6 +419,7 @@ class Recipe(Section):
     evaluation: EvaluationSection = EvaluationSection()
     seeds: SeedsSection = SeedsSection()
     start: StartSection = StartSection()
+    finetuning: FinetuningSection = FinetuningSection()
     execution: ExecutionSection = ExecutionSection()
 
     @model_validator(mode="after")
@@ -529,7 +558,8 @@ def fingerprint(
     """
     fields = recipe.model_dump(exclude_defaults=True)
     for section, name in CADENCES:
-        fields.get(section, {}).pop(name, None)
+        if name != "every" or recipe.training.patience is None:  # by evaluations it is told when to stop
+            fields.get(section, {}).pop(name, None)
     for name, base in INHERITED.items():
         if name in fields.get("model", {}) and fields["model"][name] == getattr(recipe.model, base):
             del fields["model"][name]
@@ -546,7 +576,16 @@ CADENCES = (
     ("training", "checkpoint_every"),
     *(
         ("evaluation", name)
-        for name in ("every", "sample_tokens", "suites", "suites_every", "suites_data", "truncate", "snapshots")
+        for name in (
+            "every",
+            "sample_tokens",
+            "suites",
+            "suites_every",
+            "suites_data",
+            "truncate",
+            "answers",
+            "snapshots",
+        )
     ),
 )
 """What a run is watched by, which changes nothing that is trained."""

@@ -6,9 +6,11 @@ manifest.json    fingerprint, seeds, hashes, environment, command
 metrics.jsonl    a record a step: losses, gradient norm, learning rate (a function of the recipe, to the bit)
 meters.jsonl     time, tokens/s, MFU, memory (not a function of the recipe)
 samples.jsonl    what the model wrote along the way
+answers.jsonl    what it answered at its end to questions of the test split, if it was asked
 checkpoints/     the full state of the last two saves
 snapshots/       weights alone: the best, and some on the way
 tokenizer.json   the corpus's, so that the run needs nothing else to write
+chat_template.jinja   the corpus's too, where that is of examples: how the run is spoken to
 charts/          PNG files
 gallery.html     what the model wrote at which loss, once it was asked for; gallery.md the same
 test_units.json  the final loss on the test split by document: what errors of differences between runs are made from
@@ -62,11 +64,12 @@ class RunFolder:
         manifest: Record,
         tokenizer: str,
         begin: tuple[WriteTensors, Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
     ) -> "RunFolder":
         """Make a new run folder in one piece. `RunError` if something is there already.
 
         `begin` is the state before the first step (tensors, and what else a checkpoint holds), where the run does not
-        begin from fresh weights.
+        begin from fresh weights; `chat_template` is how it is spoken to, if it is.
         """
         folder = cls(Path(path))
         folder.refuse_existing()
@@ -75,6 +78,8 @@ class RunFolder:
             write_atomically(partial / "resolved.json", pretty_json(resolved.model_dump()))
             write_atomically(partial / "manifest.json", pretty_json({"format_version": FORMAT_VERSION, **manifest}))
             write_atomically(partial / "tokenizer.json", tokenizer)
+            if chat_template is not None:
+                write_atomically(partial / "chat_template.jinja", chat_template)
             if begin is not None:
                 cls(partial).save_checkpoint(0, *begin)
         return folder
@@ -131,6 +136,11 @@ class RunFolder:
     @property
     def tokenizer_path(self) -> Path:
         return self.path / "tokenizer.json"
+
+    @property
+    def chat_template_path(self) -> Path:
+        """Not there in a run that was taught no conversations."""
+        return self.path / "chat_template.jinja"
 
     # How it goes.
 
@@ -223,6 +233,13 @@ class RunFolder:
         return self.path / "gallery.html"
 
     # How it ended.
+
+    def save_answers(self, records: Iterable[Mapping[str, Any]]) -> None:
+        write_atomically(self.path / "answers.jsonl", "".join(map(_line, records)))
+
+    def answers(self) -> list[Record]:
+        """What it answered to questions of the test split, in their order."""
+        return _read_lines(self.path / "answers.jsonl")
 
     def save_test_units(self, losses: Mapping[str, Any]) -> None:
         write_atomically(self.path / "test_units.json", json.dumps(losses, allow_nan=False))

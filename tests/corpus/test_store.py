@@ -162,7 +162,7 @@ def test_an_edited_manifest_is_noticed(corpus):
 
 def test_a_manifest_of_another_format_says_which(corpus):
     rewrite(corpus.path / "manifest.json", lambda content: content.update(format_version=99))
-    assert "has corpus format 99; this scratchlab reads formats 1 and 2" in refusal(corpus.path)
+    assert "has corpus format 99; this scratchlab reads formats 1, 2, 3" in refusal(corpus.path)
     rewrite(corpus.path / "manifest.json", lambda content: content.update(format_version=2, surprise=True))
     assert "is not a manifest of format 2" in refusal(corpus.path)
     assert "surprise" in refusal(corpus.path)

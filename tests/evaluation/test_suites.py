@@ -123,7 +123,7 @@ def test_what_cannot_be_read_is_told_by_line_and_item(tmp_path):
     assert str(caught.value).splitlines() == [
         f"{path}:",
         "line 3 (item 2): it is not JSON: Expecting ',' delimiter at character 15.",
-        "line 4 (item 3): expected a JSON object, as JSON Lines has one a line, not [1].",
+        "line 4 (item 3): expected a JSON object in each row, not [1].",
         "line 5 (item 4): gold is missing. Expected the fields choices, gold, query; or context_options, continuation, "
         "gold; or context, continuation.",
         "line 6 (item 5): it is not UTF-8 at byte 12.",

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 import scratchlab
 from scratchlab.corpus.build import build_corpus
+from scratchlab.corpus.chat import CHATML, ChatTemplate, Message
 from scratchlab.corpus.tokenizer import GPT2_PATTERN, Tokenizer
 from scratchlab.errors import CorpusError, RecipeError, RunError, ScratchlabError, UsageError
 from scratchlab.interop.exports import export_run
@@ -191,6 +192,22 @@ def test_transformers_loads_an_export_by_itself(tmp_path: Path, tokenizer: Path)
     spoken = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert spoken(TEXT)["input_ids"] == Tokenizer.load(tokenizer).encode(TEXT).tolist()
     assert spoken.eos_token == "<|endoftext|>"
+
+
+def test_an_export_is_spoken_to_as_the_run_is(tmp_path: Path, tokenizer: Path) -> None:
+    spoken = Tokenizer.load(tokenizer).with_specials(["<|im_start|>", "<|im_end|>"])
+    (tmp_path / "tokenizer.json").write_text(spoken.to_json(), encoding="utf-8")
+    make_gpt2(tmp_path / "hf", tmp_path / "tokenizer.json", vocab_size=spoken.vocab_size)
+    run = import_run(str(tmp_path / "hf"), tmp_path / "run")
+    run.chat_template_path.write_text(CHATML, encoding="utf-8")
+    export_run(run, tmp_path / "out")
+    talk: list[Message] = [{"role": "user", "content": "Every effort"}, {"role": "assistant", "content": "moves you"}]
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert theirs.apply_chat_template(talk, tokenize=False) == ChatTemplate(CHATML).render(talk)
+    ids = theirs.apply_chat_template(talk[:1], add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert ids == ChatTemplate(CHATML).prompt(spoken, talk[:1])
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.generation_config.eos_token_id == [spoken.end_of_text, spoken.specials["<|im_end|>"]]
 
 
 def test_what_is_no_gpt2_is_not_exported(tmp_path: Path) -> None:

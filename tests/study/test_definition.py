@@ -96,6 +96,12 @@ def test_a_file_that_makes_no_sense_is_refused(place: Path, tables: Any, study: 
     assert words in complaint(place, tables, **study)
 
 
+def test_answers_are_better_the_higher_they_score(place: Path) -> None:
+    assert "set evaluation.answers in the baseline" in complaint(place, metric="answers.chrf")
+    write_baseline(place, changes={"evaluation.answers": 9})
+    assert load(place, metric="answers.chrf").file.study.higher_is_better
+
+
 def test_members_that_set_the_same_field_cannot_be_combined(place: Path) -> None:
     both = {"a": {"model.dropout": 0.5}, "b": {"model.dropout": 0.1}}
     assert "a and b both set model.dropout" in complaint(

@@ -91,6 +91,17 @@ def test_gradients_of_micro_batches_add_up_whatever_the_weights() -> None:
         assert distance(ours.grad, clip * theirs.grad) < 1e-5, "the same direction (the kernel clips in place)"
 
 
+def test_a_batch_in_which_nothing_counts_divides_by_nothing() -> None:
+    recipe = tiny_recipe({"training.weight_decay": 0.0})
+    batch, backend = tiny_batch(recipe), TorchBackend(recipe, VOCAB)
+    state = backend.init()
+    before = copied(backend, state)
+    state, metrics = backend.step(state, Batch(batch.tokens, batch.targets, np.zeros_like(batch.weights)), 0)
+    assert {name: float(value) for name, value in metrics.items()} == {"loss": 0, "gradient_norm": 0, "skipped": 0}
+    after = copied(backend, state)
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+
 # The update.
 
 

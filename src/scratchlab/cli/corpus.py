@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -10,6 +10,7 @@ from scratchlab.cli.build_progress import build_progress
 from scratchlab.cli.output import as_json, count, show
 
 if TYPE_CHECKING:
+    from scratchlab.corpus.manifest import ExampleKind
     from scratchlab.corpus.store import Corpus
 
 
@@ -51,6 +52,10 @@ def corpus() -> None:
 @click.option(
     "--filter", "filters", multiple=True, metavar="NAME[:N]", help="Clean the text. May be repeated, in order."
 )
+@click.option("--instructions", metavar="TEMPLATE", help="TEXT is instructions with answers, to be worded by a chat "
+              "template: alpaca, chatml, or the path of one.")  # fmt: skip
+@click.option("--pairs", metavar="TEMPLATE", help="TEXT is prompts with a chosen and a rejected answer each.")
+@click.option("--labels", is_flag=True, help="TEXT is texts with labels (JSON Lines, CSV, TSV: text, label).")
 @click.option("--no-code", is_flag=True, help="Leave the code blocks of a blog's posts out.")
 @click.option(
     "--near-duplicates",
@@ -71,6 +76,9 @@ def build(
     split: str,
     column: str | None,
     filters: tuple[str, ...],
+    instructions: str | None,
+    pairs: str | None,
+    labels: bool,
     no_code: bool,
     near_duplicates: float | None,
     shard_tokens: int | None,
@@ -82,7 +90,22 @@ def build(
     Text, Markdown, HTML, JSON Lines, Parquet, CSV, and token sets (.bin, .npy, .safetensors), plain, in .zip, or
     compressed as .gz or .zst. Blank documents and exact copies are left out. The same text gives the same bytes. A
     build that was killed goes on when the same command is run again.
+
+    With --instructions, --pairs or --labels TEXT is examples to learn from: a JSON list or JSON Lines (Alpaca's fields,
+    chat messages), or hf:USER/DATASET. See docs/instructions.md.
     """
+    kinds: dict[str, str | bool | None] = {"instructions": instructions, "pairs": pairs, "labels": labels}
+    if given := [kind for kind, asked in kinds.items() if asked]:
+        others = {
+            "--jekyll": jekyll, "--mixture": mixture, "--column": column, "--filter": filters, "--no-code": no_code,
+            "--near-duplicates": near_duplicates, "--shard-tokens": shard_tokens, "--workers": workers,
+            **{f"--{kind}": True for kind in given[1:]},
+        }  # fmt: skip
+        if useless := [option for option, value in others.items() if value]:
+            raise click.UsageError(f"{useless[0]} has no meaning beside --{given[0]}: leave one of them out.")
+        kind = cast("ExampleKind", given[0])
+        show(_report(_examples(sources, out, kind, instructions or pairs, tokenizer, split, specials)), as_json, _text)
+        return
     from scratchlab.corpus.build import build_corpus
     from scratchlab.corpus.building.mixture_file import read_mixture
     from scratchlab.corpus.sources.documents import Reading
@@ -117,6 +140,25 @@ def build(
             **({} if shard_tokens is None else {"shard_tokens": shard_tokens}),
         )
     show(_report(built), as_json, _text)
+
+
+def _examples(
+    sources: tuple[str, ...],
+    out: Path,
+    kind: "ExampleKind",
+    template: str | None,
+    tokenizer: str,
+    split: str,
+    specials: tuple[str, ...],
+) -> "Corpus":
+    """Make a corpus of examples."""
+    from scratchlab.corpus.examples.build import build_examples
+    from scratchlab.corpus.examples.encode import open_wording
+
+    if not sources:
+        raise click.UsageError(f"Missing argument 'TEXT...': give the file with the {kind}.")
+    wording = open_wording(template) if template else None
+    return build_examples(sources, out, kind, wording, tokenizer, split, specials)
 
 
 @corpus.command("show", epilog="Example: scratchlab corpus show corpora/mine --removed")
@@ -164,11 +206,25 @@ def _text(report: dict[str, Any]) -> str:
         ratio = split["bytes"] / split["tokens"]
         counts = f"{split['documents']:>12,}{split['tokens']:>16,}{_size(split['bytes']):>12}"
         lines.append(f"  {name:<11}{counts}{ratio:>14.2f}")
+    if found := report["examples"]:
+        lines += _example_lines(found)
     if found := report["overlap"]:
         sample = "a sample of " * (found["ngrams_compared"] < found["ngrams"])
         share = f"{found['share']:.2%} of {sample}{found['ngrams_compared']:,}" if found["ngrams_compared"] else "none"
         lines.append(f"  overlap    of the test split's {found['n']}-grams of words, {share} are in the training split")
     return "\n".join(lines)
+
+
+def _example_lines(found: dict[str, Any]) -> list[str]:
+    """What a corpus of examples is."""
+    worded = f", worded by {found['template']}" if found["template"] else f": {', '.join(found['labels'])}"
+    lines = [f"  examples   {found['kind']}{worded}"]
+    for name, split in found["splits"].items():
+        learned = "" if found["kind"] == "labels" else f"{split['learned']:,} tokens learned from, "
+        known = split["asked_in_training"]
+        asked = f"; of {known:,} the training split asks the same" if known else ""
+        lines.append(f"  {name:<11}{learned}the longest has {split['longest']:,} tokens{asked}")
+    return lines
 
 
 def _source_lines(source: dict[str, Any], splits: dict[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ COMMANDS = {
         "What a run will take: memory, time, money, disk; which size a budget allows.",
     ),
     "train": ("scratchlab.cli.train:train", "Train a model from a recipe, or resume a run."),
+    "finetune": ("scratchlab.cli.finetune:finetune", "Teach a model from instructions with answers."),
     "evaluate": ("scratchlab.cli.evaluate:evaluate", "Measure models: loss on held-out text, tasks."),
     "compare": ("scratchlab.cli.compare:compare", "Is one model better than another? With intervals and a verdict."),
     "scoreboard": ("scratchlab.cli.scoreboard:scoreboard", "Models side by side, and whether figures agree."),

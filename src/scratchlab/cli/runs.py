@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from scratchlab.cli.output import aligned, as_json, count, duration, loss_text
+from scratchlab.cli.output import aligned, as_json, count, duration, loss_text, with_error
 from scratchlab.cli.output import show as print_report
 from scratchlab.errors import ScratchlabError
 
@@ -160,6 +160,9 @@ def _import_lines(run: dict[str, Any]) -> list[str]:
 def _result_lines(result: dict[str, Any]) -> list[str]:
     cost, health = result["cost"], result["health"]
     lines = [f"  test       {loss_text(result['test'])}"] if result["test"] else []
+    if asked := result.get("answers"):
+        chrf = with_error(asked["chrf"], asked["chrf_error"], 2)
+        lines += [f"  answers    chrF {chrf} beside the references (n = {asked['n']:,} questions of the test split)"]
     if result["validation"]:
         lines += [f"  validation {loss_text(result['validation'])}"]
     if result["best_validation"]:  # a run that never had a finite loss has none
@@ -167,6 +170,9 @@ def _result_lines(result: dict[str, Any]) -> list[str]:
             f"  best       validation {result['best_validation']['nats_per_token']:.4f} nats/token at step "
             f"{result['best_validation']['step']}"
         ]
+    if stopping := result.get("early_stopping"):
+        stopped = "ran to its end" if stopping["stopped_at"] is None else f"stopped at step {stopping['stopped_at']}"
+        lines += [f"  patience   {stopped}; its weights are those of step {stopping['weights_of']}"]
     parts = ", ".join(f"{part} {duration(seconds)}" for part, seconds in cost["seconds"].items())
     nominal = cost["mfu_of_nominal_peak"]
     lines += [

@@ -259,7 +259,7 @@ def conclude(job: Job, plan: Plan, tokenizer: Tokenizer, splits: Mapping[str, Sp
         job.folder,
         sources=tuple(_source_record(job, plan, place, drawn) for place in range(len(job.order.sources))),
         split=SplitRuleRecord(rule=str(plan.rule), moved=_moves(job, plan)),
-        tokenizer=_tokenizer_record(job, _spec(job, plan), tokenizer),
+        tokenizer=tokenizer_record(job.folder, _spec(job, plan), tokenizer),
         splits=splits,
         cleaning=CleaningRecord(filters=settings.filters, near_duplicates=settings.near_duplicates),
         overlap=overlap,
@@ -323,8 +323,9 @@ def _name_of(job: Job, plan: Plan, record: int) -> str:
     return next(itertools.islice(documents, record - plan.first_records[piece], None)).name
 
 
-def _tokenizer_record(job: Job, spec: str, tokenizer: Tokenizer) -> TokenizerRecord:
-    path = job.folder / TOKENIZER
+def tokenizer_record(folder: Path, spec: str, tokenizer: Tokenizer) -> TokenizerRecord:
+    """The tokenizer that was stored in `folder`; `spec` is how it was asked for."""
+    path = folder / TOKENIZER
     return TokenizerRecord(
         spec=spec,
         kind=tokenizer.kind,

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from scratchlab.corpus.windows import Batch, Windows
+from scratchlab.corpus.windows import Batch, Sequences
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Loader:
     ranks than rows, some get batches of no rows.
     """
 
-    windows: Windows
+    sequences: Sequences
     global_batch_size: int
     seed: int
     sequences_before: int = 0
@@ -45,7 +45,7 @@ class Loader:
         """This rank's rows of the batch of `step`, a function of the data seed and the samples' numbers alone."""
         first, end = share(self.global_batch_size, self.rank, self.ranks)
         before = self.sequences_before + step * self.global_batch_size
-        return self.windows.batch(before + first, end - first, self.seed)
+        return self.sequences.batch(before + first, end - first, self.seed)
 
 
 def prefetch(read: Callable[[int], T], steps: Iterable[int], ahead: int = AHEAD) -> Generator[T]:

@@ -6,7 +6,7 @@ Nothing in it depends on when or where the corpus was built, so that building tw
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,9 +15,12 @@ from scratchlab.errors import CorpusError
 from scratchlab.files import pretty_json, sha256_of_json
 
 FORMAT_VERSION = 2
-READABLE = (1, 2)
+WITH_EXAMPLES = 3
+"""The format of a corpus of examples; one of text is still of format 2, so that what reads it goes on reading it."""
+READABLE = (1, FORMAT_VERSION, WITH_EXAMPLES)
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 REBUILD = "Restore it from a copy, or build the corpus again."
 
 
@@ -133,10 +136,45 @@ class SplitRecord(Record):
     tokens: int
     shards: tuple[FileRecord, ...]
     document_table: FileRecord
+    marks: FileRecord | None = None
+    """Of examples: a byte for each token, which says what is learned from it."""
+    ids: FileRecord | None = None
+    """Of examples: what each is called where it came from."""
+
+    @property
+    def content(self) -> tuple[FileRecord, ...]:
+        """The files that decide what a model learns."""
+        return (*self.shards, self.document_table, *([self.marks] if self.marks else []))
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
-        return (*self.shards, self.document_table)
+        return (*self.content, *([self.ids] if self.ids else []))
+
+
+ExampleKind = Literal["instructions", "labels", "pairs"]
+
+
+class ExampleSplitRecord(Record):
+    """What a split holds of examples."""
+
+    learned: int
+    """Tokens that are marked: of instructions those that the assistant writes, of labels the last ones."""
+    longest: int
+    """Tokens of the longest example."""
+    asked_in_training: int = 0
+    """Examples whose question the training split has too, perhaps with another answer."""
+
+
+class ExamplesRecord(Record):
+    """Of a corpus of examples: what kind they are, and how they were worded."""
+
+    kind: ExampleKind
+    splits: Mapping[str, ExampleSplitRecord]
+    template: str | None = None
+    """What the chat template is called."""
+    template_file: FileRecord | None = None
+    labels: tuple[str, ...] = ()
+    """The names of the labels, by their numbers."""
 
 
 class OverlapExampleRecord(Record):
@@ -192,12 +230,16 @@ class Manifest(Record):
     cleaning: CleaningRecord = CleaningRecord()
     overlap: OverlapRecord | None = None
     """Of the test split with the training split; not there in a corpus without a test split, and in older ones."""
+    examples: ExamplesRecord | None = None
+    """Of a corpus whose documents are examples to learn from."""
     manifest_sha256: str
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
         """Every file of the folder but the manifest."""
-        return (self.tokenizer.file, *(file for split in self.splits.values() for file in split.files))
+        template = self.examples and self.examples.template_file
+        own = (self.tokenizer.file, *([template] if template else []))
+        return (*own, *(file for split in self.splits.values() for file in split.files))
 
 
 def write_manifest(
@@ -208,20 +250,29 @@ def write_manifest(
     splits: Mapping[str, SplitRecord],
     cleaning: CleaningRecord = CleaningRecord(),  # noqa: B008  frozen
     overlap: OverlapRecord | None = None,
+    examples: ExamplesRecord | None = None,
 ) -> None:
     """Write manifest.json, which makes `folder` a corpus: the last step of a build."""
-    identity = {name: [file.sha256 for file in record.files] for name, record in splits.items()}
+    identity: dict[str, Any] = {
+        "tokenizer": tokenizer.file.sha256,
+        "splits": {name: [file.sha256 for file in record.content] for name, record in splits.items()},
+    }
+    if examples is not None:
+        worded = examples.template_file and examples.template_file.sha256
+        identity["examples"] = [examples.kind, worded, list(examples.labels)]
     content: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "sha256": sha256_of_json({"tokenizer": tokenizer.file.sha256, "splits": identity}),
+        "format_version": FORMAT_VERSION if examples is None else WITH_EXAMPLES,
+        "sha256": sha256_of_json(identity),
         "sources": [record.model_dump(mode="json") for record in sources],
         "cleaning": cleaning.model_dump(mode="json"),
         "split": split.model_dump(mode="json"),
         "tokenizer": tokenizer.model_dump(mode="json"),
-        "splits": {name: record.model_dump(mode="json") for name, record in splits.items()},
+        "splits": {name: record.model_dump(mode="json", exclude_none=True) for name, record in splits.items()},
     }
     if overlap is not None:
         content["overlap"] = overlap.model_dump(mode="json")
+    if examples is not None:
+        content["examples"] = examples.model_dump(mode="json")
     content["manifest_sha256"] = sha256_of_json(content)
     (folder / MANIFEST).write_text(pretty_json(content), encoding="utf-8")
 
@@ -243,7 +294,7 @@ def read_manifest(path: Path) -> Manifest:
         raise CorpusError(f"{path / MANIFEST} is damaged: it is not the JSON that a build writes. {REBUILD}") from None
     if version not in READABLE:
         raise CorpusError(
-            f"{path} has corpus format {version}; this scratchlab reads formats {' and '.join(map(str, READABLE))}. "
+            f"{path} has corpus format {version}; this scratchlab reads formats {', '.join(map(str, READABLE))}. "
             "Open it with the scratchlab that built it, or build the corpus again."
         )
     if not intact:

@@ -2,11 +2,13 @@
 
 train-00000.bin         token ids, little-endian uint16 or uint32, at most SHARD_TOKENS a file
 train.documents.bin     little-endian int64: n + 1 token starts, then n counts of UTF-8 bytes, for n documents
+train.marks.bin         of examples: a byte for each token, which says what is learned from it
 """
 
 import bisect
 import functools
 import itertools
+import json
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -86,6 +88,18 @@ class Split:
     def document_bytes(self) -> Int64s:
         """UTF-8 bytes of each document; shape (documents,)."""
         return self._table[self._record.documents + 1 :]
+
+    @functools.cached_property
+    def marks(self) -> npt.NDArray[np.uint8] | None:
+        """Of a corpus of examples, what is learned from each token; shape (tokens,)."""
+        record = self._record.marks
+        return record and _mapped(_File(self._folder, record.name, record.size, np.dtype(np.uint8))).numbers
+
+    @functools.cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Of a corpus of examples, what each is called where it came from."""
+        assert self._record.ids is not None
+        return tuple(json.loads((self._folder / self._record.ids.name).read_text(encoding="utf-8")))
 
     @functools.cached_property
     def _table(self) -> Int64s:

@@ -4,9 +4,10 @@
     tokenizer.json          Hugging Face `tokenizers` format
     train-00000.bin ...     token ids                  } and the same for validation and test
     train.documents.bin     where each document starts }
+    train.marks.bin, train.ids.json, chat_template.jinja    of a corpus of examples (`corpus/examples`)
 
-`<|endoftext|>` follows every document of a corpus made of several. Opening reads the manifest and compares sizes, which
-takes milliseconds; `verify` reads everything and compares hashes.
+`<|endoftext|>` follows every document of a text corpus that is made of several. Opening reads the manifest and compares
+sizes, which takes milliseconds; `verify` reads everything and compares hashes.
 """
 
 import difflib
@@ -15,7 +16,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scratchlab.corpus.manifest import MANIFEST, REBUILD, TOKENIZER, FileRecord, Manifest, read_manifest
+from scratchlab.corpus.chat import ChatTemplate
+from scratchlab.corpus.manifest import CHAT_TEMPLATE, MANIFEST, REBUILD, TOKENIZER, FileRecord, Manifest, read_manifest
 from scratchlab.corpus.shards import Split
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import CorpusError
@@ -47,6 +49,16 @@ class Corpus:
                 f"{self.path / TOKENIZER} is not the tokenizer that {self.path} was built with. {REBUILD}"
             )
         return tokenizer
+
+    @functools.cached_property
+    def chat_template(self) -> ChatTemplate | None:
+        """How the conversations of a corpus of examples were worded, compared with its hash."""
+        record = self.manifest.examples and self.manifest.examples.template_file
+        if record is None:
+            return None
+        if problem := _size_problem(self.path, record) or _hash_problem(self.path, record):
+            raise CorpusError(f"The corpus {self.path} is damaged: {problem}. {REBUILD}")
+        return ChatTemplate((self.path / CHAT_TEMPLATE).read_bytes().decode())
 
     def split(self, name: str) -> Split:
         """The split `name`; CorpusError lists those there are."""

@@ -8,7 +8,7 @@ function of the data seed and k alone, whatever the batch size, the number of pr
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -38,13 +38,41 @@ class Batch:
     """The number of the first sequence, counted from the start of the run."""
     continues: bool = False
     """Whether each sequence goes on where the same row of the batch before ended."""
+    packing: "Packing | None" = None
+    """Where several texts share a row."""
 
     def split(self, size: int) -> "Iterator[Batch]":
         """Micro-batches of at most `size` sequences, in order."""
         for start in range(0, len(self.tokens), size):
             rows = slice(start, start + size)
             first = self.first_sequence + start
-            yield Batch(self.tokens[rows], self.targets[rows], self.weights[rows], first, self.continues)
+            packing = self.packing and Packing(*(part[rows] for part in self.packing))
+            yield Batch(self.tokens[rows], self.targets[rows], self.weights[rows], first, self.continues, packing)
+
+
+class Packing(NamedTuple):
+    """Texts that share rows and do not see each other."""
+
+    documents: Ints  # (B, T)
+    """The number of each token's text; the same numbers in another row mean nothing."""
+    positions: Ints  # (B, T)
+    """Its place in that text."""
+
+
+class Sequences(Protocol):
+    """What a run takes its batches from: the windows of a text, or rows of examples."""
+
+    def __len__(self) -> int:
+        """Sequences an epoch."""
+        ...
+
+    def batch(self, first_sequence: int, size: int, seed: int) -> Batch:
+        """Samples `first_sequence` and the `size` - 1 that follow it, numbered from the start of the run."""
+        ...
+
+    def counts(self) -> dict[str, Any]:
+        """For the manifest: how many there are, and what an epoch leaves out."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +105,10 @@ class Windows:
     def remainder(self) -> int:
         """Tokens an epoch leaves out: those before its offset and after its last window."""
         return len(self.stream) - 1 - len(self) * self.context_length
+
+    def counts(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {"per_epoch": len(self), "remainder_tokens": self.remainder}
 
     def offset(self, epoch: int, seed: int) -> int:
         """Where the first window of an epoch starts."""

@@ -15,12 +15,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from scratchlab.corpus.examples.fit import fit_instructions
 from scratchlab.corpus.windows import Consecutive
 from scratchlab.errors import ScratchlabError, UsageError
+from scratchlab.evaluation.examples import evaluate_examples
 from scratchlab.evaluation.loss import (
     STREAMS,
     LossResult,
     Scored,
+    byte_lengths,
     rows_at_once,
     score_part,
     summarize,
@@ -52,16 +55,19 @@ def evaluate_text(
 
     Windows have `subject.window` tokens and begin `stride` tokens apart: as many, so that they do not overlap, unless
     told otherwise. With fewer, each target after the first window has more than window - stride tokens before it, and
-    scoring costs window / stride times as much. `progress` is told of targets that are done, and of all there are.
+    scoring costs window / stride times as much. `progress` is told of targets that are done, and of all there are. Of
+    examples the responses are scored, each by itself.
 
     Where torch.distributed has several processes, all must call this. Each scores its share, all get the same figures,
     and the first writes the log. A model that remembers reads on from window to window, and begins again after an
-    interruption. UsageError for a stride that cannot be.
+    interruption. UsageError for a stride that cannot be, and for examples worded for another tokenizer.
     """
+    if text.examples is not None:
+        _check_examples(subject, text, stride)
     log = _log_of(subject, text, _stride(subject, stride), folder)
     first = own_share().rank == 0
     if summed(np.array([float(first and log.path.exists())]))[0] > 0:  # the first's word counts, on whatever disk
-        table = summed(_table(read_log(log.path)[1]) if first else np.zeros((3, len(text.units))))
+        table = summed(_table(read_log(log.path)[1]) if first else np.zeros((3, log.head["items"])))
     else:
         table = _scored(subject, text, log, progress)
         if first:
@@ -95,6 +101,22 @@ def _stride(subject: Subject, stride: int | None) -> int:
     return stride
 
 
+def _check_examples(subject: Subject, text: Text, stride: int | None) -> None:
+    if stride is not None:
+        raise UsageError(f"--stride {stride}: {text.name} is examples, which are scored one by one.")
+    if subject.remembers:
+        raise UsageError(f"{subject.name} remembers all it has read, and examples must not see each other.")
+    if not same_tokens(text.encoder, subject.encoder):
+        raise UsageError(
+            f"{text.name}: its examples are worded for another tokenizer than that of {subject.name}. To score a model "
+            "that lacks some special tokens, begin a run of no steps from it: start.weights, training.steps=0."
+        )
+    if not _n_units(subject, text):
+        raise UsageError(
+            f"{text.name}: no response begins within the {subject.window} tokens that {subject.name} sees."
+        )
+
+
 def _log_of(subject: Subject, text: Text, stride: int, folder: Path) -> Log:
     rows = STREAMS if subject.remembers else rows_at_once(subject.window, subject.device)
     settings = {"window": subject.window, "stride": stride, "rows": rows}
@@ -107,11 +129,16 @@ def _log_of(subject: Subject, text: Text, stride: int, folder: Path) -> Log:
         "task_sha256": text.identity,
         "reencoded": not same_tokens(text.encoder, subject.encoder),
         "unit": text.units.kind,
-        "items": len(text.units),
+        "items": _n_units(subject, text),
         **settings,
     }
     key = sha256_of_json([subject.identity, text.identity, settings])[:12]
     return Log(folder / file_name(subject.name) / f"{file_name(text.name)}-{key}.jsonl", head)
+
+
+def _n_units(subject: Subject, text: Text) -> int:
+    """How many parts of a text are scored; of examples, those of which something fits the model."""
+    return len(text.units) if text.examples is None else len(fit_instructions(text.examples, subject.window).useful)
 
 
 def _table(records: list[Record]) -> Floats:
@@ -138,6 +165,10 @@ def _scored(subject: Subject, text: Text, log: Log, progress: Progress) -> Float
     """The nats, targets and bytes of each document, of all processes together."""
     with disk_errors(log.path, "the results"):
         log.path.parent.mkdir(parents=True, exist_ok=True)
+    if text.examples is not None:
+        sizes = byte_lengths(text.encoder)
+        losses = evaluate_examples(subject.scorer, text.examples, subject.window, sizes)
+        return np.array([losses.nats, losses.n_tokens, losses.n_bytes], np.float64)
     text = text_for(text, subject.encoder, log.path.parent)
     nats = np.zeros(len(text.units))
     found = _in_streams(subject, text, progress) if subject.remembers else _in_windows(subject, text, log, progress)

@@ -3,8 +3,8 @@
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from scratchlab.corpus.sources.rows import Row
 from scratchlab.errors import CorpusError
 
 
@@ -20,8 +20,6 @@ class Item:
     gold: int
     """The place of the right one. A single candidate is right where the model would write it."""
 
-
-Row = Mapping[str, Any]
 
 LAYOUTS: Mapping[frozenset[str], str] = {
     frozenset({"query", "choices", "gold"}): "choices",

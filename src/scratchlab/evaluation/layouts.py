@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scratchlab.evaluation.items import Row, text_of
+from scratchlab.corpus.sources.rows import Row
+from scratchlab.evaluation.items import text_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from scratchlab.evaluation.batches import rows_in_batches, shared_length
 from scratchlab.model.attention import COMMON
 from scratchlab.model.build import Model
-from scratchlab.model.gpt import GPT
+from scratchlab.model.gpt import GPT, check_places
 from scratchlab.model.layers import Cache
 from scratchlab.model.loss import CHUNK_ENTRIES, token_losses
 
@@ -135,6 +135,7 @@ class ModelScorer:
         state: Any = start.repeated(*tokens_BT.shape) if start else None
         if any(row.branches for row in rows):
             assert isinstance(self._model, GPT)
+            check_places(1 + max(int(row.positions.max()) for row in rows), self._model.config.context_length)
             hidden_BTC, _ = self._model.hidden(tokens_BT, state, positions_BT, documents_BT)
         else:
             hidden_BTC, _ = self._model.hidden(tokens_BT, state)

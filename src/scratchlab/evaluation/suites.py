@@ -14,10 +14,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
+from scratchlab.corpus.sources.rows import Row, Rows, file_rows, hub_rows
 from scratchlab.errors import CorpusError, UsageError
-from scratchlab.evaluation.items import LAYOUTS, Item, Row, Wording, is_laid_out, read_items
+from scratchlab.evaluation.items import LAYOUTS, Item, Wording, is_laid_out, read_items
 from scratchlab.evaluation.layouts import ORIGINALS
-from scratchlab.evaluation.rows import Rows, file_rows, hub_rows
 from scratchlab.evaluation.tasks import Metric, Task
 
 BUNDLE = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"

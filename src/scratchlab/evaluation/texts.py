@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchlab.corpus.pretrained import KNOWN_TOKENIZERS, open_tokenizer
+from scratchlab.corpus.shards import Split
 from scratchlab.corpus.sources.token_sets import TokenSet, open_token_set
 from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.corpus.windows import TokenStream
@@ -55,6 +56,8 @@ class Text:
     units: Units
     """What errors are clustered by, with exact bytes."""
     reencoded: bool = False
+    examples: Split | None = None
+    """Of a corpus of instructions: the split. Its units are examples, of which the responses alone are scored."""
 
 
 def own_corpus(folder: RunFolder) -> Corpus:
@@ -89,6 +92,8 @@ def open_text(
         raise UsageError(f"--made-by {tokenizer} is for a file of tokens. The corpus {path} has its own.")
     corpus = open_corpus(path)
     stream = corpus.split(split)
+    if corpus.manifest.examples is not None:
+        return _examples(corpus, stream, tokens)
     start, stop = _range(tokens, len(stream), f"{path}, {split}")
     name = f"{path}, {split}" + ("" if tokens is None else f", tokens {start:,} to {stop:,}")
     inside = stream.document_starts[slice(*np.searchsorted(stream.document_starts, [start + 1, stop]))]
@@ -101,6 +106,18 @@ def open_text(
         np.concatenate([[0], inside - start, [stop - start]]),
         stream.document_bytes if whole else None,
     )
+
+
+def _examples(corpus: Corpus, split: Split, tokens: tuple[int, int | None] | None) -> Text:
+    assert corpus.manifest.examples is not None
+    if corpus.manifest.examples.kind != "instructions":
+        raise UsageError(f"{corpus.path} holds {corpus.manifest.examples.kind}, which are no text to be scored.")
+    if tokens is not None:
+        raise UsageError(f"--tokens: the responses of {corpus.path} are scored, and no range of tokens.")
+    edges = split.document_starts
+    units = Units("examples", edges, split.document_bytes)
+    identity = sha256_of_json([corpus.sha256, split.name, "responses"])
+    return Text(f"{corpus.path}, {split.name}", identity, corpus.tokenizer, split, edges, units, examples=split)
 
 
 def _file_text(path: Path, tokens: tuple[int, int | None] | None, tokenizer: str | None) -> Text:

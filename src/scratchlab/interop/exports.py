@@ -11,13 +11,15 @@ from scratchlab.runfolder import RunFolder
 
 
 def export_run(folder: RunFolder, to: Path, at: At = "final") -> list[str]:
-    """Make the new folder `to` with a Hugging Face GPT-2 of a run's weights; gives the names of its files.
+    """Make the new folder `to` with a Hugging Face GPT-2 of a run's weights, and its chat template if it has one.
 
-    RunError if the model is none that GPT2LMHeadModel could be.
+    Gives the names of the files. RunError if the model is none that GPT2LMHeadModel could be.
     """
     model = load_model(folder, at, "cpu")
     if not isinstance(model.config, GPTSection):
         raise RunError(f"{folder.path} is a recurrent network, which Hugging Face has no class for.")
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    write_hugging_face(model.config, tensors, run_tokenizer(folder), to)
+    template = folder.chat_template_path
+    worded = template.read_bytes().decode() if template.is_file() else None
+    write_hugging_face(model.config, tensors, run_tokenizer(folder), to, worded)
     return sorted(path.name for path in to.iterdir())

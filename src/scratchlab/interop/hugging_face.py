@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scratchlab.corpus.chat import ChatTemplate
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import RunError
 from scratchlab.files import Find, folder_in_one_piece, pretty_json, write_atomically
@@ -126,10 +127,13 @@ def weight_files(find: Find, origin: str) -> list[Path]:
     raise RunError(f"{origin} has no weights: {WEIGHTS}, {INDEX} or {OLD_WEIGHTS} was expected.")
 
 
-def write_hugging_face(config: GPTSection, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, to: Path) -> None:
+def write_hugging_face(
+    config: GPTSection, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, to: Path, chat_template: str | None = None
+) -> None:
     """A new folder that GPT2LMHeadModel and AutoTokenizer load. `RunError` if this model is no GPT-2.
 
-    Padding of the vocabulary is left out, and biases that ours does not have are zeros.
+    Padding of the vocabulary is left out, and biases that ours does not have are zeros. `chat_template` is how the
+    model is spoken to, if it is; where its turns end with another token than the text does, generation stops at both.
     """
     if differences := not_gpt2(config):
         raise RunError(f"GPT-2 as Hugging Face has it knows no {listed(differences)}: this model cannot be one.")
@@ -145,7 +149,14 @@ def write_hugging_face(config: GPTSection, tensors: Mapping[str, Tensor], tokeni
         write_tensors(state, folder / WEIGHTS, {"format": "pt"})
         write_atomically(folder / CONFIG, pretty_json(_settings(config, tokenizer)))
         write_atomically(folder / "tokenizer.json", tokenizer.to_json())
-        write_atomically(folder / "tokenizer_config.json", pretty_json(_tokenizer_settings(config, tokenizer)))
+        settings = _tokenizer_settings(config, tokenizer)
+        if chat_template is not None:
+            settings["chat_template"] = chat_template
+            of_turn, of_text = ChatTemplate(chat_template).end_of_turn(tokenizer), tokenizer.end_of_text
+            ends = {of_turn, of_turn if of_text is None else of_text}
+            stops = {"bos_token_id": of_text, "eos_token_id": sorted(ends)}
+            write_atomically(folder / "generation_config.json", pretty_json(stops))
+        write_atomically(folder / "tokenizer_config.json", pretty_json(settings))
 
 
 def not_gpt2(config: GPTSection) -> list[str]:

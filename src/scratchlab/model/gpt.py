@@ -136,6 +136,12 @@ def kept(block: nn.Module, x_BTC: Tensor, view: View) -> Tensor:
     return block(x_BTC, view)
 
 
+def check_places(given: int, most: int) -> None:
+    """UsageError for more places than a model has."""
+    if given > most:
+        raise UsageError(f"This model sees {most} tokens at most (model.context_length); it was given {given}.")
+
+
 class GPT(nn.Module):
     """`model(tokens_BT, state=None, positions=None, documents=None) -> (logits_BTV, state)`; see `hidden`."""
 
@@ -181,15 +187,15 @@ class GPT(nn.Module):
     ) -> tuple[Tensor, Cache | None]:
         """The normalized residual stream that the head reads, float32 (B, T, C).
 
-        `positions_BT` are the places of the tokens (0, 1, ... after what `state` holds unless given); none may reach
-        context_length. Tokens see only those with the same number in `documents_BT`, and those whose number is
+        `positions_BT` are the places of the tokens (0, 1, ... after what `state` holds unless given). None may reach
+        context_length, to which whoever gives them sees (`check_places`): to look at them here would keep every step
+        waiting for the device. Tokens see only those with the same number in `documents_BT`, and those whose number is
         `COMMON`, as all that is cached; `document_mask` numbers them by itself, but with a cache all is one document.
         """
         T, config = tokens_BT.shape[1], self.config
-        n_places, most = T + (max(state.lengths) if state else 0), config.context_length
-        seen = n_places if positions_BT is None else int(positions_BT.max()) + 1
-        if seen > most:
-            raise UsageError(f"This model sees {most} tokens at most (model.context_length); it was given {seen}.")
+        n_places = T + (max(state.lengths) if state else 0)
+        if positions_BT is None:
+            check_places(n_places, config.context_length)
         places_BT = torch.arange(T, device=tokens_BT.device)[None]
         if state is not None:
             places_BT = places_BT + torch.tensor(state.lengths, device=tokens_BT.device)[:, None]
@@ -243,6 +249,8 @@ class GPT(nn.Module):
         positions: Tensor | None = None,
         documents: Tensor | None = None,
     ) -> tuple[Tensor, Cache | None]:
+        if positions is not None:
+            check_places(int(positions.max()) + 1, self.config.context_length)
         x_BTC, state = self.hidden(tokens_BT, state, positions, documents)
         return self.logits(x_BTC), state
 

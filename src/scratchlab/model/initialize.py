@@ -109,7 +109,12 @@ def initialize(
     model.to_empty(device=device)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            fill(parameter, _draw(name, tuple(parameter.shape), rule_for(name, table), seed))
+            fill(parameter, initial_value(name, tuple(parameter.shape), table, seed))
+
+
+def initial_value(name: str, shape: tuple[int, ...], table: Table, seed: int) -> torch.Tensor:
+    """What a parameter of this name begins as, float32 on the CPU."""
+    return _draw(name, shape, rule_for(name, table), seed)
 
 
 def rule_for(name: str, table: Table) -> Rule:

@@ -19,7 +19,8 @@ class Objective(nn.Module):
     """The one thing that is compiled and wrapped: a model and its loss.
 
     `objective(tokens_BT, targets_BT, weights_BT, state)` gives the weighted sum of the losses in nats (a float32
-    scalar), the sum of the weights, and the model's new state.
+    scalar), the sum of the weights, and the model's new state. Rows in which several texts are packed come with
+    `documents_BT` and `positions_BT`: the number of each token's text, and its place in it.
     """
 
     def __init__(self, model: Any, loss: "Loss | None" = None) -> None:
@@ -27,9 +28,16 @@ class Objective(nn.Module):
         self.model, self.loss = model, loss or weighted_cross_entropy
 
     def forward(
-        self, tokens_BT: Tensor, targets_BT: Tensor, weights_BT: Tensor, state: Any = None
+        self,
+        tokens_BT: Tensor,
+        targets_BT: Tensor,
+        weights_BT: Tensor,
+        state: Any = None,
+        documents_BT: Tensor | None = None,
+        positions_BT: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Any]:
-        hidden_BTC, state = self.model.hidden(tokens_BT, state)
+        packing = () if documents_BT is None else (positions_BT, documents_BT)
+        hidden_BTC, state = self.model.hidden(tokens_BT, state, *packing)
         head_VC = self.model.head_weight
         hidden_NC = hidden_BTC.flatten(0, 1).to(self.model.head_dtype)
         readout = self.model.readout

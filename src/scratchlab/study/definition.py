@@ -36,6 +36,7 @@ SPLITS = ("test", "validation", "best_validation")
 LOSSES = ("bits_per_byte", "nats_per_token", "perplexity")
 METRICS = (
     *(f"{split}.{loss}" for split in SPLITS for loss in LOSSES),
+    "answers.chrf",
     "cost.total_seconds",
     "cost.seconds.training",
     "cost.training_tokens_per_second",
@@ -114,6 +115,10 @@ def load_study(path: str | Path) -> Study:
     if baseline is None:
         raise _complaint(path, problems)
     arms, unfit = find_arms(file, baseline, interventions)
+    if file.study.metric.startswith("answers.") and not baseline.evaluation.answers:
+        problems.append(
+            f"study.metric: {file.study.metric} takes answers: set evaluation.answers in the baseline to how many."
+        )
     if problems or unfit:
         raise _complaint(path, [*problems, *unfit])
     return Study(path, file, baseline, interventions, arms)

@@ -64,10 +64,18 @@ def read_figures(study: Study, settled: SettledStudy, path: Path) -> Figures | N
     result = folder.result()
     if result is None and not has_diverged(folder):
         return None
+    _check_answers(study, folder)
     try:
         return _figures(study, settled, folder, result)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RunError(f"{path}: result.json or manifest.json is damaged ({type(error).__name__}: {error}).") from None
+
+
+def _check_answers(study: Study, folder: RunFolder) -> None:
+    """`RunError` if the metric is of answers, and a run that another study made was asked more or fewer questions."""
+    asked, wanted = (recipe.evaluation.answers for recipe in (folder.resolved(), study.baseline))
+    if study.file.study.metric.startswith("answers.") and asked != wanted:
+        raise RunError(f"{folder.path}: it was asked {asked} questions, and this study asks {wanted}.")
 
 
 def _figures(study: Study, settled: SettledStudy, folder: RunFolder, result: Record | None) -> Figures:

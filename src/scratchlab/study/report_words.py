@@ -19,6 +19,7 @@ MARKS = {"helps": "\u2714", "hurts": "\u2718", "negligible": "\u2248", "undecide
 SPLITS = {"test": "on the test split", "validation": "on the validation split", "best_validation": "at the best"}
 LOSSES = {"bits_per_byte": "bits per byte", "nats_per_token": "nats per token", "perplexity": "perplexity"}
 OTHER_METRICS = {
+    "answers.chrf": "chrF of answers",
     "cost.total_seconds": "seconds of a run",
     "cost.seconds.training": "seconds of training",
     "cost.training_tokens_per_second": "tokens per second of training",

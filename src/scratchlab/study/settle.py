@@ -23,10 +23,11 @@ from scratchlab.study.definition import Study
 from scratchlab.study.folder import arms_with_runs, price_of
 from scratchlab.study.sections import BASELINE, Arm
 from scratchlab.study.settled import SettledArm, SettledStudy, read_settled, write_settled
+from scratchlab.training.data import check_data, training_sequences
 from scratchlab.training.memory import divisors
 from scratchlab.training.resolve import resolve
 from scratchlab.training.source import find_source
-from scratchlab.training.start import open_corpora, training_windows
+from scratchlab.training.start import open_corpora
 from scratchlab.training.timing import seconds_per_step
 
 TIMING_ROUNDS = 3  # arms are timed in turn, so that a machine that slows down slows all of them
@@ -105,9 +106,9 @@ class Opened:
     def resolved(self, recipe: Recipe, say: Say) -> SettledArm:
         """The arm, its recipe with nothing left open."""
         source = find_source(recipe, self.corpus)
-        windows = training_windows(recipe, self.corpus)
+        sequences = training_sequences(recipe, self.corpus)
         try:
-            recipe = resolve(recipe, self.corpus.vocab_size, windows, source, say)
+            recipe = resolve(recipe, self.corpus.vocab_size, sequences, source, say)
         except RecipeError as error:
             raise UsageError(f"{self.name}: {error}") from None
         return SettledArm(self.given, recipe, self.corpus.sha256, self.evaluation, self.weights)
@@ -123,6 +124,7 @@ def given_recipe(study: Study, arm: Arm) -> Recipe:
 def _open(study: Study, arm: Arm) -> Opened:
     recipe = given_recipe(study, arm)
     corpus, yardstick = open_corpora(recipe)
+    check_data(recipe, corpus, yardstick)
     source = find_source(recipe, corpus)
     _need_splits(study, yardstick)
     return Opened(arm.name, recipe, corpus, yardstick.sha256, source and source.sha256)

@@ -17,7 +17,7 @@ from torch import Tensor
 from scratchlab.errors import RunError
 from scratchlab.model.count import parameter_count
 from scratchlab.recipe import Recipe
-from scratchlab.runfolder import KEPT_CHECKPOINTS, RunFolder
+from scratchlab.runfolder import KEPT_CHECKPOINTS, Record, RunFolder
 from scratchlab.training.backend import Backend
 from scratchlab.training.world import World
 
@@ -25,12 +25,17 @@ BYTES_PER_PARAMETER = 12  # a weight and AdamW's two moments, float32
 SNAPSHOTS_FROM = 1 / 256  # of the run: till then a model learns little more than which tokens are frequent
 
 
-def save_checkpoint(folder: RunFolder, backend: Backend, state: Any, step: int, world: World) -> None:
+def save_checkpoint(
+    folder: RunFolder, backend: Backend, state: Any, step: int, world: World, weights_of: int | None = None
+) -> None:
     """Keep everything a resume needs. `ScratchlabError` if the disk is full; the earlier checkpoints stay.
 
-    All processes take part, for each may have a part of the weights; the first one writes.
+    All processes take part, for each may have a part of the weights; the first one writes. `weights_of` is said of a
+    run that is over, whose weights are those of an earlier step.
     """
     tensors, extras = backend.tensors(state), backend.extras(state)
+    if weights_of is not None:
+        extras = {**extras, "weights_of": weights_of}
     world.by_first(lambda: folder.save_checkpoint(step, lambda path: write_tensors(tensors, path), extras))
 
 
@@ -91,8 +96,8 @@ class StoredTensors(Mapping[str, Tensor]):
 
 def restore_checkpoint(
     folder: RunFolder, backend: Backend, say: Callable[[str], None], world: World
-) -> tuple[Any, int]:
-    """The state of the last good checkpoint and its step; a damaged one is named and passed over.
+) -> tuple[Any, Record]:
+    """The state of the last good checkpoint and its record (`step` above all); a damaged one is named and passed over.
 
     Without a good one the run begins again, which gives the same numbers, only later. Of several processes the first
     looks for it, and each reads its part.
@@ -105,13 +110,13 @@ def restore_checkpoint(
             raise RunError(f"{folder.path} began from other weights, and no checkpoint is whole: make the run anew.")
         if problems:
             say("No checkpoint is whole, so the run begins again at step 0; its numbers will be the same.")
-        return backend.init(), 0
+        return backend.init(), {"step": 0}
     path, record = found
     if problems:
         say(f"Falling back to the checkpoint of step {record['step']}.")
     state = backend.restore(StoredTensors(path), record)
     say(f"Going on from step {record['step']}.")
-    return state, int(record["step"])
+    return state, record
 
 
 def check_disk(free_bytes: int, recipe: Recipe, vocab_size: int) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from scratchlab import hardware
 from scratchlab.devices import nominal_rate, price_per_hour
 from scratchlab.errors import RunError, Terminated
+from scratchlab.evaluation.examples import evaluate_examples
 from scratchlab.evaluation.loss import UnitLosses, byte_lengths, evaluate_units
 from scratchlab.evaluation.results import TaskResult
 from scratchlab.evaluation.running import score_task
@@ -23,8 +24,9 @@ from scratchlab.generation.text import write
 from scratchlab.model.count import parameter_count, training_flops_per_token
 from scratchlab.recipe import GPTSection, ModelSection, Recipe, load_recipe
 from scratchlab.runfolder import Record, RunFolder, step_name
+from scratchlab.training.answers import answer_test, first_answer, score_of
 from scratchlab.training.charts import draw_charts
-from scratchlab.training.checkpoint import save_checkpoint, save_snapshot, snapshot_steps
+from scratchlab.training.checkpoint import StoredTensors, save_checkpoint, save_snapshot, snapshot_steps
 from scratchlab.training.forecast import happened
 from scratchlab.training.launch import launch
 from scratchlab.training.lighter import memory_told
@@ -32,7 +34,7 @@ from scratchlab.training.progress import Reporter, Silent
 from scratchlab.training.schedule import learning_rate
 from scratchlab.training.signals import StopRequest, stop_on_signals
 from scratchlab.training.start import Run, create_run, holds_same, pick_up
-from scratchlab.training.summary import cost, health, validation_records
+from scratchlab.training.summary import cost, health, out_of_patience, validation_records
 from scratchlab.training.world import CommonStop, World, joined
 
 KEPT_UNITS = 2_000  # of the test split's losses: a file of a hundred kilobytes
@@ -104,6 +106,8 @@ def finished(folder: RunFolder) -> Record | None:
 
 def train_steps(run: Run, batches: Iterator[Any], stop: StopRequest) -> None:
     """Train from `run.step` to the end, with one extra turn so that the last save and evaluation need no copy."""
+    if run.weights_of is not None:  # it was cut off when all was done but the result
+        return
     training, evaluation, kept = run.recipe.training, run.recipe.evaluation, snapshot_steps(run.recipe)
     stop_of_all = CommonStop(stop, run.world)
     for step in range(run.step, run.steps + 1):
@@ -117,9 +121,11 @@ def train_steps(run: Run, batches: Iterator[Any], stop: StopRequest) -> None:
             keep(run, step)
         if last or (step > 0 and step % evaluation.every == 0):
             evaluate(run, step)
+            last = last or out_of_patience(run.validated, training.patience)
         if run.tasks and (last or (step > 0 and step % evaluation.suites_every == 0)):
             ask_tasks(run, step)
         if last:
+            end(run, step)
             break
         run.state, metrics = run.backend.step(run.state, next(batches), run.place(step))
         run.journal.add(step, learning_rate(training, run.place(step), run.place(run.steps)), metrics)
@@ -143,6 +149,26 @@ def save(run: Run, step: int) -> None:
         save_checkpoint(run.folder, run.backend, run.state, step, run.world)
 
 
+def end(run: Run, step: int) -> None:
+    """The last step. With patience the weights become those of the best evaluation, in a checkpoint of their own.
+
+    By that checkpoint a resume knows that nothing is left to train: it holds weights alone.
+    """
+    run.step = step
+    if run.recipe.training.patience is None:
+        return
+    if not run.folder.has_snapshot("best"):  # it diverged before it was ever evaluated
+        save(run, step)
+        return
+    path, record = run.world.by_first(lambda: run.folder.snapshot("best"))
+    run.weights_of, extras = record["step"], run.backend.extras(run.state)
+    with run.journal.spent_on("checkpoints"):
+        run.state = None  # its memory is needed
+        run.state = run.backend.restore(StoredTensors(path), extras)
+        save_checkpoint(run.folder, run.backend, run.state, step, run.world, run.weights_of)
+    run.report.say(f"The weights are those of step {run.weights_of}, where the validation loss was lowest.")
+
+
 def keep(run: Run, step: int) -> None:
     """A snapshot of the weights on their way."""
     write_metrics(run)
@@ -159,13 +185,14 @@ def evaluate(run: Run, step: int) -> None:
             run.journal.note({"step": step, "validation": result.to_json()})
             nats, bits = result.nats_per_token, result.bits_per_byte
             run.report.say(f"step {step}: validation loss {nats:.4f} nats/token, {bits:.4f} bits/byte")
+            better = nats < run.best
+            run.validated.append(nats if math.isfinite(nats) else math.inf)
             if not math.isfinite(nats):
                 return  # it has diverged: nothing to keep, and nothing it could write
-            if nats < run.best:
-                run.best = nats
+            if better:
                 save_snapshot(run.folder, run.backend, run.state, "best", step, run.world)
         if run.recipe.evaluation.sample_tokens:
-            sample = {"step": step, "text": write_sample(run)}
+            sample = {"step": step, **write_sample(run)}
             run.world.by_first(lambda: run.folder.append_sample(sample))
 
 
@@ -194,12 +221,14 @@ def figures_of(result: TaskResult) -> Record:
 
 
 def split_loss(run: Run, split: str, max_tokens: int | None = None) -> UnitLosses:
-    """Loss of the weights as they are on one split of the corpus that scores, unit by unit."""
-    score = run.backend.scorer(run.state).windows
-    model = run.recipe.model
+    """Loss of the weights as they are on one split of the corpus that scores, unit by unit: of examples, on what the
+    assistant says in each."""
+    scorer, model = run.backend.scorer(run.state), run.recipe.model
     text, sizes = run.yardstick.split(split), byte_lengths(run.yardstick.tokenizer)
+    if run.yardstick.manifest.examples is not None:
+        return evaluate_examples(scorer, text, model.context_length, sizes, max_tokens)
     return evaluate_units(
-        score,
+        scorer.windows,
         text,
         model.context_length,
         max_tokens,
@@ -209,10 +238,14 @@ def split_loss(run: Run, split: str, max_tokens: int | None = None) -> UnitLosse
     )
 
 
-def write_sample(run: Run) -> str:
-    """What the model writes from the start of a document, always with the same seed."""
-    settings = Settings(max_tokens=run.recipe.evaluation.sample_tokens)
-    return "".join(write(run.backend.model(run.state), run.corpus.tokenizer, "", settings))
+def write_sample(run: Run) -> Record:
+    """What the model writes from the start of a document, always with the same seed; or the likeliest answer to a
+    question that it is not taught."""
+    model, most = run.backend.model(run.state), run.recipe.evaluation.sample_tokens
+    if run.corpus.chat_template is not None:
+        held_out = [split for split in ("validation", "test") if split in run.corpus.manifest.splits]
+        return first_answer(model, run.corpus, (held_out or ["train"])[0], most)
+    return {"text": "".join(write(model, run.corpus.tokenizer, "", Settings(max_tokens=most)))}
 
 
 def check_first_loss(loss: float | None, vocab_size: int, model: ModelSection, report: Reporter) -> None:
@@ -233,10 +266,12 @@ def finish(run: Run) -> Record:
     """Score the final weights on the test split, add everything up, draw the charts, and write result.json."""
     with run.journal.spent_on("evaluation"):
         test = split_loss(run, "test") if "test" in run.yardstick.manifest.splits else None
-    return run.world.by_first(lambda: write_result(run, test))
+        asked = run.recipe.evaluation.answers
+        answers = answer_test(run.backend.model(run.state), run.yardstick, asked) if asked else []
+    return run.world.by_first(lambda: write_result(run, test, answers))
 
 
-def write_result(run: Run, test: UnitLosses | None) -> Record:
+def write_result(run: Run, test: UnitLosses | None, answers: list[Record]) -> Record:
     """What the run came to, from all that its folder says."""
     recipe, folder = run.recipe, run.folder
     device, precision = run.journal.device, recipe.settled.precision  # this process's own, where each has one
@@ -249,8 +284,8 @@ def write_result(run: Run, test: UnitLosses | None) -> Record:
     validations = [record | record.pop("validation") for record in validation_records(metrics)]
     finite = [record for record in validations if record["nats_per_token"] is not None]
     result: Record = {
-        "steps": run.steps,
-        "tokens_with_lineage": run.steps * tokens_per_step + sum(earlier["tokens"] for earlier in lineage),
+        "steps": run.step,
+        "tokens_with_lineage": run.step * tokens_per_step + sum(earlier["tokens"] for earlier in lineage),
         "parameters": parameter_count(recipe.model, run.corpus.vocab_size),
         "test": test and test.summary().to_json(),
         "validation": validations[-1] if validations else None,
@@ -265,6 +300,12 @@ def write_result(run: Run, test: UnitLosses | None) -> Record:
         ),
         "peak_memory_bytes": hardware.peak_memory(device),
     }
+    if recipe.training.patience is not None:
+        stopped_at = run.step if run.step < run.steps else None
+        result["early_stopping"] = {"stopped_at": stopped_at, "weights_of": run.weights_of}
+    if answers:
+        folder.save_answers(answers)
+        result["answers"] = score_of(answers)
     if "forecast" in manifest:  # a run that was made before there were any has none
         result["forecast"] = happened(manifest["forecast"], result["cost"], result["peak_memory_bytes"])
     if test is not None and np.isfinite(test.nats).all():

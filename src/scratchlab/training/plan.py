@@ -12,12 +12,13 @@ from scratchlab.errors import UsageError
 from scratchlab.model.count import parameter_count, training_flops_per_token
 from scratchlab.recipe import Recipe
 from scratchlab.training.chinchilla import choose_size
+from scratchlab.training.data import check_data, training_sequences
 from scratchlab.training.forecast import Forecast, forecast_here, forecast_there, seconds_of_size
 from scratchlab.training.measurements import known_measurement
 from scratchlab.training.probe import probed_micro_batch
 from scratchlab.training.resolve import resolve
 from scratchlab.training.source import find_source
-from scratchlab.training.start import open_corpora, training_windows
+from scratchlab.training.start import open_corpora
 from scratchlab.training.timing import measure
 
 FLOPS_CONVENTION = (
@@ -75,17 +76,18 @@ def plan_run(
     With `measured`, steps are timed; with `probed`, the largest micro-batch is found by trying.
     """
     corpus, yardstick = open_corpora(recipe)
-    windows, vocab_size = training_windows(recipe, corpus), corpus.vocab_size
-    resolved = resolve(recipe, vocab_size, windows, find_source(recipe, corpus), say)
+    check_data(recipe, corpus, yardstick)
+    sequences, vocab_size = training_sequences(recipe, corpus), corpus.vocab_size
+    resolved = resolve(recipe, vocab_size, sequences, find_source(recipe, corpus), say)
     found = device_table().items() if devices is None else [find_device(name) for name in devices]
     elsewhere = resolved.replaced({"training.precision": recipe.training.precision})
-    sequences = resolved.settled.steps * recipe.training.global_batch_size
+    taken = resolved.settled.steps * recipe.training.global_batch_size
     return Planned(
         recipe=resolved,
         precision=recipe.training.precision,
         yardstick=yardstick,
         vocab_size=vocab_size,
-        epochs=sequences / len(windows),
+        epochs=taken / len(sequences),
         probed=probed_micro_batch(resolved, vocab_size) if probed else None,
         here=_here(resolved, corpus, yardstick, measured),
         there=tuple(forecast_there(elsewhere, vocab_size, yardstick, name, device) for name, device in found),

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 
 from scratchlab import hardware
-from scratchlab.corpus.windows import Windows
+from scratchlab.corpus.windows import Sequences
 from scratchlab.errors import DeviceError, RecipeError
 from scratchlab.model.count import parameter_count
 from scratchlab.model.kept import layer_bytes_per_sequence
@@ -20,7 +20,7 @@ from scratchlab.training.world import ALONE, World
 def resolve(
     recipe: Recipe,
     vocab_size: int,
-    windows: Windows,
+    sequences: Sequences,
     source: Source | None,
     say: Callable[[str], None],
     world: World = ALONE,
@@ -40,7 +40,7 @@ def resolve(
             "leave it out."
         )
     settled = {
-        "training.steps": _steps(recipe, vocab_size, windows),
+        "training.steps": steps_of(recipe, vocab_size, sequences),
         "training.precision": precision,
         "execution.device": device,
         "execution.threads": _threads(device, here, say) if execution.threads == "auto" else execution.threads,
@@ -50,7 +50,7 @@ def resolve(
     if source is not None:
         settled |= {"start.steps_before": source.steps, "start.sequences_before": source.sequences}
     if training.schedule == "epochs" and training.epoch_steps is None:
-        settled["training.epoch_steps"] = max(1, len(windows) // training.global_batch_size)
+        settled["training.epoch_steps"] = max(1, len(sequences) // training.global_batch_size)
     resolved = recipe.replaced(settled)
     resolved = resolved.replaced({"execution.shard": _shard(resolved, vocab_size, here)})
     size = _micro_batch_size(resolved) or _most_sequences(resolved, vocab_size, say)
@@ -96,19 +96,19 @@ def _precision(recipe: Recipe, device: str) -> hardware.Precision:
     return wanted
 
 
-def _steps(recipe: Recipe, vocab_size: int, windows: Windows) -> int:
+def steps_of(recipe: Recipe, vocab_size: int, sequences: Sequences) -> int:
     """The length of the run, rounded up to whole steps."""
     training = recipe.training
     if training.steps is not None:
         return training.steps
     if training.epochs is not None:
-        sequences = training.epochs * len(windows)
+        taken = training.epochs * len(sequences)
     else:
         tokens = training.tokens or (training.tokens_per_parameter or 0) * parameter_count(recipe.model, vocab_size)
-        sequences = tokens / recipe.model.context_length
-    if not sequences < 2**63:
+        taken = tokens / recipe.model.context_length
+    if not taken < 2**63:
         raise RecipeError("training: the length of the run comes to more than 2^63 sequences.")
-    steps = max(1, math.ceil(sequences / training.global_batch_size))
+    steps = max(1, math.ceil(taken / training.global_batch_size))
     if training.warmup_steps > steps and recipe.start.schedule == "restarted":
         raise RecipeError(f"training.warmup_steps ({training.warmup_steps}) is more than the run's {steps} steps.")
     return steps

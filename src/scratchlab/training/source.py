@@ -1,4 +1,4 @@
-"""Beginning from the weights of another run."""
+"""Beginning from the weights of another run, whose vocabulary may lack special tokens that this one has."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +8,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from scratchlab.corpus.store import Corpus
-from scratchlab.errors import RecipeError, RunError
-from scratchlab.generation.text import speaks
+from scratchlab.corpus.tokenizer import Tokenizer
+from scratchlab.errors import RecipeError, RunError, UsageError
+from scratchlab.generation.text import run_tokenizer, speaks
 from scratchlab.model.build import empty_model
-from scratchlab.recipe import ModelSection, Recipe
+from scratchlab.model.initialize import initial_value
+from scratchlab.recipe import GPTSection, ModelSection, Recipe
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.optimizers import MOMENTS
 
@@ -27,6 +29,7 @@ class Source:
     sequences: int
     """Where that run's schedule and its data ended: with those of the runs before it that it went on from."""
     state: Record
+    vocab_size: int
     lineage: list[Record]
     """Where the weights come from, the oldest first: run, fingerprint, step, tokens and the hash of the weights."""
 
@@ -49,7 +52,11 @@ def find_source(recipe: Recipe, corpus: Corpus) -> Source | None:
     if start.optimizer == "kept" and earlier.training.optimizer != recipe.training.optimizer:
         used = earlier.training.optimizer
         raise RecipeError(f"start.optimizer = 'kept': {start.weights} was trained with training.optimizer = {used!r}.")
-    steps = state["step"]
+    if start.optimizer == "kept" and "weights_of" in state:
+        raise RecipeError(f"start.optimizer = 'kept': {start.weights} ended with its best weights, and has them alone.")
+    if start.optimizer == "kept" and manifest["vocab_size"] != corpus.vocab_size:
+        raise RecipeError(f"start.optimizer = 'kept': {start.weights} knows nothing of the tokens that are new.")
+    steps = state.get("weights_of", state["step"])
     sequences = steps * earlier.training.global_batch_size
     record = {
         "run": str(folder.path.absolute()),
@@ -68,6 +75,7 @@ def find_source(recipe: Recipe, corpus: Corpus) -> Source | None:
         steps=before.steps_before + steps,
         sequences=before.sequences_before + sequences,
         state=state,
+        vocab_size=manifest["vocab_size"],
         lineage=[*manifest.get("lineage", []), record],
     )
 
@@ -89,7 +97,8 @@ def _last_checkpoint(folder: RunFolder) -> tuple[Path, Record]:
 
 
 def _check(recipe: Recipe, corpus: Corpus, earlier: Recipe, folder: RunFolder, name: str) -> None:
-    if not speaks(folder, corpus.tokenizer):
+    grows = isinstance(recipe.model, GPTSection) and _lacks_specials_alone(folder, corpus.tokenizer)
+    if not (grows or speaks(folder, corpus.tokenizer)):
         raise RecipeError(f"start.weights: {name} has another tokenizer than {corpus.path}: its tokens mean others.")
     ours, theirs = (_shapes(config, corpus.vocab_size) for config in (recipe.model, earlier.model))
     different = sorted(tensor for tensor in ours | theirs if ours.get(tensor) != theirs.get(tensor))
@@ -116,6 +125,16 @@ def _check(recipe: Recipe, corpus: Corpus, earlier: Recipe, folder: RunFolder, n
                 f"start.data = 'continued' needs the corpus, context_length, order and data seed of {name} (and its "
                 "global_batch_size, where order = 'streams'): only then is there a place to go on from."
             )
+
+
+def _lacks_specials_alone(folder: RunFolder, tokenizer: Tokenizer) -> bool:
+    """Whether the run's tokenizer is this one without the special tokens at its end."""
+    known = run_tokenizer(folder)
+    added = sorted((token, name) for name, token in tokenizer.specials.items() if token >= known.vocab_size)
+    try:
+        return bool(added) and known.with_specials([name for _, name in added]).meaning == tokenizer.meaning
+    except UsageError:  # it can have no more of them
+        return False
 
 
 # What weights of the same shapes mean something else by.
@@ -145,9 +164,13 @@ def _shapes(model: ModelSection, vocab_size: int) -> dict[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in empty_model(model, vocab_size, end_of_text=0).named_parameters()}
 
 
-def starting_tensors(recipe: Recipe, source: Source) -> dict[str, Tensor]:
+def starting_tensors(recipe: Recipe, source: Source, vocab_size: int) -> dict[str, Tensor]:
     """What the first checkpoint of the new run holds: weights, moments if they are kept, and what was remembered."""
     tensors = load_file(source.path)
+    if vocab_size > source.vocab_size:
+        assert isinstance(recipe.model, GPTSection), "a recurrent network learns from no examples"
+        grown = [name for name in VOCABULARY if name in tensors]
+        tensors |= {name: _with_rows(name, tensors[name], source.vocab_size, vocab_size, recipe) for name in grown}
     kept = recipe.start.optimizer == "kept"
     remembered = recipe.start.data == "continued"
     return {
@@ -156,6 +179,27 @@ def starting_tensors(recipe: Recipe, source: Source) -> dict[str, Tensor]:
         if (kept or not name.endswith(tuple(f".{part}" for part in MOMENTS)))
         and (remembered or not name.startswith("carried."))
     }
+
+
+# The tensors that have a row a token.
+VOCABULARY = ("token_embedding.weight", "head.weight")
+
+
+def _with_rows(name: str, weights: Tensor, known: int, vocab_size: int, recipe: Recipe) -> Tensor:
+    """The rows of a vocabulary of `known` tokens with those of the tokens that were added to it.
+
+    A new row is the mean of the known ones, so that the new token is about as likely as any and takes little from the
+    others (a row drawn afresh may lie far from all of them and win every softmax; Hewitt 2021), plus what a fresh model
+    would draw for it by the parameter's name, so that two new tokens differ. Rows that a padded vocabulary has to spare
+    mean nothing, whatever is in them, and are made anew when a token takes them.
+    """
+    assert isinstance(recipe.model, GPTSection)
+    table = empty_model(recipe.model, vocab_size, end_of_text=0).initial_table()
+    shape = recipe.model.padded(vocab_size), weights.shape[1]
+    grown = initial_value(name, shape, table, recipe.seeds.init).to(weights.dtype)
+    grown[known:vocab_size] += weights[:known].mean(0)
+    grown[:known] = weights[:known]
+    return grown
 
 
 def starting_extras(recipe: Recipe, source: Source, fresh: dict[str, Any]) -> dict[str, Any]:

@@ -5,13 +5,14 @@ import shutil
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from scratchlab import hardware
 from scratchlab.corpus.loader import Loader, prefetch
 from scratchlab.corpus.store import Corpus, open_corpus
-from scratchlab.corpus.windows import Windows
+from scratchlab.corpus.windows import Sequences
 from scratchlab.errors import CorpusError, RecipeError, RunError
 from scratchlab.files import nearest_existing
 from scratchlab.model.count import parameter_count, training_flops_per_token
@@ -19,6 +20,7 @@ from scratchlab.recipe import GPTSection, Recipe, fingerprint
 from scratchlab.runfolder import RunFolder
 from scratchlab.training.backend import Backend
 from scratchlab.training.checkpoint import check_disk, restore_checkpoint, write_tensors
+from scratchlab.training.data import check_data, training_sequences, what_fits
 from scratchlab.training.forecast import forecast_here
 from scratchlab.training.journal import Journal
 from scratchlab.training.measurements import known_measurement
@@ -47,9 +49,11 @@ class Run:
     backend: Backend
     state: Any
     step: int
-    """Where this process starts or goes on."""
-    best: float
-    """The lowest validation loss so far, in nats."""
+    """Where this process starts or goes on; at the end, how many steps there were."""
+    weights_of: int | None
+    """Of a run with patience that is over: the step of its best evaluation, whose weights are now the run's."""
+    validated: list[float]
+    """The validation losses so far, in nats; infinite where it diverged."""
     journal: Journal
     report: Reporter
     world: World
@@ -58,6 +62,11 @@ class Run:
     @property
     def steps(self) -> int:
         return self.recipe.settled.steps
+
+    @property
+    def best(self) -> float:
+        """The lowest validation loss so far."""
+        return min(self.validated, default=math.inf)
 
     def place(self, step: int) -> int:
         """Where a step stands in the schedule, which may go on from that of an earlier run."""
@@ -85,6 +94,7 @@ def create_run(
     """Settle what is open in `recipe` and make its run folder; nothing is trained yet. For one process alone."""
     RunFolder(Path(out)).refuse_existing()  # before anything takes its time
     corpus, yardstick = open_corpora(recipe)
+    check_data(recipe, corpus, yardstick)
     tasks = tasks_of(recipe, corpus.tokenizer)
     masked = isinstance(recipe.model, GPTSection) and recipe.model.document_mask
     if masked and corpus.tokenizer.end_of_text is None:
@@ -92,9 +102,9 @@ def create_run(
             f"model.document_mask: the documents of {corpus.path} do not part at <|endoftext|>, so there is nothing "
             "to mask. Build the corpus with a bpe tokenizer from more than one document, or leave the field out."
         )
-    windows = training_windows(recipe, corpus)
+    sequences = training_sequences(recipe, corpus)
     source = find_source(recipe, corpus)
-    resolved = resolve(recipe, corpus.vocab_size, windows, source, say, world)
+    resolved = resolve(recipe, corpus.vocab_size, sequences, source, say, world)
     free = shutil.disk_usage(nearest_existing(Path(out))).free
     manifest = {
         "fingerprint": fingerprint(resolved, corpus.sha256, yardstick.sha256, source and source.sha256),
@@ -105,7 +115,7 @@ def create_run(
         "tokenizer_sha256": corpus.tokenizer.sha256,
         "vocab_size": corpus.vocab_size,
         "end_of_text": corpus.tokenizer.end_of_text,
-        "windows": {"per_epoch": len(windows), "remainder_tokens": windows.remainder},
+        **what_fits(sequences, recipe, yardstick, say),
         "disk_bytes_needed": check_disk(free, resolved, corpus.vocab_size),
         "environment": hardware.environment(resolved.execution.device),
         "command": sys.argv,
@@ -119,12 +129,15 @@ def create_run(
     }
     if tasks:
         manifest["tasks"] = identities(tasks)
-    begin = None
+    begin, template = None, corpus.chat_template
+    if template is not None:
+        manifest["chat_template_sha256"] = sha256(template.source.encode()).hexdigest()
     if source is not None:
         extras = starting_extras(resolved, source, fresh_extras(resolved.settled))
-        tensors = starting_tensors(resolved, source)
+        tensors = starting_tensors(resolved, source, corpus.vocab_size)
         begin = (lambda path: write_tensors(tensors, path)), extras
-    return RunFolder.create(out, recipe, resolved, manifest, corpus.tokenizer.to_json(), begin)
+    spoken = corpus.tokenizer.to_json(), begin, template and template.source
+    return RunFolder.create(out, recipe, resolved, manifest, *spoken)
 
 
 def holds_same(out: str | Path, recipe: Recipe) -> bool:
@@ -140,13 +153,15 @@ def pick_up(folder: RunFolder, report: Reporter, world: World = ALONE) -> Run:
     """
     recipe, corpus, yardstick, tasks = world.agreed(lambda: _reopened(folder, world))
     backend = TorchBackend(recipe, corpus.vocab_size, corpus.tokenizer.end_of_text, world)
-    state, step = restore_checkpoint(folder, backend, report.say, world)
-    best = world.by_first(lambda: _rewound(folder, step))
-    windows = training_windows(recipe, corpus)
+    state, record = restore_checkpoint(folder, backend, report.say, world)
+    step, weights_of = record["step"], record.get("weights_of")
+    # What was written at the very step of a checkpoint came after it, but for the end of a run.
+    validated = world.by_first(lambda: _rewound(folder, step if weights_of is None else step + 1))
+    sequences = training_sequences(recipe, corpus)
     tokens_per_step = recipe.training.global_batch_size * recipe.model.context_length
     flops_per_token = training_flops_per_token(recipe.model, corpus.vocab_size)
     if step == 0:
-        report.say(_what_is_ahead(folder, recipe, corpus.vocab_size, windows, world))
+        report.say(_what_is_ahead(folder, recipe, corpus.vocab_size, sequences, world))
     return Run(
         folder=folder,
         recipe=recipe,
@@ -154,7 +169,7 @@ def pick_up(folder: RunFolder, report: Reporter, world: World = ALONE) -> Run:
         yardstick=yardstick,
         tasks=tasks,
         loader=Loader(
-            windows,
+            sequences,
             recipe.training.global_batch_size,
             recipe.seeds.data,
             recipe.settled.sequences_before,
@@ -164,7 +179,8 @@ def pick_up(folder: RunFolder, report: Reporter, world: World = ALONE) -> Run:
         backend=backend,
         state=state,
         step=step,
-        best=best,
+        weights_of=weights_of,
+        validated=validated,
         journal=Journal(folder, tokens_per_step, flops_per_token, recipe.settled, world),
         report=report,
         world=world,
@@ -189,25 +205,19 @@ def _reopened(folder: RunFolder, world: World) -> tuple[Recipe, Corpus, Corpus, 
     return recipe, corpus, yardstick, tasks
 
 
-def _rewound(folder: RunFolder, step: int) -> float:
-    """The folder goes back to `step`; gives the lowest validation loss that is left."""
+def _rewound(folder: RunFolder, step: int) -> list[float]:
+    """The folder goes back to `step`; gives the validation losses that are left."""
     folder.rewind(step)
-    validated = [record["validation"]["nats_per_token"] for record in validation_records(folder.metrics())]
-    return min((loss for loss in validated if loss is not None), default=math.inf)
+    losses = [record["validation"]["nats_per_token"] for record in validation_records(folder.metrics())]
+    return [math.inf if loss is None else loss for loss in losses]
 
 
-def training_windows(recipe: Recipe, corpus: Corpus) -> Windows:
-    """The windows of the training split, in the order that the recipe asks for."""
-    parallel = recipe.training.global_batch_size if recipe.training.order == "streams" else None
-    return Windows(corpus.split("train"), recipe.model.context_length, parallel)
-
-
-def _what_is_ahead(folder: RunFolder, recipe: Recipe, vocab_size: int, windows: Windows, world: World) -> str:
-    steps, sequences = recipe.settled.steps, recipe.settled.steps * recipe.training.global_batch_size
-    tokens, megabytes = sequences * recipe.model.context_length, folder.manifest()["disk_bytes_needed"] / 1e6
+def _what_is_ahead(folder: RunFolder, recipe: Recipe, vocab_size: int, sequences: Sequences, world: World) -> str:
+    steps, taken = recipe.settled.steps, recipe.settled.steps * recipe.training.global_batch_size
+    tokens, megabytes = taken * recipe.model.context_length, folder.manifest()["disk_bytes_needed"] / 1e6
     return (
         f"{parameter_count(recipe.model, vocab_size):,} parameters, {steps:,} steps, {tokens:,} tokens "
-        f"({sequences / len(windows):.1f} epochs), up to {megabytes:,.0f} MB of disk, "
+        f"({taken / len(sequences):.1f} epochs), up to {megabytes:,.0f} MB of disk, "
         f"on {hardware.device_name(world.device(recipe.settled.device))}"
         + (f", {world.size} processes" if world.size > 1 else "")
     )

@@ -65,6 +65,8 @@ class MicroBatch:
     """As in the batch: counted from the start of the run."""
     blank: bool = False
     """Whether it stands in where a process has fewer of them than another: nothing in it counts."""
+    packing: tuple[Tensor, ...] = ()
+    """The texts that its tokens belong to and their places in them, both (B, T), where several share a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +149,13 @@ class TorchBackend:
                 self._on_device(micro.targets),
                 self._on_device(micro.weights),
                 micro.first_sequence,
+                packing=tuple(map(self._on_device, micro.packing or ())),
             )
             for micro in batch.split(self.settled.micro_batch_size)
         ]
         if self.world.size > 1:  # all go through the model as often as the one with the most rows
-            micro_batches += [self._blank() for _ in range(len(micro_batches), self._passes)]
+            blank = self._blank(batch.packing is not None)
+            micro_batches += [blank for _ in range(len(micro_batches), self._passes)]
         return SentBatch(micro_batches, float(batch.weights.sum()), batch.continues)
 
     @property
@@ -163,11 +167,12 @@ class TorchBackend:
     def _passes(self) -> int:
         return -(-self._rows // self.settled.micro_batch_size)
 
-    def _blank(self) -> MicroBatch:
+    def _blank(self, packed: bool = False) -> MicroBatch:
         shape = min(self._rows, self.settled.micro_batch_size), self.recipe.model.context_length
         # Two tensors: torch.compile would make a graph of its own for tokens that are the targets too.
         tokens, targets = (torch.zeros(shape, dtype=torch.int64, device=self.device) for _ in range(2))
-        return MicroBatch(tokens, targets, torch.zeros(shape, device=self.device), 0, blank=True)
+        packing = (torch.zeros_like(tokens), torch.arange(shape[1], device=self.device).expand(shape)) if packed else ()
+        return MicroBatch(tokens, targets, torch.zeros(shape, device=self.device), 0, blank=True, packing=packing)
 
     def step(self, state: TorchState, batch: Batch | SentBatch, step: int) -> tuple[TorchState, dict[str, Tensor]]:
         """Accumulate the gradient of the mean loss over the batch, then update. Never waits for the device."""
@@ -212,18 +217,20 @@ class TorchBackend:
         factor, which holds the loss scale, they would vanish in fp16, or be infinite at whatever scale.
         """
         if self.settled.precision != "fp16":
-            loss_sum, _, end = state.objective(micro.tokens, micro.targets, micro.weights, remembered)
+            loss_sum, _, end = state.objective(micro.tokens, micro.targets, micro.weights, remembered, *micro.packing)
             (loss_sum * factor).backward()
             return loss_sum.detach(), end
-        scaled_sum, _, end = state.objective(micro.tokens, micro.targets, micro.weights * factor, remembered)
+        weights = micro.weights * factor
+        scaled_sum, _, end = state.objective(micro.tokens, micro.targets, weights, remembered, *micro.packing)
         scaled_sum.backward()
         return scaled_sum.detach() / factor, end
 
     def _total_weight(self, batch: SentBatch) -> float | Tensor:
-        """Of the global batch: what every gradient is divided by."""
+        """Of the global batch: what every gradient is divided by. 1 where nothing counts: all gradients are 0 then."""
         if self.world.size == 1:
-            return batch.weight
-        return self.world.total(torch.full((), batch.weight, device=self.device))
+            return batch.weight or 1.0
+        total = self.world.total(torch.full((), batch.weight, device=self.device))
+        return torch.where(total > 0, total, 1.0)
 
     def _seed_noise(self, seed: int) -> None:
         """`torch.manual_seed`, for this run's device alone: looking for all others takes half a millisecond."""

@@ -1,5 +1,6 @@
 """What a run's metrics and meters amount to: pure functions from records to records."""
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +21,13 @@ def step_records(metrics: Sequence[Record]) -> list[Record]:
 def validation_records(metrics: Sequence[Record]) -> list[Record]:
     """The records of evaluations on the validation split."""
     return [record for record in metrics if "validation" in record]
+
+
+def out_of_patience(losses: Sequence[float], patience: int | None) -> bool:
+    """Whether the last `patience` evaluations, of these losses in order, brought no new best: the run is to stop."""
+    best = min(losses, default=math.inf)
+    since = len(losses) - (losses.index(best) + 1 if best < math.inf else 0)
+    return patience is not None and since >= patience
 
 
 def health(metrics: Sequence[Record], clip_norm: float) -> Record:

@@ -21,8 +21,8 @@ from scratchlab.generation.text import write
 from scratchlab.recipe import Recipe
 from scratchlab.runfolder import RunFolder
 from scratchlab.training.checkpoint import save_checkpoint
+from scratchlab.training.data import training_sequences
 from scratchlab.training.measurements import Measurement, keep_measurement
-from scratchlab.training.start import training_windows
 from scratchlab.training.step import TorchBackend, TorchState
 from scratchlab.training.world import ALONE
 
@@ -77,7 +77,7 @@ class _Trial:
     @staticmethod
     def of(recipe: Recipe, corpus: Corpus) -> "_Trial":
         backend = TorchBackend(recipe, corpus.vocab_size, corpus.tokenizer.end_of_text)
-        loader = Loader(training_windows(recipe, corpus), recipe.training.global_batch_size, recipe.seeds.data)
+        loader = Loader(training_sequences(recipe, corpus), recipe.training.global_batch_size, recipe.seeds.data)
         return _Trial(backend, backend.init(), loader)
 
 

@@ -103,14 +103,14 @@ def _check(settings: Settings, sources: Sequence[Source]) -> Tokenizer | None:
     spec = settings.tokenizer
     given = None if spec in ("auto", "char", "byte") else open_tokenizer(spec)
     if spec != "auto" and given is None:
-        _check_new(spec)
+        check_new(spec)
     _check_specials(settings, given)
     if given and settings.specials:
         return given.with_specials(settings.specials)
     return given
 
 
-def _check_new(spec: str) -> None:
+def check_new(spec: str) -> None:
     """UsageError for a tokenizer that is neither there nor of a kind that can be trained."""
     if os.sep in spec or Path(spec).suffix in (".json", ".txt", ".bpe", RANKS):
         raise UsageError(

@@ -12,7 +12,7 @@ resumed by counting examples, where a span here is found at once.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -33,7 +33,8 @@ from scratchlab.corpus.sources.tables import (
 from scratchlab.errors import CorpusError, UsageError
 
 HUB_FORMAT = "hub"
-PARAMETERS = ("name", "split", "text", "revision", "files")
+WHICH_FILES = ("name", "split", "revision", "files")
+PARAMETERS = (*WHICH_FILES, "text")
 AT_ONCE = 8
 """Files whose beginnings or ends are looked at together."""
 
@@ -58,8 +59,32 @@ def list_dataset(location: str, reading: Reading) -> Listing:
     not there, may not be seen or cannot be reached.
     """
     place = parse_location(location, PARAMETERS)
+    found = dataset_files(place)
+    column = place.parameters.get("text") or reading.column or DEFAULT_COLUMN
+    read = replace(reading, column=column)
+    files = [Span(path, HUB_FORMAT, read, size=size) for path, size in found.sizes.items()]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        spans = [span for cut in pool.map(_cut, files) for span in cut]
+    return Listing(pack(spans), found.passed_over, found.commit)
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetFiles:
+    """The files that a split of a dataset is, at one commit, in the format that most of them have."""
+
+    sizes: Mapping[str, int]
+    """In bytes, by where they are read from (`open_remote`)."""
+    passed_over: Counter[str]
+    commit: str
+
+
+def dataset_files(place: Location) -> DatasetFiles:
+    """The files that `place` names, as its card or their names have it; nothing is read of them.
+
+    UsageError for parameters that mean nothing, CorpusError for what is not there, may not be seen or reached.
+    """
     parameters = place.parameters
-    most = _most_files(location, parameters.get("files"))
+    most = _most_files(place.repository, parameters.get("files"))
     with hub_errors(place.where):
         commit, sizes = _repository(place, parameters.get("revision"))
     card = _card(place, commit) if "README.md" in sizes else {}
@@ -68,12 +93,8 @@ def list_dataset(location: str, reading: Reading) -> Listing:
     except CorpusError as error:
         raise CorpusError(f"{place.where} {error}") from error
     chosen, passed_over = _of_one_format(place, [path for path in paths if sizes[path]])
-    names = {path: str(RemotePath(place.repository, commit, path)) for path in chosen[:most]}
-    column = parameters.get("text") or reading.column or DEFAULT_COLUMN
-    files = [Span(names[path], HUB_FORMAT, replace(reading, column=column), size=sizes[path]) for path in names]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        spans = [span for cut in pool.map(_cut, files) for span in cut]
-    return Listing(pack(spans), passed_over, commit)
+    found = {str(RemotePath(place.repository, commit, path)): sizes[path] for path in chosen[:most]}
+    return DatasetFiles(found, passed_over, commit)
 
 
 def read_dataset(span: Span) -> Iterator[Document]:
@@ -133,9 +154,9 @@ def _suffix(path: str) -> str:
     return before[-1] if last in COMPRESSED and before else last
 
 
-def _most_files(location: str, files: str | None) -> int | None:
+def _most_files(repository: str, files: str | None) -> int | None:
     if files is None:
         return None
     if not files.isdecimal() or int(files) < 1:
-        raise UsageError(f"{location}: files= takes a number from 1 on: how many of the files to read.")
+        raise UsageError(f"{repository}: files= takes a number from 1 on: how many of the files to read.")
     return int(files)

@@ -115,7 +115,7 @@ _ONE_A_LINE = "JSON Lines has one object a line (from a file that is one list, m
 def check_csv(span: Span) -> list[Span]:
     """The span, as it is; CorpusError, with the columns there are, if the one to read is not among them."""
     with opened(span) as file:
-        _header(_csv_rows(file, span), span)
+        _header(csv_rows(file, span), span)
     return [span]
 
 
@@ -126,7 +126,7 @@ def read_csv(span: Span) -> Iterator[Document]:
 
 def _csv_fields(span: Span) -> Rows:
     with opened(span) as file:
-        rows = _csv_rows(file, span)
+        rows = csv_rows(file, span)
         header, place = _header(rows, span)
         for number, (line, row) in enumerate(rows, 1):
             where = f"{span.name}, row {number}"
@@ -148,8 +148,8 @@ def _header(rows: Iterator[tuple[int, list[str]]], span: Span) -> tuple[list[str
     return header, header.index(span.reading.column)
 
 
-def _csv_rows(file: io.BufferedReader, span: Span) -> Iterator[tuple[int, list[str]]]:
-    """Each row that is not blank, and the number of its last line."""
+def csv_rows(file: io.BufferedReader, span: Span) -> Iterator[tuple[int, list[str]]]:
+    """Each row of a CSV or TSV file that is not blank, and the number of its last line. CorpusError for bad quotes."""
     csv.field_size_limit(2**31 - 1)  # of the whole process, and 131,072 characters otherwise
     suffix = (span.member or span.path).lower().removesuffix(".gz").removesuffix(".zst")
     dialect = "excel-tab" if suffix.endswith(".tsv") else "excel"

@@ -1,0 +1,27 @@
+"""chrF: how much of a reference answer's letters an answer has. What can be said of answers without a judge."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from scratchlab.corpus.sources.opened import require
+
+Floats = npt.NDArray[np.float64]
+
+
+def require_chrf() -> None:
+    """MissingExtraError, with the line that installs it, unless sacrebleu is there."""
+    require("Scoring answers by chrF", "judge", "sacrebleu")
+
+
+def chrf_scores(answers: Sequence[str], references: Sequence[str]) -> Floats:
+    """The chrF of each answer beside its reference, 0 to 100 (Popović 2015), as sacrebleu counts it: n-grams of up to 6
+    characters, white space left out, recall weighing twice as much as precision.
+    """
+    require_chrf()
+    from sacrebleu.metrics.chrf import CHRF
+
+    measure = CHRF()
+    pairs = zip(answers, references, strict=True)
+    return np.array([measure.sentence_score(answer, [reference]).score for answer, reference in pairs], np.float64)

@@ -1,0 +1,104 @@
+"""What a run learns from: the windows of a text, or the examples of a corpus; and what cannot be asked of which."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from scratchlab.corpus.examples.fit import SHOWN, fit_instructions
+from scratchlab.corpus.examples.packing import PackedRows
+from scratchlab.corpus.store import Corpus
+from scratchlab.corpus.windows import Sequences, Windows
+from scratchlab.errors import CorpusError, RecipeError
+from scratchlab.evaluation.chrf import require_chrf
+from scratchlab.recipe import GPTSection, Recipe, RNNSection
+
+
+def training_sequences(recipe: Recipe, corpus: Corpus) -> Sequences:
+    """The windows of the training split, in the order that the recipe asks for; or rows of its examples."""
+    split, model, examples = corpus.split("train"), recipe.model, corpus.manifest.examples
+    if examples is None:
+        parallel = recipe.training.global_batch_size if recipe.training.order == "streams" else None
+        return Windows(split, model.context_length, parallel)
+    forgets = isinstance(model, GPTSection) and model.document_mask
+    learned = "labels" if examples.kind == "labels" else recipe.finetuning.learn_from
+    return PackedRows(split, model.context_length, learned, corpus.tokenizer.end_of_text if forgets else None)
+
+
+def check_data(recipe: Recipe, corpus: Corpus, yardstick: Corpus) -> None:
+    """`RecipeError`, with all of it, for what a recipe asks of its corpora that they cannot give.
+
+    `MissingExtraError` for what it takes to score answers, now rather than at the run's end.
+    """
+    problems = [*_problems(recipe, corpus), *_problems_of_scoring(recipe, yardstick)]
+    if problems:
+        raise RecipeError("\n  ".join(["The recipe and its corpus do not go together:", *problems]))
+    if recipe.evaluation.answers:
+        require_chrf()
+
+
+def _problems(recipe: Recipe, corpus: Corpus) -> Iterator[str]:
+    examples, given = corpus.manifest.examples, recipe.finetuning.model_dump(exclude_defaults=True)
+    if examples is None:
+        for name in sorted(given.keys() & {"learn_from", "beta"}):
+            yield f"finetuning.{name}: {corpus.path} is text, not examples: leave it out."
+        return
+    if examples.kind != "instructions":
+        yield f"corpus: {corpus.path} holds {examples.kind}, and what is learned from here are instructions."
+    if "beta" in given:
+        yield f"finetuning.beta is for pairs, and {corpus.path} holds {examples.kind}: leave it out."
+    if isinstance(recipe.model, RNNSection):
+        yield (
+            "model.architecture = 'rnn' cannot learn from examples: it remembers all that it has read, so that those "
+            "in one row would see each other. Use a GPT."
+        )
+    if recipe.training.order == "streams":
+        yield "training.order = 'streams' reads a text on from step to step, and examples are none: leave it out."
+
+
+def _problems_of_scoring(recipe: Recipe, yardstick: Corpus) -> Iterator[str]:
+    examples, splits = yardstick.manifest.examples, yardstick.manifest.splits
+    if examples is not None and examples.kind != "instructions":
+        yield f"evaluation.corpus: {yardstick.path} holds {examples.kind}, by which no run is scored."
+    if recipe.evaluation.answers and (examples is None or "test" not in splits):
+        has = "is text" if examples is None else "has no test split"
+        yield f"evaluation.answers: {yardstick.path} {has}, and what is answered are the instructions of one."
+    if recipe.training.patience is not None and "validation" not in splits:
+        yield f"training.patience: {yardstick.path} has no validation split to tell when to stop."
+
+
+def what_fits(
+    sequences: Sequences, recipe: Recipe, yardstick: Corpus, say: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """For the manifest: the windows of a text, and what of examples fits the model, split by split.
+
+    `say` is told of those that do not fit. CorpusError where a split that scores has none that does.
+    """
+    examples: dict[str, Any] = {}
+    if yardstick.manifest.examples is not None:
+        for name in [name for name in yardstick.manifest.splits if name != "train"]:
+            split = yardstick.split(name)
+            examples[name] = fit_instructions(split, recipe.model.context_length).to_json(split)
+            if not examples[name]["examples"]:
+                raise CorpusError(
+                    f"None of the examples of the {name} split of {yardstick.path} has any of its response within "
+                    f"model.context_length = {recipe.model.context_length} tokens."
+                )
+    windows = {"windows": sequences.counts()} if isinstance(sequences, Windows) else {}
+    if not windows:
+        examples = {"train": sequences.counts(), **examples}
+    for name, counts in examples.items():
+        for sentence in _misfits(name, counts, recipe.model.context_length):
+            say(sentence)
+    return windows | ({"examples": examples} if examples else {})
+
+
+def _misfits(split: str, counts: dict[str, Any], context_length: int) -> Iterator[str]:
+    """What is to be known of examples that do not fit."""
+    total, context = counts["examples"] + counts["left_out"], f"model.context_length = {context_length} tokens"
+    if counts["cut"]:
+        yield f"{split}: {counts['cut']:,} of {total:,} examples reach beyond {context}: their ends are cut off."
+    if counts["left_out"]:
+        more = ", ..." if counts["left_out"] > SHOWN else ""
+        yield (
+            f"{split}: {counts['left_out']:,} of {total:,} examples begin to answer beyond {context}: they are left "
+            f"out ({', '.join(counts['left_out_ids'])}{more})."
+        )
