@@ -111,17 +111,21 @@ class Batch:
 
     def __init__(self, model: Model, most_rows: int) -> None:
         self._model, self._most_rows = cast_once(model.eval()), most_rows
+        self._arrived: deque[Row] = deque()
         self._waiting: deque[Row] = deque()
         self._reading = _Group([], None)
         self._running = _Group([], None)
 
     def add(self, wish: Wish) -> Row:
-        """A text more: it waits for a place. Whoever sets `gone` on the row gives it up."""
+        """A text more, which waits for a place. Whoever sets `gone` on the row gives it up.
+
+        Both may be done while another thread is in `turn`.
+        """
         generator = torch.Generator().manual_seed(wish.settings.seed)
         row = Row(wish, Seen(self._model, wish.prompt), generator)
         if wish.echo:
             row.prompt.append(Token(wish.prompt[0]))
-        self._waiting.append(row)
+        self._arrived.append(row)
         return row
 
     @property
@@ -131,20 +135,21 @@ class Batch:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._arrived)
 
     def rows(self) -> list[Row]:
         """All that are here."""
-        return [*self._running.rows, *self._reading.rows, *self._waiting]
+        return [*self._running.rows, *self._reading.rows, *self._waiting, *self._arrived]
 
     @torch.inference_mode()
     def turn(self) -> list[Row]:
         """A token for every text that is read, and some tokens of prompts. Gives the rows that came on."""
-        self._let_go()
+        self._come_and_go()
         return [*self._step(), *self._read()]
 
-    def _let_go(self) -> None:
-        """Those whom nobody wants any more."""
+    def _come_and_go(self) -> None:
+        while self._arrived:
+            self._waiting.append(self._arrived.popleft())
         self._waiting = deque(row for row in self._waiting if not row.gone)
         for group in (self._reading, self._running):
             group.part([row for row in group.rows if row.gone])

@@ -1,6 +1,5 @@
 """Choosing the next token."""
 
-
 import torch
 from torch import Tensor
 
