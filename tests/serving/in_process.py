@@ -33,7 +33,7 @@ def tokenizer() -> Tokenizer:
 
 @functools.cache
 def model(context_length: int = 64) -> Model:
-    return lively_model(tokenizer(), context_length=context_length)
+    return lively_model(tokenizer(), context_length=context_length, tie_weights=False)
 
 
 @dataclass

@@ -27,6 +27,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         checks = {
+            "max_tokens must be at least 0": self.max_tokens >= 0,
             "temperature must be at least 0": self.temperature >= 0,
             "top_k must be at least 1": self.top_k is None or self.top_k >= 1,
             "top_p must lie above 0 and be at most 1": self.top_p is None or 0 < self.top_p <= 1,

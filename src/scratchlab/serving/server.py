@@ -1,6 +1,7 @@
 """The server: a socket, uvicorn on it, and an end when a signal asks for one."""
 
 import asyncio
+import ipaddress
 import signal
 import socket
 from collections.abc import Callable, Generator
@@ -27,6 +28,11 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         remedy = "Choose another --port, or end what listens there." if port else "Choose another --host."
         raise ScratchlabError(f"{host}, port {port}: {error.strerror or error}. {remedy}") from None
+
+
+def is_loopback(listening: socket.socket) -> bool:
+    """Whether this machine alone can reach it."""
+    return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
 
 
 def address_of(listening: socket.socket) -> str:
