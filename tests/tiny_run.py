@@ -1,5 +1,6 @@
 """A run folder without a training: fresh or lively weights, a tokenizer, and a chat template if it shall answer."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,14 @@ def lively_model(tokenizer: Tokenizer, **model: Any) -> Model:
     return made
 
 
-def make_run(path: Path, tokenizer: Tokenizer, template: str | None = None, **model: Any) -> RunFolder:
-    """The lively model as a run of no steps."""
+def make_run(
+    path: Path,
+    tokenizer: Tokenizer,
+    template: str | None = None,
+    change: Callable[[Model], None] = lambda model: None,
+    **model: Any,
+) -> RunFolder:
+    """The lively model as a run of no steps, after a change to its weights."""
     tables = {"corpus": "", "model": _with_defaults(model), "training": {"steps": 0, "precision": "float32"}}
     recipe = recipe_from(tables, where="tiny")
     settled = {"execution.device": "cpu", "execution.compile": False, "execution.micro_batch_size": 1}
@@ -35,8 +42,9 @@ def make_run(path: Path, tokenizer: Tokenizer, template: str | None = None, **mo
         "vocab_size": tokenizer.vocab_size,
         "end_of_text": tokenizer.end_of_text,
     }
-    weights = dict(lively_model(tokenizer, **model).named_parameters())
-    begin = (lambda file: write_tensors({name: x.detach() for name, x in weights.items()}, file)), {}
+    made = lively_model(tokenizer, **model)
+    change(made)
+    begin = (lambda file: write_tensors({name: x.detach() for name, x in made.named_parameters()}, file)), {}
     resolved = recipe.replaced(settled | {"execution.threads": 1})
     folder = RunFolder.create(path, recipe, resolved, manifest, tokenizer.to_json(), begin)
     if template is not None:
@@ -45,4 +53,5 @@ def make_run(path: Path, tokenizer: Tokenizer, template: str | None = None, **mo
 
 
 def _with_defaults(model: dict[str, Any]) -> dict[str, Any]:
-    return {"n_layer": 2, "n_head": 2, "d_model": 32, "context_length": 64, **model}
+    heads = {} if "architecture" in model else {"n_head": 2}
+    return {"n_layer": 2, "d_model": 32, "context_length": 64, **heads, **model}

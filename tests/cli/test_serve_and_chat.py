@@ -13,6 +13,7 @@ from pathlib import Path
 
 import openai
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from scratchlab.cli.main import cli
@@ -21,6 +22,7 @@ from scratchlab.corpus.tokenizer import train_tokenizer
 from scratchlab.errors import RunError, ScratchlabError, UsageError
 from scratchlab.generation.engine import Settings, generate
 from scratchlab.generation.text import stream_text
+from scratchlab.model.build import Model
 from scratchlab.model.load import load_model
 from scratchlab.runfolder import RunFolder
 from tiny_run import make_run
@@ -40,6 +42,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def untaught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "base"
     make_run(folder, TOKENIZER)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recurrent network, whose answers no context limits, and which never ends one by itself."""
+    folder = tmp_path_factory.mktemp("runs") / "endless"
+
+    @torch.no_grad()
+    def never_end(model: Model) -> None:
+        model.head_weight[list(TOKENIZER.specials.values()), -1] = -1000  # the bias
+
+    make_run(folder, TOKENIZER, CHATML, never_end, architecture="rnn")
     return folder
 
 
@@ -169,19 +184,24 @@ class Terminal:
         self.seen = self.seen[found.end() :]
 
 
-def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program(run: Path) -> None:
-    terminal = Terminal("chat", str(run), "--device", "cpu", "--max-tokens", "100", "--system", "a")
+def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program(endless: Path) -> None:
+    terminal = Terminal("chat", str(endless), "--device", "cpu", "--max-tokens", "1000000")
     try:
         terminal.wait_for("/help lists")
+        terminal.wait_for("> ")
         terminal.type("/set nonsense\n")
         terminal.wait_for("there is no such setting")
         terminal.wait_for("> ")
+        terminal.type("ab\n")
+        terminal.wait_for("[a-o]{3}")
+        os.kill(terminal.process.pid, signal.SIGINT)
+        terminal.wait_for("stopped; what was said is kept")
+        terminal.wait_for("> ")
         os.kill(terminal.process.pid, signal.SIGINT)
         terminal.wait_for("ends the conversation")
-        terminal.type("ab\n")
-        terminal.wait_for("> .*\n")
-        terminal.wait_for("> ")
-        terminal.type("/quit\n")
+        terminal.type("/undo\n")
+        terminal.wait_for("taken back: ab")
+        terminal.type("\x04")
         assert terminal.process.wait(20) == 0
     finally:
         terminal.process.kill()
