@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in sentences: what pydantic found, a line a field, with the field that may be meant."""
+"""What is wrong with a recipe, or a request: what pydantic found, a line a field, with the field that may be meant."""
 
 import difflib
 import typing
@@ -7,8 +7,9 @@ from typing import Any
 from pydantic import BaseModel
 
 
-def describe_all(problems: list[dict[str, Any]], root: type[BaseModel]) -> list[str]:
-    """One line a field. A field that may be of two types fails once for each: what each expects is joined by "or"."""
+def describe_all(problems: list[dict[str, Any]], root: type[BaseModel], whole: str = "recipe") -> list[str]:
+    """One line a field, or for the `whole`. A field that may be of two types fails once for each: what each expects is
+    joined by "or"."""
     expected: dict[str, list[str]] = {}
     given: dict[str, Any] = {}
     lines: list[str] = []
@@ -22,11 +23,11 @@ def describe_all(problems: list[dict[str, Any]], root: type[BaseModel]) -> list[
             case "missing":
                 lines.append(f"{path}: this field is needed.")
             case "value_error":
-                lines.append(f"{place or 'recipe'}: {problem['ctx']['error']}.")
+                lines.append(f"{place or whole}: {problem['ctx']['error']}.")
             case "union_tag_invalid":
                 lines.append(f"model.architecture: should be {problem['ctx']['expected_tags'].replace(',', ' or')}.")
             case "union_tag_not_found" | "model_type":
-                lines.append(f"{place or 'recipe'}: should be a section of fields, not {problem['input']!r}.")
+                lines.append(f"{place or whole}: should be a section of fields, not {problem['input']!r}.")
             case "string_pattern_mismatch":
                 expected.setdefault(place, []).append(f"of the form {problem['ctx']['pattern'].strip('^$')}")
             case _:

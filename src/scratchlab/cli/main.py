@@ -26,6 +26,8 @@ COMMANDS = {
     "compare": ("scratchlab.cli.compare:compare", "Is one model better than another? With intervals and a verdict."),
     "scoreboard": ("scratchlab.cli.scoreboard:scoreboard", "Models side by side, and whether figures agree."),
     "sample": ("scratchlab.cli.sample:sample", "Let a trained model write."),
+    "chat": ("scratchlab.cli.chat:chat", "Talk with a model that was taught to answer."),
+    "serve": ("scratchlab.cli.serve:serve", "Serve a model to clients of OpenAI's API, many at once."),
     "gallery": ("scratchlab.cli.gallery:gallery", "What a run wrote at which loss, as a page."),
     "show": ("scratchlab.cli.runs:show", "What a run is, how it went, where things lie."),
     "runs": ("scratchlab.cli.runs:runs", "List runs, compare two, delete one."),

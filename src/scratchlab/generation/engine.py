@@ -27,6 +27,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         checks = {
+            "max_tokens must be at least 0": self.max_tokens >= 0,
             "temperature must be at least 0": self.temperature >= 0,
             "top_k must be at least 1": self.top_k is None or self.top_k >= 1,
             "top_p must lie above 0 and be at most 1": self.top_p is None or 0 < self.top_p <= 1,
@@ -37,33 +38,59 @@ class Settings:
             raise UsageError(f"{'; '.join(wrong)}.")
 
 
-@torch.inference_mode()
-def generate(model: Model, prompt: Sequence[int], settings: Settings, end_of_text: int | None = None) -> Iterator[int]:
-    """Yield new tokens, one at a time, until `max_tokens` or `end_of_text` (which is not yielded).
+class Seen:
+    """The tokens of a text that is being written, and which of them the model has still to read.
 
-    The prompt must have a token at least. When a GPT's context is full, the older half of it is let go and the rest is
-    read again: each token sees between half a context and a whole one.
+    When a GPT's context is full, the older half of it is let go and the rest is read again: each token sees between
+    half a context and a whole one.
+    """
+
+    def __init__(self, model: Model, prompt: Sequence[int]) -> None:
+        """The prompt must have a token at least."""
+        self.tokens, self._most = list(prompt), model.most_tokens
+        if model.end_of_text in self.tokens:  # with document_mask nothing sees what came before it
+            self.tokens = self.tokens[len(self.tokens) - 1 - self.tokens[::-1].index(model.end_of_text) :]
+        self.unread = self.tokens[-self._most if self._most else 0 :]
+
+    def add(self, token: int) -> None:
+        self.tokens.append(token)
+        self.unread = [token]
+
+    def let_go(self) -> None:
+        """The context is full."""
+        self.unread = self.tokens[-max(1, (self._most or 2) // 2) :]
+
+
+@torch.inference_mode()
+def generate(
+    model: Model,
+    prompt: Sequence[int],
+    settings: Settings,
+    end_of_text: int | None = None,
+    end_of_turn: int | None = None,
+) -> Iterator[int]:
+    """Yield new tokens, one at a time, until `max_tokens`, or `end_of_text` or `end_of_turn` (which are not yielded).
+
+    The prompt must have a token at least; `Seen` says what becomes of a text that is longer than the context.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    seen, most = list(prompt), model.most_tokens
-    if model.end_of_text in seen:  # with document_mask nothing sees what came before it
-        seen = seen[len(seen) - 1 - seen[::-1].index(model.end_of_text) :]
+    seen, most = Seen(model, prompt), model.most_tokens
     model = cast_once(model.eval())
     state: Any = None
-    unread: list[int] = []
     for _ in range(settings.max_tokens):
-        if state is None or not state.has_room(len(unread)):
-            unread = seen[-most if most else 0 :] if state is None else seen[-max(1, (most or 2) // 2) :]
-            capacity = len(unread) + settings.max_tokens
+        if state is not None and not state.has_room(len(seen.unread)):
+            seen.let_go()
+            state = None
+        if state is None:
+            capacity = len(seen.unread) + settings.max_tokens
             state = model.new_state(1, min(most, capacity) if most else capacity)
-        tokens_BT = torch.tensor([unread], device=model.head_weight.device)
+        tokens_BT = torch.tensor([seen.unread], device=model.head_weight.device)
         hidden_BTC, state = model.hidden(tokens_BT, state)
         logits_BV = model.logits(hidden_BTC[:, -1])
         token = int(choose(logits_BV, settings.temperature, settings.top_k, settings.top_p, generator))
-        if token == end_of_text:
+        if token in (end_of_text, end_of_turn):
             return
-        seen.append(token)
-        unread = [token]
+        seen.add(token)
         yield token
 
 

@@ -38,6 +38,8 @@ class View:
     """Cosines and sines of rotary positions."""
     visible: Mapping[int | None, Tensor | None]
     """For each window in use: the mask, or None where causality says it all."""
+    places: Tensor
+    """(B, T), where in their rows the tokens are."""
 
 
 class Attention(nn.Module):
@@ -68,7 +70,7 @@ class Attention(nn.Module):
         if view.rotation is not None:
             q_BHTD, k_BKTD = turned(q_BHTD, view.rotation), turned(k_BKTD, view.rotation)
         if view.cache is not None:
-            k_BKTD, v_BKTD = view.cache.append(self.layer, k_BKTD, v_BKTD)
+            k_BKTD, v_BKTD = view.cache.append(self.layer, k_BKTD, v_BKTD, view.places)
         if self.n_kv < self.n_head:
             k_BKTD, v_BKTD = (x.repeat_interleave(self.n_head // self.n_kv, dim=1) for x in (k_BKTD, v_BKTD))
         y_BHTD = self.kernel(q_BHTD, k_BKTD, v_BKTD, visible)
@@ -203,7 +205,8 @@ class GPT(nn.Module):
             documents_BT = (tokens_BT == self.end_of_text).cumsum(1)  # it opens the document that follows it
         positions_BT = places_BT if positions_BT is None else positions_BT
         turns = rotation(positions_BT, config.head_width) if config.positions == "rotary" else None
-        view = View(state, turns, self._visible(places_BT, n_places, state, positions_BT, documents_BT))
+        visible = self._visible(places_BT, n_places, state, positions_BT, documents_BT)
+        view = View(state, turns, visible, places_BT)
         x_BTC = self.dropout(self._embed(tokens_BT, positions_BT))
         for block in self.blocks:
             x_BTC = self.through(block, x_BTC, view)

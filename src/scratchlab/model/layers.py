@@ -1,5 +1,6 @@
 """The parts that the model page is made of."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -34,29 +35,60 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 @dataclass
 class Cache:
-    """Keys and values of the tokens seen so far, for generation. Rows may differ in length.
+    """Keys and values of the tokens seen so far, for generation. Rows may differ in length, and come and go.
 
-    `buffers` holds keys and values of each layer, (B, H, L, D); of row b the first `lengths[b]` places are filled.
+    `buffers` holds keys and values of each layer, (rows, H, L, D), with room for more rows than there are; of row b
+    the first `lengths[b]` places are filled.
     """
 
     buffers: list[tuple[Tensor, Tensor]]
     lengths: list[int]
     capacity: int
 
-    def append(self, layer: int, k_BHTD: Tensor, v_BHTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Store T new tokens a row; gives all keys and all values so far, (B, H, L, D).
+    def append(self, layer: int, k_BHTD: Tensor, v_BHTD: Tensor, places_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Store T new tokens a row at their places; gives all keys and all values so far, (B, H, L, D).
 
         The lengths stay as they are until `advance`, since every layer appends at the same places.
         """
         keys, values = self.buffers[layer]
-        n_new, longest = k_BHTD.shape[2], max(self.lengths)
+        n_rows, n_new, longest = len(self.lengths), k_BHTD.shape[2], max(self.lengths)
         if min(self.lengths) == longest:
-            keys[:, :, longest : longest + n_new], values[:, :, longest : longest + n_new] = k_BHTD, v_BHTD
+            here = slice(n_rows), slice(None), slice(longest, longest + n_new)
+            keys[here], values[here] = k_BHTD, v_BHTD
         else:
-            for row, length in enumerate(self.lengths):
-                keys[row, :, length : length + n_new] = k_BHTD[row]
-                values[row, :, length : length + n_new] = v_BHTD[row]
-        return keys[:, :, : longest + n_new], values[:, :, : longest + n_new]
+            here = torch.arange(n_rows, device=places_BT.device)[:, None], slice(None), places_BT
+            keys[here], values[here] = k_BHTD.transpose(1, 2), v_BHTD.transpose(1, 2)
+        return keys[:n_rows, :, : longest + n_new], values[:n_rows, :, : longest + n_new]
+
+    def add(self, other: "Cache") -> None:
+        """The rows of `other` join at the end."""
+        n_rows, longest = len(self.lengths), max(other.lengths)
+        here, there = slice(n_rows, n_rows + len(other.lengths)), slice(len(other.lengths))
+        self._hold(here.stop, max(longest, self.capacity))
+        for ours, theirs in zip(self.buffers, other.buffers, strict=True):
+            for x, more in zip(ours, theirs, strict=True):
+                x[here, :, :longest] = more[there, :, :longest]
+        self.lengths = self.lengths + other.lengths
+
+    def drop(self, row: int) -> None:
+        """A row leaves, and the last one takes its place."""
+        length = self.lengths.pop()
+        if row < len(self.lengths):
+            for x in itertools.chain(*self.buffers):
+                x[row, :, :length] = x[len(self.lengths), :, :length]
+            self.lengths[row] = length
+
+    def widen(self, most: int) -> None:
+        """Twice the room in every row, up to so many tokens."""
+        self._hold(len(self.lengths), min(2 * self.capacity, most))
+
+    def _hold(self, n_rows: int, capacity: int) -> None:
+        """Have room for so many rows, and for so many tokens in each."""
+        there = len(self.buffers[0][0]) if self.buffers else n_rows
+        if n_rows > there or capacity > self.capacity:
+            more = (0, 0, 0, capacity - self.capacity, 0, 0, 0, max(n_rows, 2 * there) - there if n_rows > there else 0)
+            self.buffers = [(F.pad(k, more), F.pad(v, more)) for k, v in self.buffers]
+            self.capacity = capacity
 
     def repeated(self, rows: int, room: int) -> "Cache":
         """So many rows that all begin as this cache's only row, each with room for so many tokens more."""

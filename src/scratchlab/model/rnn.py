@@ -43,6 +43,16 @@ class Carried:
         """Always, where a GPT's cache fills up."""
         return True
 
+    def add(self, other: "Carried") -> None:
+        """The rows of `other` join at the end."""
+        self.parts = Carried.joined([self, other]).parts
+
+    def drop(self, row: int) -> None:
+        """A row leaves, and the last one takes its place."""
+        last = self.parts[0].shape[1] - 1
+        kept = [last if place == row else place for place in range(last)]
+        self.parts = tuple(part[:, kept] for part in self.parts)
+
 
 def elman_cell(from_input: Tensor, from_hidden: Tensor, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """h' = tanh(input + recurrence)."""
