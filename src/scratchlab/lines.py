@@ -1,4 +1,4 @@
-"""JSON Lines that are written while something runs: each is on the disk when it was added, and a kill tears one at most."""
+"""JSON Lines that are written while something runs: each is on the disk once it was added; a kill tears one at most."""
 
 import contextlib
 import json

@@ -9,6 +9,7 @@ samples.jsonl    what the model wrote along the way
 checkpoints/     the full state of the last two saves
 snapshots/       weights alone: the best, and some on the way
 tokenizer.json   the corpus's, so that the run needs nothing else to write
+chat_template.jinja  how it is spoken to, if it was taught to answer
 charts/          PNG files
 gallery.html     what the model wrote at which loss, once it was asked for; gallery.md the same
 test_units.json  the final loss on the test split by document: what errors of differences between runs are made from
@@ -127,6 +128,10 @@ class RunFolder:
     @property
     def tokenizer_path(self) -> Path:
         return self.path / "tokenizer.json"
+
+    @property
+    def chat_template_path(self) -> Path:
+        return self.path / "chat_template.jinja"
 
     # How it goes.
 

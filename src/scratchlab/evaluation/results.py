@@ -8,7 +8,6 @@ and a log that was interrupted goes on.
 
 import json
 import math
-import re
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from scratchlab.errors import ScratchlabError
 from scratchlab.evaluation.loss import ratio_error
 from scratchlab.evaluation.subjects import Subject
 from scratchlab.evaluation.tasks import Record, Task, is_right
-from scratchlab.files import sha256_of_json
+from scratchlab.files import file_name, sha256_of_json
 
 FORMAT = 1
 HEAD = {"model", "task", "task_sha256", "items"}
@@ -91,11 +90,6 @@ def read_log(path: Path) -> tuple[Record, list[Record]]:
                 f"{path} is damaged: line {number:,} is no result of an item. Delete it, and evaluate again."
             )
     return head, records
-
-
-def file_name(name: str) -> str:
-    """A name that can be a file's."""
-    return re.sub(r"[^\w.=-]+", "-", name).strip("-.") or "model"
 
 
 @dataclass(frozen=True, slots=True)
