@@ -20,7 +20,7 @@ FOR_JUDGES = ("repeats", "one_by_one", "tries", "at_once", "timeout", "temperatu
 )
 @click.argument("answers", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="ANSWERS...")
 @click.option("--judge", "judges", multiple=True, metavar="JUDGE",
-              help="openai:MODEL, http://HOST:PORT/v1#MODEL or command:PROGRAM (several times for several judges).")  # fmt: skip
+              help="openai:MODEL, http://HOST:PORT/v1#MODEL or command:PROGRAM; one or several.")  # fmt: skip
 @click.option("--baseline", metavar="MODEL", help="What the others are compared with.  [default: the first]")
 @click.option("--smallest-effect", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
               metavar="X", help="Smaller differences, in points of 100, do not matter.")  # fmt: skip
@@ -111,7 +111,12 @@ def _judged(found: Any, baseline: int, options: Report, as_json: bool) -> None:
         show({"dry_run": rows}, as_json, ahead_text)
         return
     with live_line() as line:
-        panels = panels_of(contest, judges, plan, lambda name, done, total: time_left(line, name)(done, total))
+        told: dict[str, Any] = {}
+
+        def progress(name: str, done: int, total: int) -> None:
+            told.setdefault(name, time_left(line, name))(done, total)
+
+        panels = panels_of(contest, judges, plan, progress)
     report = report_of(Question(found, contest, baseline, options["smallest_effect"], labels), panels)
     if options["markdown"]:
         from scratchlab.judging.report_markdown import judged_markdown
@@ -122,8 +127,8 @@ def _judged(found: Any, baseline: int, options: Report, as_json: bool) -> None:
     show(report, as_json, judged_text)
     if left := sum(panel.asked.left for panel in panels):
         raise UnfinishedError(
-            f"{left:,} prompts were not asked: they may have cost more than --max-cost {options['max_cost']:g}. Run the "
-            "same command with more: it goes on where it stopped."
+            f"{left:,} prompts were not asked: they may have cost more than --max-cost {options['max_cost']:g}. Run "
+            "the same command with more: it goes on where it stopped."
         )
 
 

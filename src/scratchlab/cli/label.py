@@ -20,8 +20,8 @@ KEYS: dict[str, Literal["a", "b", "neither"]] = {"1": "a", "2": "b", "n": "neith
 def label(answers: tuple[Path, ...], path: Path, most: int | None, seed: int, as_json: bool) -> None:
     """Which answer is better? Shows two answers to a question, blind and side by side, and keeps what you say.
 
-    Press 1 or 2 for the better one, n for neither, s to skip, q to end; run again, it goes on. scratchlab judge --labels
-    says how far a judge agrees with you. Each line with a preferred answer is a preference pair to learn from.
+    Press 1 or 2 for the better one, n for neither, s to skip, q to end; run again, it goes on. scratchlab judge
+    --labels says how far a judge agrees with you. A line with a preferred answer is a preference pair to learn from.
     """
     from scratchlab import lines
     from scratchlab.errors import UsageError

@@ -19,7 +19,7 @@ from scratchlab.judging.verdicts import Figures, Versus, against_baseline
 
 WHAT = {
     "chrf": "chrF counts letter sequences shared with the reference answer, 0 to 100: it rewards its words, not truth",
-    "likelihood": "the loss says how unexpected the reference answer is to a model, and nothing of what the model writes",
+    "likelihood": "the loss says how unexpected the reference answer is to a model, and nothing of what it writes",
 }
 
 

@@ -177,8 +177,8 @@ def _notes(answers: Sequence[Answers], contest: Contest) -> list[str]:
     if not contest.anchored:
         lacking = sum(not (question.reference or "").strip() for question in contest.questions)
         notes.append(
-            f"{lacking:,} of {len(contest.questions):,} questions have no reference answer, so that there are no anchors: "
-            "nothing says whether the judge can tell right from wrong, or drifts"
+            f"{lacking:,} of {len(contest.questions):,} questions have no reference answer, so that there are no "
+            "anchors: nothing says whether the judge can tell right from wrong, or drifts"
         )
     for one in answers:
         empty, cut = sum(not text for text in one.texts), sum(not answer.written.ended for answer in one.answers)

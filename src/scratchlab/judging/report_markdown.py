@@ -27,11 +27,10 @@ def judged_markdown(report: Facts) -> str:
 
 def offline_markdown(report: Facts) -> str:
     """How answers compare with their references."""
+    head = f"{report['questions']:,} questions of {report['data']} with a reference; chrF: {report['signature']}."
     parts = [
         "# Answers beside their references",
-        escaped(
-            f"{report['questions']:,} questions of {report['data']} that have a reference; chrF: {report['signature']}."
-        ),
+        escaped(head),
         _list(tables.offline_notes(report)),
         _table(tables.offline_table(report)),
         _list(tables.offline_lines(report)),

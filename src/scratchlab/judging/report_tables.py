@@ -161,8 +161,8 @@ def _steadier_line(one: Facts) -> str:
     together, alone, apart = one["together"], one["one_by_one"], one["difference"]
     verdict = "which is steadier is undecided" if one["steadier"] == "undecided" else f"{one['steadier']} is steadier"
     return (
-        f"{one['judge']} repeated orders two answers alike in {together['value']:.0%} of cases when it sees all together, "
-        f"{alone['value']:.0%} one by one (50%: by a coin): {apart['value']:+.1%} ({apart['low']:+.1%} to "
+        f"{one['judge']} repeated orders two answers alike in {together['value']:.0%} of cases where it sees all at "
+        f"once, {alone['value']:.0%} one by one (50%: by a coin): {apart['value']:+.1%} ({apart['low']:+.1%} to "
         f"{apart['high']:+.1%}), {verdict}."
     )
 
@@ -170,8 +170,8 @@ def _steadier_line(one: Facts) -> str:
 def warning_lines(report: Facts) -> list[str]:
     """What else one should know."""
     talking = [
-        f"{one['model']}: {len(one['questions']):,} answers talk to the judge (questions {', '.join(one['questions'][:5])}"
-        f"{', ...' if len(one['questions']) > 5 else ''}): look at them."
+        f"{one['model']}: {len(one['questions']):,} answers talk to the judge (questions "
+        f"{', '.join(one['questions'][:5])}{', ...' if len(one['questions']) > 5 else ''}): look at them."
         for one in report["talking"]
     ]
     return [*talking, *(f"Note: {note}." for note in report["notes"])]
@@ -186,7 +186,7 @@ def offline_lines(report: Facts) -> list[str]:
     """Sentences on chrF and on the loss, and what one should know."""
     losses = [f"{one['model']}, nats/byte of the reference: {one['sentence']}." for one in report["nats_per_byte"]]
     notes = [
-        f"{one['model']}: {one['empty']:,} answers are empty (their chrF is 0), {one['cut']:,} were cut off at the most tokens."
+        f"{one['model']}: {one['empty']:,} answers are empty (their chrF is 0), {one['cut']:,} were cut off."
         for one in report["models"]
         if one["empty"] or one["cut"]
     ]
