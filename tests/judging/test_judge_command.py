@@ -117,7 +117,7 @@ def test_a_judge_says_who_is_better_and_whether_it_can_be_trusted(here: Path, se
     assert len(server.asked) == 24
     for part in (
         "tuned: helps: 20",
-        "1     tuned",
+        "1       tuned",
         "0 failed",
         "$0.0048",
         "above the bad answer in 100%",

@@ -72,9 +72,9 @@ def test_what_was_paid_is_not_paid_again(server: Server, tmp_path: Path) -> None
 
 
 def nth(n: int, change: Callable[[str], Reply]) -> Callable[[str, dict[str, Any]], Reply]:
-    """Every n-th reply is changed."""
+    """Every n-th first reply to a prompt is changed."""
     seen = iter(range(10_000))
-    return lambda text, wish: change(text) if next(seen) % n == 0 else text
+    return lambda text, wish: change(text) if len(wish["messages"]) == 2 and next(seen) % n == 0 else text
 
 
 MALFORMED: dict[str, Callable[[str], Reply]] = {
@@ -175,7 +175,7 @@ def test_a_prompt_that_is_refused_has_failed_and_others_go_on(server: Server, tm
     asked = ask(tmp_path, server.url)
     check_fair(tmp_path, asked, failed=2)
     assert {outcome.problem for outcome in asked.outcomes if outcome.scores is None} == {
-        "refused: HTTP status 400 (Error code: 400 - {'error': {'message': 'the prompt is too long'}})"
+        "refused: HTTP status 400 (the prompt is too long)"
     }
     server.change = lambda text, wish: too_long
     with pytest.raises(ScratchlabError, match=r"judges nothing; the first of 12: .*too long"):
@@ -198,7 +198,8 @@ def test_a_server_is_asked_without_what_it_does_not_know(kind: str, server: Serv
     refuses, form = FORMS[kind]
 
     def change(text: str, wish: dict[str, Any]) -> Reply:
-        named = ", ".join(name for name in ("temperature", "max_tokens") if name in wish)
+        settings = ("temperature", "max_tokens") if kind == "both" else ("temperature",)
+        named = ", ".join(name for name in settings if name in wish)
         return (400, {}, json.dumps({"error": {"message": f"not supported: {named}"}})) if refuses(wish) else text
 
     server.change = (

@@ -38,7 +38,7 @@ def table(values_QRE: Floats, n_models: int, places: Floats | None = None) -> Sc
 def test_a_difference_is_a_paired_t_over_questions() -> None:
     rng = np.random.default_rng(1)
     values = rng.normal(50, 10, (40, 3, 3)) + rng.normal(0, 20, (40, 1, 1))
-    values[:, :, 2] += 6
+    values[:, :, 2] += 9
     _, versus = judged_against(values, NAMES[:3], 0, 1.0)
     apart = values.mean(1)[:, 2] - values.mean(1)[:, 0]
     right: Any = stats.ttest_1samp(apart, 0)
@@ -333,7 +333,6 @@ def test_the_balanced_order_takes_the_places_out_of_the_models_scores() -> None:
     assert high - low < 1.2
     assert found["as listed"]["interval"][1] < -10
     assert found["as listed"]["false_claims"] > 0.9
-    assert found["balanced"]["deviation"] < found["any order"]["deviation"]
 
 
 def test_intervals_hold_the_truth_and_claims_are_rarely_false() -> None:

@@ -4,6 +4,7 @@ What may pass is waited for: a connection that fails or breaks off, a time-out, 
 that is no JSON. The key comes from OPENAI_API_KEY and goes nowhere but to the server.
 """
 
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -71,7 +72,7 @@ class Client:
             except openai.APIStatusError as error:
                 problem = self._problem(error, where)
                 wait = None if wait is None else advised(error.response.headers.get("Retry-After"), wait)
-            except (openai.APIConnectionError, openai.APIResponseValidationError, _BrokenError) as error:
+            except (openai.APIConnectionError, json.JSONDecodeError, _BrokenError) as error:
                 problem = _words(str(error.__cause__ or error)) or type(error).__name__
             if wait is not None:
                 time.sleep(wait)
@@ -82,7 +83,8 @@ class Client:
 
     def _problem(self, error: Any, where: str) -> str:
         """What a status means, if another try may help. Else an error."""
-        said = f"HTTP status {error.status_code} ({_words(error.message)})"
+        told = error.body.get("message") if isinstance(error.body, dict) else None
+        said = f"HTTP status {error.status_code} ({_words(str(told or error.response.text))})"
         if error.status_code in PASSING or error.status_code >= 500:
             return said
         if error.status_code in (401, 403):

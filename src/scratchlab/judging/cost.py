@@ -85,32 +85,36 @@ def _tokens(prompt: Prompt) -> tuple[int, int]:
 class Budget:
     """Grants requests while the money lasts. May be used by several threads.
 
-    A request is granted if what was spent, with those under way and this one each at the dearest so far, stays below
-    the most; before anything was spent, at a guess.
+    A request is granted if what was spent, with those under way and this one each at the dearest so far, stays within
+    the most; before anything was spent, at a guess. Where those under way may turn out cheaper, it is waited for them.
     """
 
     def __init__(self, price: Price | None, most: float | None) -> None:
         self._price, self._most = price, most
-        self.spent = self._dearest = 0.0
+        self._spent = self._dearest = 0.0
         self._under_way, self._stopped = 0, False
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
 
     def stop(self) -> None:
         """Grant nothing more."""
-        self._stopped = True
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
 
     @contextmanager
     def request(self, prompt: Prompt) -> Generator[bool]:
         """Whether a request may be made; it counts as under way until this ends."""
-        with self._lock:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or not self._under_way or self._suffices(prompt))
             granted = not self._stopped and self._suffices(prompt)
             self._stopped = not granted
             self._under_way += granted
         try:
             yield granted
         finally:
-            with self._lock:
+            with self._changed:
                 self._under_way -= granted
+                self._changed.notify_all()
 
     def spend(self, reply: Reply) -> None:
         """Count a reply. UsageError where there is a limit and the server does not say what it counts."""
@@ -120,13 +124,13 @@ class Budget:
             if self._most is not None:
                 raise UsageError("--max-cost: this judge does not say how many tokens it read and wrote. Leave it out.")
             return
-        with self._lock:
+        with self._changed:
             cost = self._price.of(reply.tokens_in, reply.tokens_out)
-            self.spent += cost
+            self._spent += cost
             self._dearest = max(self._dearest, cost)
 
     def _suffices(self, prompt: Prompt) -> bool:
         if self._price is None or self._most is None:
             return True
-        one = max(self._dearest, self._price.of(*_tokens(prompt)))
-        return self.spent + (self._under_way + 1) * one <= self._most
+        one = self._dearest or self._price.of(*_tokens(prompt))
+        return self._spent + (self._under_way + 1) * one <= self._most

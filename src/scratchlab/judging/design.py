@@ -58,7 +58,9 @@ def _orders(
         own = questions[start : start + n_entries]
         step = 1 if len(own) == n_entries else len(own)  # of a last square that is not full: row after row
         for repeat in range(repeats):
-            letters = generator(seed, "square", number, repeat // n_entries).permutation(n_entries)
+            letters = generator(seed, "square", number // (1 + n_entries % 2), repeat // n_entries).permutation(
+                n_entries
+            )
             rows = _square(n_entries, mirrored=bool(number % 2))
             for place, question in enumerate(own):
                 row = rows[(place + repeat * step) % n_entries]

@@ -49,10 +49,10 @@ class Replies:
     def add(self, key: str, reply: Reply, about: Record) -> Kept:
         """Keep a reply: it is on the disk when this returns. `about` says to people what it is to."""
         with self._lock:
-            kept = Kept(reply, time.time())
+            kept = Kept(reply, round(time.time(), 3))
             line = {
                 "key": key,
-                "at": round(kept.at, 3),
+                "at": kept.at,
                 **about,
                 "asked": reply.asked,
                 "tokens_in": reply.tokens_in,

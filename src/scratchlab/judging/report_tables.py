@@ -94,7 +94,7 @@ def verdict_lines(versus: Sequence[Facts]) -> list[str]:
 def _where_from(noise: Facts | None) -> str:
     if noise is None:
         return ""
-    return f" Of its squared error {noise['share_of_repeats']:.0%} is the judge's inconstancy, the rest the questions."
+    return f" Of its squared error {noise['share_of_repeats']:.0%} is the judge's own noise, the rest the choice of questions."
 
 
 def asked_lines(panel: Facts) -> list[str]:
