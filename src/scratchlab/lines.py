@@ -36,15 +36,27 @@ def held(path: Path, what: str) -> Generator[None]:
 
 
 def begin(path: Path, head: Line, what: str) -> None:
-    """Make the file with its first line, or make it ready to go on: a line that a kill has torn is dropped."""
+    """Make the file with its first line, or make it ready to go on."""
+    if not mend(path, what):
+        append(path, [head], what)
+
+
+def mend(path: Path, what: str) -> bool:
+    """Make a file ready to go on: a last line that a kill has torn is dropped, one that lacks its end alone gets it.
+
+    Gives whether there is anything in it.
+    """
     with disk_errors(path, what):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
             file.seek(0)
-            whole = file.read().rfind(b"\n") + 1
+            content = file.read()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content) and _is_whole(content[whole:]):
+                file.write(b"\n")
+                whole = len(content) + 1
             file.truncate(whole)
-    if not whole:
-        append(path, [head], what)
+    return whole > 0
 
 
 def append(path: Path, lines: Iterable[Line], what: str) -> None:
@@ -57,4 +69,13 @@ def append(path: Path, lines: Iterable[Line], what: str) -> None:
 
 def whole_lines(path: Path) -> list[bytes]:
     """The lines of a file but for one that was torn."""
-    return path.read_bytes().rpartition(b"\n")[0].splitlines()
+    *whole, last = path.read_bytes().split(b"\n")
+    return [*whole, *([last] if _is_whole(last) else [])]
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether a line without an end is one: no beginning of a JSON object is JSON."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -35,10 +35,12 @@ SHORT = Settings(max_tokens=5, temperature=0.0)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base run on bytes that sees 160 of them."""
+    """A base run on bytes that sees 256 of them."""
     folder = tmp_path_factory.mktemp("answers")
-    (folder / "writing.txt").write_text("Every effort moves you. " * 400, encoding="utf-8")
-    build_corpus([str(folder / "writing.txt")], folder / "corpus", tokenizer="byte")
+    (folder / "writing").mkdir()
+    for number in range(30):
+        (folder / f"writing/{number}.txt").write_text("Every effort moves you. " * 9 + f"{number}\n", encoding="utf-8")
+    build_corpus([str(folder / "writing")], folder / "corpus", tokenizer="byte")
     tables: dict[str, Any] = {
         "corpus": str(folder / "corpus"),
         "model": {"n_layer": 1, "n_head": 2, "d_model": 16, "context_length": 256},

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from contests import Messages, Reply, Server, fair, made_contest, serving
 
+from scratchlab.cli.main import cli
 from scratchlab.errors import ScratchlabError, UnfinishedError, UnreachableError, UsageError
 from scratchlab.judging import client, judges
 from scratchlab.judging.asking import Asked, Task, ask_all
@@ -230,7 +232,7 @@ def test_the_key_goes_to_the_server_and_nowhere_else(
 def test_a_torn_line_costs_that_reply_alone(server: Server, tmp_path: Path) -> None:
     ask(tmp_path, server.url)
     path = path_of(tmp_path / "judgments", server.url)
-    path.write_bytes(path.read_bytes()[:-9])
+    path.write_bytes(path.read_bytes()[:-9])  # torn
     check_fair(tmp_path, ask(tmp_path, server.url))
     assert len(server.asked) == 13
     text = path.read_text().splitlines()
@@ -319,7 +321,9 @@ def test_what_is_no_judge_is_said(spec: str, server: Server) -> None:
 COMMAND = ["--repeats", "3", "--at-once", "2", "--json", "--out"]
 
 
-def test_a_judgment_that_was_killed_goes_on_without_paying_twice(server: Server, tmp_path: Path) -> None:
+def test_a_judgment_that_was_killed_goes_on_without_paying_twice(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A real process, killed in the middle: of what the server was asked, what had come back is not asked again."""
     made_contest(tmp_path / "answers", n=20)
     server.pause = 0.02
@@ -334,8 +338,9 @@ def test_a_judgment_that_was_killed_goes_on_without_paying_twice(server: Server,
     kept = path_of(tmp_path / "judgments", server.url).read_text().count('"key"')
     assert 18 <= kept <= 21
     server.pause = 0.0
-    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
-    assert outcome.returncode == 0, outcome.stderr
+    monkeypatch.chdir(tmp_path)
+    outcome = CliRunner().invoke(cli, command[3:])
+    assert outcome.exit_code == 0, outcome.output
     counts: dict[str, int] = {}
     for wish in server.asked:
         text = json.dumps(wish["messages"])
@@ -376,7 +381,7 @@ def test_an_injected_answer_gains_nothing(server: Server, tmp_path: Path) -> Non
     from scratchlab.judging.answers import open_answers
     from scratchlab.judging.contest import contest_of
     from scratchlab.judging.panel import Plan, panels_of
-    from scratchlab.judging.report import Question, report_of
+    from scratchlab.judging.report import Matter, report_of
 
     server.judge = gullible
     write_answers(tmp_path / "answers", "honest", worth([40.0] * 12))
@@ -385,7 +390,7 @@ def test_an_injected_answer_gains_nothing(server: Server, tmp_path: Path) -> Non
     contest = contest_of(answers, 1)
     plan = Plan(ways=("together",), repeats=2, seed=1, tries=3, at_once=3, price=None, most=None, folder=tmp_path / "j")
     panels = panels_of(contest, [open_judge(server.url, 0.0, 5.0)], plan, lambda name, done, total: None)
-    report = report_of(Question(answers, contest, 0, 1.0), panels)
+    report = report_of(Matter(answers, contest, 0, 1.0), panels)
     assert [one["value"] for one in report["panels"][0]["scores"]] == [40.0, 40.0, 95.0, 5.0]
     assert report["panels"][0]["verdicts"][0]["verdict"] == "negligible"
     assert report["talking"] == [{"model": "injected", "questions": [str(number) for number in range(1, 13)]}]

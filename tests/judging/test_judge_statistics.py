@@ -337,7 +337,7 @@ def test_the_balanced_order_takes_the_places_out_of_the_models_scores() -> None:
 
 def test_intervals_hold_the_truth_and_claims_are_rarely_false() -> None:
     made = simulations()
-    found = made["rates"](made["World"](questions=50, place=8.0), 150, "test")
+    found = made["rates"](made["World"](questions=40, repeats=1, place=8.0), 100, "test")
     assert found.claims <= 0.1
     assert found.wrong_ranks <= 0.1
     assert min(found.covered_scores, found.covered_differences, found.covered_strengths) > 0.92

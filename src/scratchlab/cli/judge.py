@@ -101,7 +101,7 @@ def _judged(found: Any, baseline: int, options: Report, as_json: bool) -> None:
     from scratchlab.judging.contest import contest_of
     from scratchlab.judging.labels import read_labels
     from scratchlab.judging.panel import ahead_of, panels_of
-    from scratchlab.judging.report import Question, report_of
+    from scratchlab.judging.report import Matter, report_of
 
     contest, plan = contest_of(found, options["seed"]), _plan(options)
     labels = None if options["labels"] is None else read_labels(options["labels"], contest)
@@ -117,7 +117,7 @@ def _judged(found: Any, baseline: int, options: Report, as_json: bool) -> None:
             told.setdefault(name, time_left(line, name))(done, total)
 
         panels = panels_of(contest, judges, plan, progress)
-    report = report_of(Question(found, contest, baseline, options["smallest_effect"], labels), panels)
+    report = report_of(Matter(found, contest, baseline, options["smallest_effect"], labels), panels)
     if options["markdown"]:
         from scratchlab.judging.report_markdown import judged_markdown
 

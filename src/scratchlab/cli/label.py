@@ -33,6 +33,7 @@ def label(answers: tuple[Path, ...], path: Path, most: int | None, seed: int, as
         raise UsageError("two answers are compared: name the answers of two models at least.")
     made = 0
     with lines.held(path, "the labels"):
+        lines.mend(path, "the labels")
         known = done(path)
         ahead = [one for one in choices(found, seed) if (one.question.id, frozenset(one.models)) not in known]
         for number, choice in enumerate(ahead[:most], 1):

@@ -3,7 +3,7 @@
 A prompt whose replies were all malformed has failed. It has no scores, is counted, and is never taken for a 0.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
@@ -149,7 +149,7 @@ def _refuse_if_all_refused(task: Task, outcomes: Iterable[Outcome]) -> None:
         raise ScratchlabError(f"{task.judge.name} judges nothing; the first of {len(problems):,}: {problems[0]}.")
 
 
-def missing(task: Task, replies: Replies) -> list[Prompt]:
+def missing(task: Task, known: Mapping[str, Kept]) -> list[Prompt]:
     """The prompts that would be asked now, second tries aside: for a dry run."""
     prompts = [task.prompt(sheet) for sheet in task.sheets]
-    return [prompt for prompt in prompts if replies.get(key_of(task.judge, prompt)) is None]
+    return [prompt for prompt in prompts if key_of(task.judge, prompt) not in known]

@@ -19,6 +19,7 @@ from scratchlab.generation.engine import Settings, generate
 from scratchlab.interop.endpoint import is_endpoint
 from scratchlab.interop.subjects import open_subject
 from scratchlab.judging.answers import Likelihood, Question, Written
+from scratchlab.judging.client import OPENAI
 from scratchlab.model.build import Model
 from scratchlab.model.load import At
 from scratchlab.runfolder import RunFolder
@@ -43,8 +44,8 @@ class Author:
 
 
 def seed_of(seed: int, question: Question) -> int:
-    """The seed with which a question is answered: 63 bits, the same whatever else is asked."""
-    return derive(seed, "answer", question.id) >> 65
+    """The seed with which a question is answered: whatever else is asked. 31 bits, which any server takes."""
+    return derive(seed, "answer", question.id) >> 97
 
 
 def open_author(name: str, *, template: str | None = None, at: At = "final", device: str = "auto") -> Author:
@@ -53,7 +54,7 @@ def open_author(name: str, *, template: str | None = None, at: At = "final", dev
     `template` (alpaca, chatml or a file of Jinja) is for runs that have none of their own. UsageError for one that has,
     for a run without any, and for a template whose special tokens a tokenizer lacks; RunError for what is no model.
     """
-    if is_endpoint(name):
+    if is_endpoint(name) or name.startswith(OPENAI):
         from scratchlab.judging.remote_author import endpoint_author
 
         _refuse_template(name, template, "an endpoint, which words conversations itself")

@@ -75,7 +75,7 @@ def _pair(question: Question, text_a: str, text_b: str, preferred: Preferred) ->
 
 def done(path: Path) -> set[tuple[str, frozenset[str]]]:
     """What was labeled before: questions, each with the two models."""
-    lines = [json.loads(line) for line in whole_lines(path)] if path.exists() else []
+    lines = [json.loads(line) for line in whole_lines(path) if line.strip()] if path.exists() else []
     return {(line["question"], frozenset((line["a"], line["b"]))) for line in lines if "preferred" in line}
 
 
@@ -111,6 +111,8 @@ def read_labels(path: Path, contest: Contest) -> Floats:
     scores = np.full((len(questions), contest.n_models), np.nan)
     problems: list[str] = []
     for number, line in enumerate(whole_lines(path), 1):
+        if not line.strip():
+            continue
         try:
             _take(json.loads(line), questions, pairs, contest.models, preferred, scores)
         except (ValueError, RecursionError) as error:

@@ -10,7 +10,7 @@ from scratchlab.judging.contest import Contest
 from scratchlab.judging.cost import Budget, Cost, Price, cost_of, guess
 from scratchlab.judging.design import Sheet, alone, together
 from scratchlab.judging.judges import Judge
-from scratchlab.judging.paid import open_replies
+from scratchlab.judging.paid import open_replies, path_of, read_replies
 from scratchlab.judging.scores import Scores, scores_of
 
 Way = Literal["together", "one by one"]
@@ -92,12 +92,13 @@ class Ahead:
 
 
 def ahead_of(contest: Contest, judges: Sequence[Judge], plan: Plan) -> list[Ahead]:
-    """What would be asked, and about what it would cost; nobody is asked."""
+    """What would be asked, and about what it would cost; nobody is asked, and nothing written."""
     found: list[Ahead] = []
     for judge in judges:
-        with open_replies(plan.folder, judge) as replies:
-            tasks = [_task(contest, judge, plan, way) for way in plan.ways]
-            total = sum(len(task.sheets) for task in tasks)
-            prompts = [prompt for task in tasks for prompt in missing(task, replies)]
-            found.append(Ahead(judge.name, total, total - len(prompts), guess(prompts, plan.price)))
+        path = path_of(plan.folder, judge.name)
+        known = read_replies(path) if path.exists() else {}
+        tasks = [_task(contest, judge, plan, way) for way in plan.ways]
+        total = sum(len(task.sheets) for task in tasks)
+        prompts = [prompt for task in tasks for prompt in missing(task, known)]
+        found.append(Ahead(judge.name, total, total - len(prompts), guess(prompts, plan.price)))
     return found

@@ -1,14 +1,14 @@
-"""A model behind an OpenAI-compatible endpoint that answers: `http://HOST:PORT/v1#MODEL`."""
+"""A model behind an OpenAI-compatible endpoint that answers: `http://HOST:PORT/v1#MODEL`, or `openai:MODEL`."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from scratchlab.errors import UsageError
+from scratchlab.errors import ScratchlabError, UsageError
 from scratchlab.files import sha256_of_json
 from scratchlab.generation.engine import Settings
 from scratchlab.judging.answers import Question, Written
 from scratchlab.judging.authors import Author, seed_of
-from scratchlab.judging.client import TIMEOUT, Client, open_client
+from scratchlab.judging.client import TIMEOUT, Client, RefusedError, open_client
 
 AT_ONCE = 4
 """Requests in flight."""
@@ -34,12 +34,11 @@ def endpoint_author(name: str) -> Author:
 
 
 def _write(client: Client, question: Question, settings: Settings) -> Written:
-    found = client.complete(
-        question.messages,
-        f"question {question.id}",
-        max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-        seed=seed_of(settings.seed, question),
-        **({} if settings.top_p is None else {"top_p": settings.top_p}),
-    )
+    where = f"question {question.id}"
+    wishes = {"max_tokens": settings.max_tokens, "temperature": settings.temperature}
+    wishes |= {"seed": seed_of(settings.seed, question)} | ({} if settings.top_p is None else {"top_p": settings.top_p})
+    try:
+        found = client.complete(question.messages, where, **wishes)
+    except RefusedError as error:
+        raise ScratchlabError(f"{client}, {where}: {error}.") from None
     return Written(found.text, found.tokens_out, ended=found.finish != "length")

@@ -12,6 +12,7 @@ from scratchlab.evaluation.comparison import compare_ratios, judge
 from scratchlab.judging import check_words
 from scratchlab.judging.agreement import agreement, of_repeats, preferences, steadiness
 from scratchlab.judging.answers import Answers
+from scratchlab.judging.asking import Outcome
 from scratchlab.judging.checks import check
 from scratchlab.judging.contest import Contest
 from scratchlab.judging.panel import Panel
@@ -24,8 +25,8 @@ Facts = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What a report is asked for."""
+class Matter:
+    """What is judged, and how the report is to see it."""
 
     answers: Sequence[Answers]
     contest: Contest
@@ -37,31 +38,31 @@ class Question:
     """What a person prefers: (questions, pairs of models)."""
 
 
-def report_of(asked: Question, panels: Sequence[Panel]) -> Facts:
+def report_of(matter: Matter, panels: Sequence[Panel]) -> Facts:
     """All that the panels say. UsageError if one of them has judged fewer than two questions."""
-    contest = asked.contest
+    contest = matter.contest
     return {
-        "data": asked.answers[0].head["data"],
+        "data": matter.answers[0].head["data"],
         "questions": len(contest.questions),
         "models": list(contest.models),
-        "baseline": contest.models[asked.baseline],
-        "smallest_effect": asked.smallest_effect,
+        "baseline": contest.models[matter.baseline],
+        "smallest_effect": matter.smallest_effect,
         "anchored": contest.anchored,
-        "panels": [_of_panel(asked, panel) for panel in panels],
+        "panels": [_of_panel(matter, panel) for panel in panels],
         "between_judges": _between(contest, panels),
-        "with_labels": [] if asked.labels is None else _with_labels(asked.labels, contest, panels),
+        "with_labels": [] if matter.labels is None else _with_labels(matter.labels, contest, panels),
         "steadier": _steadier(contest, panels),
-        "talking": _talking(asked.answers),
-        "notes": _notes(asked.answers, contest),
+        "talking": _talking(matter.answers),
+        "notes": _notes(matter.answers, contest),
     }
 
 
-def _of_panel(asked: Question, panel: Panel) -> Facts:
-    contest, scores = asked.contest, panel.scores
+def _of_panel(matter: Matter, panel: Panel) -> Facts:
+    contest, scores = matter.contest, panel.scores
     lengths = np.array([[len(text) for text in texts] for texts in contest.texts], float).T
     checks = check(scores, lengths)
     several, together = contest.n_models > 1, panel.way == "together"
-    verdicts = judged_against(scores.models, contest.models, asked.baseline, asked.smallest_effect)
+    verdicts = judged_against(scores.models, contest.models, matter.baseline, matter.smallest_effect)
     repeats_agree = of_repeats(scores.values, contest.n_models)
     return {
         "judge": panel.judge,
@@ -93,7 +94,7 @@ def _counts(panel: Panel) -> Facts:
     }
 
 
-def _failure(contest: Contest, outcome: Any) -> Facts:
+def _failure(contest: Contest, outcome: Outcome) -> Facts:
     sheet = outcome.sheet
     return {
         "question": contest.questions[sheet.question].id,

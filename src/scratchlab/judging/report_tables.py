@@ -94,7 +94,8 @@ def verdict_lines(versus: Sequence[Facts]) -> list[str]:
 def _where_from(noise: Facts | None) -> str:
     if noise is None:
         return ""
-    return f" Of its squared error {noise['share_of_repeats']:.0%} is the judge's own noise, the rest the choice of questions."
+    own = f"{noise['share_of_repeats']:.0%} is the judge's own noise"
+    return f" Of its squared error {own}, the rest the choice of questions."
 
 
 def asked_lines(panel: Facts) -> list[str]:
