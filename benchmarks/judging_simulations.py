@@ -2,10 +2,10 @@
 
     python benchmarks/judging_simulations.py [--simulations 2000] [--only PART ...]
 
-order      a judge that favors places: what is left of it in the models' scores, by the order in which answers stand
-intervals  how often intervals hold the truth, how often models without a difference are said to have one, and whether
-           as many questions as were said to settle it do
-checks     how often each flag is raised, for judges with and without the fault
+order      a judge that favors places: what is left of it in the models' scores, by the order of the answers
+alike      models without a difference: how often intervals hold the truth, and how often one is said to be better
+better     models with one: the same; how often it is found; whether as many questions as were said to settle it do
+checks     how often each flag is raised, for judges with and without a fault (of repeats: each question twice)
 length     a judge that favors long answers: what no order of answers removes
 
 Writes benchmarks/results/judging.json.
@@ -207,14 +207,27 @@ def _holds(one: Any, value: float) -> bool:
     return one.low is None or one.low <= value <= one.high
 
 
-def intervals_part(simulations: int) -> dict[str, Any]:
-    """Models without a difference, and with one in the last; few and many questions."""
+SIZES = ((20, 1), (50, 1), (110, 1), (110, 3), (400, 2))
+"""Questions, and repeats of each."""
+
+
+def alike_part(simulations: int) -> dict[str, Any]:
+    """Four models without a difference."""
+    return {
+        f"{questions} questions, {repeats} a question": asdict(
+            rates(World(questions=questions, repeats=repeats, place=8.0), simulations, f"alike {questions} {repeats}")
+        )
+        for questions, repeats in SIZES
+    }
+
+
+def better_part(simulations: int) -> dict[str, Any]:
+    """The last of four models is 6 points better; and of two, one by as much as was planned for."""
     found: dict[str, Any] = {}
-    for questions, repeats in ((20, 1), (50, 1), (110, 1), (110, 3), (400, 2)):
-        for name, last in (("no difference", 50.0), ("the last 6 better", 56.0)):
-            world = World(questions=questions, repeats=repeats, models=(50.0, 50.0, 50.0, last), place=8.0)
-            key = f"{questions} questions, {repeats} a question, {name}"
-            found[key] = asdict(rates(world, simulations, key))
+    for questions, repeats in SIZES:
+        world = World(questions=questions, repeats=repeats, models=(50.0, 50.0, 50.0, 56.0), place=8.0)
+        key = f"{questions} questions, {repeats} a question"
+        found[key] = asdict(rates(world, simulations, f"better {key}"))
     edge = World(models=(50.0, 53.0), own=8.0)
     found["a difference of exactly the smallest that matters"] = asdict(rates(edge, simulations, "edge", 3.0))
     world, effect = World(models=(50.0, 54.0)), 4.0
@@ -241,17 +254,21 @@ FAULTS: dict[str, World] = {
 }
 
 
-def checks_part(simulations: int) -> dict[str, Any]:
-    """How often each flag is raised."""
+def checks_part(simulations: int, repeats: int = 1) -> dict[str, Any]:
+    """How often each flag is raised, over 110 questions."""
     found: dict[str, Any] = {}
-    for repeats in (1, 2):
-        for name, world in FAULTS.items():
-            rng, raised = generator(0, "judging", "checks", name, repeats), Counter[str]()
-            for _ in range(simulations):
-                scores, lengths = draw(replace(world, repeats=repeats), rng)
-                raised.update({flag.partition(":")[0] for flag in flags(check(scores, lengths))})
-            found[f"{name}, {repeats} a question"] = {flag: count / simulations for flag, count in raised.items()}
+    for name, world in FAULTS.items():
+        rng, raised = generator(0, "judging", "checks", name, repeats), Counter[str]()
+        for _ in range(simulations):
+            scores, lengths = draw(replace(world, repeats=repeats), rng)
+            raised.update({flag.partition(":")[0] for flag in flags(check(scores, lengths))})
+        found[name] = {flag: count / simulations for flag, count in raised.items()}
     return found
+
+
+def checks_of_repeats_part(simulations: int) -> dict[str, Any]:
+    """The same where each question is put twice."""
+    return checks_part(simulations, 2)
 
 
 # Length.
@@ -274,8 +291,10 @@ def length_part(simulations: int) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "order": order_part,
-    "intervals": intervals_part,
+    "alike": alike_part,
+    "better": better_part,
     "checks": checks_part,
+    "checks of repeats": checks_of_repeats_part,
     "length": length_part,
 }
 
