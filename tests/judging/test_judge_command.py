@@ -240,6 +240,20 @@ def test_without_references_there_are_no_anchors_and_it_is_said(here: Path, serv
     assert "This judge is lazy: in 100%" in text
 
 
+def test_one_model_is_judged_too(here: Path, server: Server) -> None:
+    write_answers(here / "answers", "base", worth([40.0] * 10))
+    (panel,) = reported("judge", "answers", "--judge", server.url, "--repeats", "2")["panels"]
+    assert [one["value"] for one in panel["scores"]] == [40.0, 95.0, 5.0]
+    assert (panel["verdicts"], panel["ranking"], panel["repeats_agree"]) == ([], [], None)
+    assert "base" in scratchlab("judge", "answers", "--judge", server.url)
+    Path("labels.jsonl").write_text("")
+    with pytest.raises(UsageError, match="answers of one model"):
+        scratchlab("judge", "answers", "--judge", server.url, "--labels", "labels.jsonl")
+    write_answers(here / "lonely", "base", worth([40.0]))
+    with pytest.raises(UsageError, match="two questions at least"):
+        scratchlab("judge", "lonely", "--judge", server.url)
+
+
 def test_a_judge_that_refuses_everything_is_an_error(here: Path, server: Server) -> None:
     three_models()
     server.change = lambda text, wish: (400, {}, '{"error": {"message": "too long"}}')

@@ -37,7 +37,7 @@ def ask(
     folder: Path, spec: str, tries: int = 3, budget: Budget | None = None, at_once: int = 3, timeout: float = 20.0
 ) -> Asked:
     contest = made_contest(folder / "answers")
-    judge = open_judge(spec, 0.0, timeout)
+    judge = open_judge(spec, None, timeout)
     task = Task(contest, together(len(contest.questions), len(contest.entries), 2, 1), judge, 1, tries)
     with open_replies(folder / "judgments", judge) as replies:
         return ask_all(task, replies, budget or Budget(None, None), at_once, lambda done, total: None)
@@ -159,8 +159,8 @@ def test_a_judge_that_is_nowhere_is_said(tmp_path: Path, server: Server) -> None
     with pytest.raises(UnreachableError, match="refused"):
         ask(tmp_path, "http://127.0.0.1:9/v1#tiny")
     with pytest.raises(UnreachableError, match="the list of models"):
-        open_judge("http://127.0.0.1:9/v1", 0.0, 5.0)
-    assert open_judge(server.url.removesuffix("#tiny"), 0.0, 5.0).identity["model"] == "tiny"
+        open_judge("http://127.0.0.1:9/v1", None, 5.0)
+    assert open_judge(server.url.removesuffix("#tiny"), None, 5.0).identity["model"] == "tiny"
 
 
 @pytest.mark.parametrize(("status", "message"), [(401, "taken from the variable OPENAI_API_KEY"), (404, "model there")])
@@ -226,7 +226,7 @@ def test_the_key_goes_to_the_server_and_nowhere_else(
     assert "sk-secret" not in kept + repr(asked)
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(UsageError, match="needs a key, in the environment variable OPENAI_API_KEY"):
-        open_judge("openai:gpt-4.1", 0.0, 5.0)
+        open_judge("openai:gpt-4.1", None, 5.0)
 
 
 def test_a_torn_line_costs_that_reply_alone(server: Server, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_a_torn_line_costs_that_reply_alone(server: Server, tmp_path: Path) -> N
 
 
 def test_two_commands_do_not_write_one_file(server: Server, tmp_path: Path) -> None:
-    judge = open_judge(server.url, 0.0, 5.0)
+    judge = open_judge(server.url, None, 5.0)
     with open_replies(tmp_path / "judgments", judge), pytest.raises(UnfinishedError, match="another process"):
         ask(tmp_path, server.url)
 
@@ -305,6 +305,8 @@ def test_a_program_judges(tmp_path: Path, server: Server) -> None:
     with pytest.raises(UnreachableError, match=r"no reply within 0.2 s, 3 times"):
         ask(tmp_path, f"{command} slow", at_once=1, timeout=0.2)
     assert time.monotonic() - began < 10
+    with pytest.raises(UsageError, match="--temperature 1 is for servers"):
+        open_judge(command, 1.0, 5.0)
     with pytest.raises(UsageError, match="there is no program 'nowhere'"):
         ask(tmp_path, "command:nowhere at all")
 
@@ -312,7 +314,7 @@ def test_a_program_judges(tmp_path: Path, server: Server) -> None:
 @pytest.mark.parametrize("spec", ["gpt-4", "command:", 'command:"a', "openai:"])
 def test_what_is_no_judge_is_said(spec: str, server: Server) -> None:
     with pytest.raises(UsageError, match=r"a judge is|expected a program|No closing quotation|needs a model"):
-        open_judge(spec, 0.0, 5.0)
+        open_judge(spec, None, 5.0)
 
 
 # Kill -9.
@@ -389,7 +391,7 @@ def test_an_injected_answer_gains_nothing(server: Server, tmp_path: Path) -> Non
     answers = open_answers([tmp_path / "answers"])
     contest = contest_of(answers, 1)
     plan = Plan(ways=("together",), repeats=2, seed=1, tries=3, at_once=3, price=None, most=None, folder=tmp_path / "j")
-    panels = panels_of(contest, [open_judge(server.url, 0.0, 5.0)], plan, lambda name, done, total: None)
+    panels = panels_of(contest, [open_judge(server.url, None, 5.0)], plan, lambda name, done, total: None)
     report = report_of(Matter(answers, contest, 0, 1.0), panels)
     assert [one["value"] for one in report["panels"][0]["scores"]] == [40.0, 40.0, 95.0, 5.0]
     assert report["panels"][0]["verdicts"][0]["verdict"] == "negligible"

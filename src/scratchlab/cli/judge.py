@@ -10,8 +10,10 @@ from scratchlab.cli.live import live_line, time_left
 from scratchlab.cli.output import as_json, show
 
 Report = dict[str, Any]
-FOR_JUDGES = ("repeats", "one_by_one", "tries", "at_once", "timeout", "temperature", "price", "max_cost", "dry_run",
-              "labels", "pairs", "folder")  # fmt: skip
+FOR_JUDGES = (
+    *("repeats", "one_by_one", "seed", "tries", "at_once", "timeout", "temperature", "price", "max_cost", "dry_run"),
+    *("labels", "pairs", "folder"),
+)
 """What means nothing where no judge is asked."""
 
 
@@ -28,7 +30,7 @@ FOR_JUDGES = ("repeats", "one_by_one", "tries", "at_once", "timeout", "temperatu
 @click.option("--one-by-one", is_flag=True, help="Judge each answer alone as well: which way is steadier?")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, help="Of orders and anchors.")
 @click.option("--tries", type=click.IntRange(min=1), default=3, show_default=True, help="Malformed replies allowed.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Of the judge.")
+@click.option("--temperature", type=click.FloatRange(min=0), help="Of a server's replies.  [default: 0]")
 @click.option("--at-once", type=click.IntRange(min=1), default=4, show_default=True, help="Requests in flight.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True,
               help="Seconds for a reply.")  # fmt: skip

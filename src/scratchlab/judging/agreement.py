@@ -41,7 +41,7 @@ def preferences(values_QE: Floats, n_models: int) -> Floats:
     """Which of each two models is preferred, (Q, pairs): 1 the first, -1 the second, 0 neither; NaN: not compared."""
     pairs = list(itertools.combinations(range(n_models), 2))
     differences = np.stack([values_QE[:, a] - values_QE[:, b] for a, b in pairs], axis=1)
-    return np.where(np.isnan(differences), np.nan, np.sign(np.round(differences, 9)))
+    return np.where(np.isnan(differences), np.nan, np.sign(differences))
 
 
 def agreement(raters: Sequence[Floats]) -> Agreement | None:

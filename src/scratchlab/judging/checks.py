@@ -12,7 +12,7 @@ import numpy as np
 from scipy import special
 
 from scratchlab.evaluation.comparison import LEVEL, compare_ratios
-from scratchlab.judging.scores import UNIT, Estimate, Floats, Scores, estimate_of, mean_of
+from scratchlab.judging.scores import DIGITS, UNIT, Estimate, Floats, Scores, estimate_of, mean_of
 from scratchlab.study.multiplicity import holm
 
 FEWEST = 10
@@ -124,7 +124,7 @@ def _trend(y_QR: Floats, turns_QR: Floats) -> tuple[Estimate, float]:
     y, t = np.where(known, y_QR, np.nan), np.where(known, turns_QR, np.nan)
     repeated = known.sum(1).max() > 1
     center = (lambda x: x - mean_of(x, 1)[:, None]) if repeated else (lambda x: x - np.nanmean(x))
-    y, t = center(y), center(t)
+    y, t = np.round(center(y), DIGITS), center(t)
     told = np.nansum(t * t, 1) > 0
     found = compare_ratios(np.nansum(t * y, 1)[told], np.zeros(int(told.sum())), np.nansum(t * t, 1)[told], UNIT)
     return estimate_of(found), found.p
@@ -141,7 +141,7 @@ def _places(scores: Scores) -> tuple[Bias, ...]:
     values = scores.values
     prompts, overall = mean_of(values, 2)[:, :, None], float(np.nanmean(values))
     entries = mean_of(values.reshape(-1, values.shape[2]), 0)
-    beyond = values - prompts - entries + overall
+    beyond = np.round(values - prompts - entries + overall, DIGITS)
     found = [
         compare_ratios(sums[known], np.zeros(int(known.sum())), np.ones(int(known.sum())), UNIT)
         for place in range(values.shape[2])

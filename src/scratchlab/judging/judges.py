@@ -56,12 +56,17 @@ class Judge(Protocol):
         ...
 
 
-def open_judge(spec: str, temperature: float, timeout: float) -> Judge:
-    """The judge that is called `spec`. UsageError for what is none, MissingExtraError without the openai package."""
+def open_judge(spec: str, temperature: float | None, timeout: float) -> Judge:
+    """The judge that is called `spec`; a server judges at temperature 0 unless another is named.
+
+    UsageError for what is no judge, and for a temperature of a program; MissingExtraError without the openai package.
+    """
     if spec.startswith(COMMAND):
+        if temperature is not None:
+            raise UsageError(f"--temperature {temperature:g} is for servers, and {spec} is a program: leave it out.")
         return _open_program(spec, timeout)
     if spec.startswith((OPENAI, "http://", "https://")):
-        return ServerJudge(open_client(spec, timeout), spec, temperature)
+        return ServerJudge(open_client(spec, timeout), spec, temperature or 0.0)
     raise UsageError(f"--judge {spec}: a judge is {KNOWN}.")
 
 

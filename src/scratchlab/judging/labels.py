@@ -103,6 +103,8 @@ def read_labels(path: Path, contest: Contest) -> Floats:
 
     UsageError with all lines that are no labels, or are of questions or models that are not here.
     """
+    if contest.n_models < 2:
+        raise UsageError("--labels: a person says which of two answers is better, and there are answers of one model.")
     if not path.is_file():
         raise UsageError(f"--labels {path}: there is no such file.")
     questions = {question.id: place for place, question in enumerate(contest.questions)}

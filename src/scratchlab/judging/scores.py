@@ -16,6 +16,8 @@ from scratchlab.judging.contest import Contest
 
 Floats = npt.NDArray[np.float64]
 UNIT = "questions"
+DIGITS = 9
+"""Of scores and shares: what lies beyond is rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,9 @@ def _turns(times: Floats) -> Floats:
 
 
 def mean_of(values: Floats, axis: int) -> Floats:
-    """The mean of what is there along an axis; NaN where nothing is."""
+    """The mean of what is there along an axis; NaN where nothing is. Means that rounding alone parts are made equal."""
     counts = np.isfinite(values).sum(axis)
-    return np.where(counts > 0, np.nansum(values, axis) / np.maximum(counts, 1), np.nan)
+    return np.where(counts > 0, np.round(np.nansum(values, axis) / np.maximum(counts, 1), DIGITS), np.nan)
 
 
 # Figures with intervals.
