@@ -243,7 +243,7 @@ def test_repeats_of_a_steady_judge_agree_and_of_an_unsteady_one_less() -> None:
 
 
 def test_preferences_go_by_means_that_rounding_does_not_part() -> None:
-    repeats = np.array([[[0.1, 0.3, np.nan], [0.2, 0.1, np.nan], [0.3, 0.2, np.nan]]])
+    repeats = np.array([[[0.1, 0.3, np.nan], [0.2, 0.2, np.nan], [0.3, 0.1, np.nan]]])
     assert repeats[0, :, 0].sum() != repeats[0, :, 1].sum()
     values = mean_of(repeats, 1)
     assert preferences(values, 2).tolist() == [[0.0]]
