@@ -23,7 +23,8 @@ from scratchlab.generation.text import run_tokenizer
 from scratchlab.judging import client
 from scratchlab.judging.answering import answer_questions
 from scratchlab.judging.answers import Question, Written, open_answers, questions_of, read_lines
-from scratchlab.judging.authors import Author, open_author, seed_of
+from scratchlab.judging.author import Author, seed_of
+from scratchlab.judging.authors import open_author
 from scratchlab.model.load import load_model
 from scratchlab.recipe import recipe_from
 from scratchlab.runfolder import RunFolder
@@ -117,7 +118,7 @@ def test_a_run_with_a_template_of_its_own_is_spoken_to_by_it(run: Path, tmp_path
         author = open_author(str(run), device="cpu")
         assert len(author.template) == 64
         assert len(answers_of(author, tmp_path).answers) == 5
-        with pytest.raises(UsageError, match=r"a chat template of its own. Leave --template out"):
+        with pytest.raises(UsageError, match=r"has a chat template of its own. Leave --template out"):
             open_author(str(run), template="alpaca", device="cpu")
     finally:
         own.unlink()

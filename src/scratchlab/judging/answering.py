@@ -7,7 +7,7 @@ from scratchlab import lines
 from scratchlab.files import file_name, sha256_of_json
 from scratchlab.generation.engine import Settings
 from scratchlab.judging.answers import FORMAT, KIND, Answer, Question, Record, identity_of, read_lines, record_of
-from scratchlab.judging.authors import Author, seed_of
+from scratchlab.judging.author import Author, seed_of
 
 WHAT = "the answers"
 AT_ONCE = 64

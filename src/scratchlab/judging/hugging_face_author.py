@@ -12,7 +12,7 @@ from scratchlab.generation.engine import Settings
 from scratchlab.interop.hugging_face_scorer import CausalLMScorer
 from scratchlab.interop.hugging_face_subject import chat_tokenizer
 from scratchlab.judging.answers import Question, Written
-from scratchlab.judging.authors import Author, likelihoods, seed_of
+from scratchlab.judging.author import Author, likelihoods, seed_of
 
 
 def hugging_face_author(subject: Subject) -> Author:

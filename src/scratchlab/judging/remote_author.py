@@ -7,7 +7,7 @@ from scratchlab.errors import ScratchlabError, UsageError
 from scratchlab.files import sha256_of_json
 from scratchlab.generation.engine import Settings
 from scratchlab.judging.answers import Question, Written
-from scratchlab.judging.authors import Author, seed_of
+from scratchlab.judging.author import Author, seed_of
 from scratchlab.judging.client import TIMEOUT, Client, RefusedError, open_client
 
 AT_ONCE = 4
