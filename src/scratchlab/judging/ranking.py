@@ -101,7 +101,7 @@ def bradley_terry(wins_QMM: Floats) -> tuple[Floats, Floats | None]:
 def _inverse(information: Floats) -> Floats:
     """Of the matrix that weights of pairs make; strengths have one freedom less than there are models."""
     laplacian = np.diag(information.sum(1)) - information
-    return np.linalg.pinv(laplacian, hermitian=True)
+    return np.asarray(np.linalg.pinv(laplacian, hermitian=True), np.float64)
 
 
 def _ranks(wins_QMM: Floats) -> tuple[list[int], list[int]]:

@@ -6,7 +6,7 @@ questions or more, and models that descend from one another differ less than oth
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -80,10 +80,7 @@ def judged_against(values_QRE: Floats, models: Sequence[str], baseline: int, sma
     found = against_baseline(figures, baseline)
     others = [place for place in range(len(models)) if place != baseline]
     noises = [noise_of(values_QRE[:, :, place] - values_QRE[:, :, baseline]) for place in others]
-    return [
-        Versus(**{name: getattr(one, name) for name in Versus.__slots__} | {"noise": noise})
-        for one, noise in zip(found, noises, strict=True)
-    ]
+    return [replace(one, noise=noise) for one, noise in zip(found, noises, strict=True)]
 
 
 def _difference(figures: Figures, a: int, b: int) -> Difference:
