@@ -297,6 +297,18 @@ def test_a_fault_is_flagged_in_words(fault: str) -> None:
     assert any(re.search(words, flag) for flag in found), found
 
 
+def test_a_drift_is_seen_within_questions_where_they_are_repeated() -> None:
+    """Hard and easy references would hide it, were questions not held against themselves."""
+    rng = np.random.default_rng(16)
+    values = np.full((40, 2, 3), 50.0)
+    scores = table(values, 1)
+    values[:, :, 1:] += rng.normal(0, 25, (40, 1, 2)) + rng.normal(0, 1, (40, 2, 2)) + 4 * scores.turns[:, :, 1:]
+    drift = check(scores, np.ones((40, 3))).drift
+    assert drift is not None
+    assert drift.low < 4 < drift.high
+    assert drift.high - drift.low < 2
+
+
 def test_a_preference_for_length_is_noted_and_no_flag() -> None:
     made = simulations()
     scores, lengths = made["draw"](made["World"](per_length=15.0), np.random.default_rng(13))
