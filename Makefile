@@ -1,6 +1,7 @@
 # make quickstart [TEXT=path]   train a first model      make test   check everything      make install   .venv alone
 # make simulations [LOGS='evaluations/...jsonl']   are the comparisons' errors what they say? (a quarter of an hour)
 # make study-simulations   are the verdicts of studies what they claim? (five minutes)
+# make judging-simulations   are the figures and the flags of judges what they claim? (five minutes)
 # make studies [TEXT=path]   the study of nano-char: 70 runs, about an hour on two cores
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 
 SHAKESPEARE = $(if $(TEXT),$(TEXT),../shared/data/tinyshakespeare/input.txt)
 
-.PHONY: install quickstart test lint simulations study-simulations studies cluster skypilot clean
+.PHONY: install quickstart test lint simulations study-simulations judging-simulations studies cluster skypilot clean
 
 install: $(VENV)/installed
 
@@ -35,6 +36,9 @@ simulations: install
 
 study-simulations: install
 	$(BIN)/python benchmarks/study_simulations.py
+
+judging-simulations: install
+	$(BIN)/python benchmarks/judging_simulations.py
 
 studies: install
 	test -d corpora/shakespeare || $(BIN)/scratchlab corpus build '$(SHAKESPEARE)' --out corpora/shakespeare \

@@ -25,6 +25,7 @@ ORDER = [
     ("errors",),
     ("seeds",),
     ("files",),
+    ("lines",),
     ("hardware", "problems", "processes"),
     ("devices",),
     ("recipe",),
@@ -36,6 +37,7 @@ ORDER = [
     ("serving",),
     ("interop",),
     ("study",),
+    ("judging",),
     ("cli",),
 ]
 LAYER = {part: layer for layer, parts in enumerate(ORDER) for part in parts}
@@ -211,7 +213,7 @@ def test_what_reports_has_json() -> None:
     ]
     reporting += ["tokenizer show", "tokenizer compare", "recipe check", "corpus verify", "corpus overlap"]
     reporting += ["corpus push", "corpus pull", "import", "export"]
-    reporting += ["ladder", "finetune"]
+    reporting += ["ladder", "finetune", "answer", "judge", "label"]
     reporting += ["study plan", "study run", "study status", "study analyze", "study export", "study report"]
     for name in reporting:
         options = {option for p in ALL_COMMANDS[f"scratchlab {name}"].params for option in p.opts}

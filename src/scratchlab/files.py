@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Generator
@@ -26,6 +27,11 @@ def inside(folder: Path) -> Find:
 def user_file(variable: str, fallback: str, name: str) -> Path:
     """Where a person's own file of this name is: below the folder that `variable` names, or `fallback` at home."""
     return Path(os.environ.get(variable) or Path.home() / fallback) / "scratchlab" / name
+
+
+def file_name(name: str) -> str:
+    """A name that can be a file's."""
+    return re.sub(r"[^\w.=-]+", "-", name).strip("-.") or "model"
 
 
 # What devices, network folders and a machine without memory say; a closed file or a bad argument is a fault of ours.

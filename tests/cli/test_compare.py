@@ -14,11 +14,12 @@ from click.testing import CliRunner
 from scratchlab.cli.main import cli
 from scratchlab.errors import ScratchlabError, UsageError
 from scratchlab.evaluation.items import Item, Wording
-from scratchlab.evaluation.results import FORMAT, file_name
+from scratchlab.evaluation.results import FORMAT
 from scratchlab.evaluation.running import evaluate_task
 from scratchlab.evaluation.scorer import Answer, Question
 from scratchlab.evaluation.subjects import Subject
 from scratchlab.evaluation.tasks import Task
+from scratchlab.files import file_name
 
 Record = dict[str, Any]
 

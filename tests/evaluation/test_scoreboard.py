@@ -14,10 +14,10 @@ from test_tasks import subject, task
 
 from scratchlab.cli.main import cli
 from scratchlab.errors import ScratchlabError
-from scratchlab.evaluation.results import FORMAT, file_name
+from scratchlab.evaluation.results import FORMAT
 from scratchlab.evaluation.running import evaluate_task
 from scratchlab.evaluation.scoreboard import rank_correlation, scoreboard
-from scratchlab.files import sha256_of_json
+from scratchlab.files import file_name, sha256_of_json
 
 
 @pytest.mark.parametrize("n", [3, 5, 8, 12])

@@ -31,11 +31,11 @@ from scratchlab.evaluation.loss import (
     work_in_windows,
 )
 from scratchlab.evaluation.processes import own_share, summed
-from scratchlab.evaluation.results import FORMAT, Log, Record, file_name, read_log
+from scratchlab.evaluation.results import FORMAT, Log, Record, read_log
 from scratchlab.evaluation.scorer import Remembers
 from scratchlab.evaluation.subjects import Subject
 from scratchlab.evaluation.texts import Text, same_tokens, text_for
-from scratchlab.files import disk_errors, sha256_of_json, write_atomically
+from scratchlab.files import disk_errors, file_name, sha256_of_json, write_atomically
 
 KIND = "loss"
 

@@ -6,30 +6,28 @@ The name has a hash of the model, the items and how they are asked: results of o
 and a log that was interrupted goes on.
 """
 
-import contextlib
 import json
 import math
-import os
-import re
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import numpy.typing as npt
 
-from scratchlab.errors import ScratchlabError, UnfinishedError
+from scratchlab import lines
+from scratchlab.errors import ScratchlabError
 from scratchlab.evaluation.loss import ratio_error
 from scratchlab.evaluation.subjects import Subject
 from scratchlab.evaluation.tasks import Record, Task, is_right
-from scratchlab.files import disk_errors, sha256_of_json
+from scratchlab.files import file_name, sha256_of_json
 
 FORMAT = 1
 HEAD = {"model", "task", "task_sha256", "items"}
 """What every log's first line has, whatever it is of."""
-LOCK = ".lock"
+WHAT = "the results"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,42 +58,17 @@ class Log:
             "items": len(task.items),
         }
 
-    @contextlib.contextmanager
-    def held(self) -> Generator[None]:
+    def held(self) -> AbstractContextManager[None]:
         """Hold it for writing. UnfinishedError while another process does; the lock dies with its process."""
-        with disk_errors(self.path, "the results"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.path.with_name(f".{self.path.stem}{LOCK}"))
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                raise UnfinishedError(
-                    f"{self.path} is being written by another process. Wait for it, or end it: what it kept counts."
-                ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+        return lines.held(self.path, WHAT)
 
     def begin(self) -> None:
         """Make the log, or make it ready to go on: a line that was cut off when its process was killed is dropped."""
-        with disk_errors(self.path, "the results"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a+b") as file:
-                file.seek(0)
-                whole = file.read().rfind(b"\n") + 1
-                file.truncate(whole)
-        if not whole:
-            self.append([self.head])
+        lines.begin(self.path, self.head, WHAT)
 
     def append(self, records: Iterable[Record]) -> None:
         """Add lines, which are on the disk when this returns."""
-        with disk_errors(self.path, "the results"), self.path.open("ab") as file:
-            file.write(
-                "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records).encode()
-            )
-            file.flush()
-            os.fsync(file.fileno())
+        lines.append(self.path, records, WHAT)
 
     def read(self) -> dict[int, Record]:
         """What there is, by the number of the item."""
@@ -104,9 +77,8 @@ class Log:
 
 def read_log(path: Path) -> tuple[Record, list[Record]]:
     """The head of a log and its records. ScratchlabError for a file that is none, or is damaged."""
-    whole = path.read_bytes().rpartition(b"\n")[0]
     try:
-        head, *records = [json.loads(line) for line in whole.splitlines()] or [{}]
+        head, *records = [json.loads(line) for line in lines.whole_lines(path)] or [{}]
     except (ValueError, RecursionError):
         raise ScratchlabError(f"{path} is damaged: a line of it is no JSON. Delete it, and evaluate again.") from None
     if not isinstance(head, dict) or head.get("format") != FORMAT or not head.keys() >= HEAD:
@@ -118,11 +90,6 @@ def read_log(path: Path) -> tuple[Record, list[Record]]:
                 f"{path} is damaged: line {number:,} is no result of an item. Delete it, and evaluate again."
             )
     return head, records
-
-
-def file_name(name: str) -> str:
-    """A name that can be a file's."""
-    return re.sub(r"[^\w.=-]+", "-", name).strip("-.") or "model"
 
 
 @dataclass(frozen=True, slots=True)

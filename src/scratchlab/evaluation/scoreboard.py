@@ -20,9 +20,10 @@ from scratchlab.errors import ScratchlabError
 from scratchlab.evaluation.documents import KIND as LOSS
 from scratchlab.evaluation.documents import read_loss
 from scratchlab.evaluation.loss import LossResult
-from scratchlab.evaluation.results import Figure, file_name, read_log, summarize
+from scratchlab.evaluation.results import Figure, read_log, summarize
 from scratchlab.evaluation.subjects import BEST
 from scratchlab.evaluation.tasks import Record
+from scratchlab.files import file_name
 from scratchlab.model.load import At
 from scratchlab.runfolder import RunFolder
 

@@ -77,6 +77,11 @@ class ModelScorer:
         self._model = model
         self._state: Any = None
 
+    @property
+    def model(self) -> Model:
+        """The model that scores."""
+        return self._model
+
     def forget(self) -> None:
         self._state = None
 

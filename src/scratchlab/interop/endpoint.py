@@ -28,14 +28,12 @@ from scratchlab.evaluation.scorer import Answer, Floats, Ids, Question
 from scratchlab.evaluation.subjects import Subject
 from scratchlab.files import sha256_of_json
 from scratchlab.generation.text import prompt_tokens
+from scratchlab.interop.waits import WAITS, advised
 
 KEY = "OPENAI_API_KEY"
 """The environment variable with the key, if the endpoint wants one."""
 AT_ONCE = 8
 """Requests in flight."""
-WAITS = (0.5, 2.0, 8.0, 30.0)
-"""Seconds before each further attempt, unless the endpoint says how long (`Retry-After`)."""
-LONGEST_WAIT = 120.0
 TIMEOUT = 120.0
 """Seconds for an answer: a long text on a busy machine."""
 WINDOW = 1024
@@ -201,7 +199,7 @@ class Endpoint:
                 if error.code not in (408, 429) and error.code < 500:
                     hint = f" Its key is taken from the variable {KEY}." if error.code in (401, 403) else ""
                     raise ScratchlabError(f"{self}, {where}: {problem}.{hint}") from None
-                wait = None if wait is None else _advised(error.headers.get("Retry-After"), wait)
+                wait = None if wait is None else advised(error.headers.get("Retry-After"), wait)
             except (OSError, http.client.HTTPException) as error:  # of which URLError is one
                 problem = _words(str(getattr(error, "reason", error))) or type(error).__name__
             if wait is not None:
@@ -273,15 +271,6 @@ def _is_loss(value: Any) -> bool:
 def _largest(entry: Any) -> float | None:
     values = list(entry.values()) if isinstance(entry, dict) else []
     return max(values) if values and all(map(_is_loss, values)) else None
-
-
-def _advised(header: str | None, otherwise: float) -> float:
-    """Seconds to wait: what the endpoint asks for, within reason."""
-    try:
-        seconds = float(header or otherwise)
-    except ValueError:  # a date, for one
-        return otherwise
-    return otherwise if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_WAIT)
 
 
 def _body(error: urllib.error.HTTPError) -> str:

@@ -49,6 +49,11 @@ class CausalLMScorer:
         if context_length is None or context_length >= TRIAL_TOKENS:
             self._try_shortcuts()
 
+    @property
+    def model(self) -> Any:
+        """The model that scores."""
+        return self._model
+
     @torch.no_grad()
     def windows(self, tokens_BT: Ids, targets_BT: Ids) -> Floats:
         self._check_length(tokens_BT.shape[1])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scratchlab import hardware
+from scratchlab.corpus.manifest import TOKENIZER
 from scratchlab.corpus.pretrained import KNOWN_TOKENIZERS, find_tokenizer, open_tokenizer
 from scratchlab.corpus.sources.opened import require
 from scratchlab.corpus.tokenizer import Tokenizer
@@ -27,6 +28,8 @@ LONGEST_WINDOW = 4096
 """Tokens of the windows that a long text is cut into, though a model may see more: one has all its logits in memory."""
 SLOW_TOKENIZER = ("tokenizer.model", "spiece.model", "special_tokens_map.json", "added_tokens.json")
 """What there may be instead of tokenizer.json: transformers makes one of it."""
+CHAT_FILES = ("tokenizer_config.json", "chat_template.jinja")
+"""Where a chat template may be."""
 
 
 def hugging_face_subject(
@@ -63,6 +66,25 @@ def hugging_face_subject(
         window=min(context_length or LONGEST_WINDOW, LONGEST_WINDOW),
         device=device,
     )
+
+
+def chat_tokenizer(name: str) -> Any:
+    """transformers' own tokenizer of a model, which words conversations by the chat template that came with it.
+
+    RunError if none did.
+    """
+    from transformers import AutoTokenizer
+
+    find = _find(name)
+    found = [path for file in (TOKENIZER, *CHAT_FILES) if (path := find(file))]
+    try:
+        with _quiet():
+            tokenizer: Any = AutoTokenizer.from_pretrained(found[0].parent, trust_remote_code=False)
+    except Exception as error:  # of many kinds, after what is missing or unknown
+        raise RunError(f"the tokenizer of {name} could not be read: {_first_line(error)}") from None
+    if not tokenizer.chat_template:
+        raise RunError(f"{name} has no chat template ({CHAT_FILES[1]}): nobody taught it to answer.")
+    return tokenizer
 
 
 def _settled(device: str, precision: Precision) -> str:

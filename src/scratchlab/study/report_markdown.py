@@ -97,7 +97,7 @@ def _verdict_table(report: Report) -> str:
         for row in rows
     ]
     base = f"Baseline: {escaped(words.metric_words(report.metric))} {rows[0].mean}, mean of {rows[0].n}."
-    return f"{_lines((*head, *(['money a run'] if priced else [])), table, {2, 3, 4, 6, 7, 8})}\n\n{base}"
+    return f"{table_lines((*head, *(['money a run'] if priced else [])), table, {2, 3, 4, 6, 7, 8})}\n\n{base}"
 
 
 def _changes(row: Row) -> str:
@@ -228,10 +228,10 @@ def _table(table: TextTable | None) -> str:
 def _text_lines(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: set[int]) -> str:
     """A table of plain text; nothing where there are no rows."""
     marked = [[escaped(cell) for cell in row] for row in rows]
-    return _lines([escaped(name) for name in head], marked, numbers) if marked else ""
+    return table_lines([escaped(name) for name in head], marked, numbers) if marked else ""
 
 
-def _lines(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: set[int]) -> str:
+def table_lines(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: set[int]) -> str:
     """A table of Markdown."""
     rule = ["---:" if i in numbers else "---" for i in range(len(head))]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))

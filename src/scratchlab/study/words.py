@@ -21,14 +21,19 @@ def figure(value: float, beside: float | None = None) -> str:
 
 
 def sentence(
-    one: Evidence, verdict: str, smallest_effect: float | None, seeds_needed: int | None, higher_is_better: bool
+    one: Evidence,
+    verdict: str,
+    smallest_effect: float | None,
+    seeds_needed: int | None,
+    higher_is_better: bool,
+    unit: str = "seed",
 ) -> str:
-    """The verdict on an arm, and what it rests on."""
+    """The verdict on an arm, and what it rests on. `unit` is what its blocks are called."""
     if one.diverged and not one.n:
         return f"{verdict}: {_does_not_train(one, verdict)}"
     if one.effect is None:
         return f"{verdict}: no block holds a run of it and one that links it to the baseline"
-    seen = _seen(one, higher_is_better)
+    seen = _seen(one, higher_is_better, unit)
     if verdict == "not judged":
         return f"not judged yet: {seen} so far"
     if verdict == "negligible":
@@ -39,8 +44,8 @@ def sentence(
         rate = f"it diverges {'more' if one.diverges_more else 'less'} often than the baseline"
         return f"{verdict}: {rate}" if by_rate else f"{verdict}: {seen}"
     if seeds_needed is None:
-        return f"undecided: {seen}, and nothing says how far seeds alone move it: run at least 3 seeds of every arm"
-    return f"undecided: {seen}, which the noise between seeds could do alone; {_how_many(seeds_needed)}"
+        return f"undecided: {seen}, and nothing says how far {unit}s alone move it: run at least 3 {unit}s of every arm"
+    return f"undecided: {seen}, which the noise between {unit}s could do alone; {_how_many(seeds_needed, unit)}"
 
 
 def _does_not_train(one: Evidence, verdict: str) -> str:
@@ -51,17 +56,17 @@ def _does_not_train(one: Evidence, verdict: str) -> str:
     return f"{told}; so few cannot show that it diverges more often than the baseline"
 
 
-def _seen(one: Evidence, higher_is_better: bool) -> str:
+def _seen(one: Evidence, higher_is_better: bool, unit: str) -> str:
     assert one.effect is not None
     better = "better" if (one.effect > 0) == higher_is_better else "worse"
     way = f"{'higher' if one.effect > 0 else 'lower'} ({better})" if one.effect else "different"
-    return f"{figure(abs(one.effect), one.error)} {way} over {one.n} seed{'s' * (one.n != 1)}"
+    return f"{figure(abs(one.effect), one.error)} {way} over {one.n} {unit}{'s' * (one.n != 1)}"
 
 
-def _how_many(seeds_needed: int) -> str:
-    if seeds_needed > MANY_SEEDS:
-        return f"more than {MANY_SEEDS:,} more seeds would be needed: name a larger smallest effect, or let it go"
-    return f"about {seeds_needed:,} more seed{'s' * (seeds_needed != 1)} would settle it if that is its true size"
+def _how_many(needed: int, unit: str) -> str:
+    if needed > MANY_SEEDS:
+        return f"more than {MANY_SEEDS:,} more {unit}s would be needed: name a larger smallest effect, or let it go"
+    return f"about {needed:,} more {unit}{'s' * (needed != 1)} would settle it if that is its true size"
 
 
 def arm_notes(one: Evidence, verdict: str, claimed_at: int | None, blocks: int) -> tuple[str, ...]:

@@ -1,0 +1,150 @@
+"""A person's own judgment: labels in JSON Lines, made in the terminal or elsewhere; and preference pairs to learn from.
+
+    {"question": "17", "a": "runs/base", "b": "runs/tuned", "preferred": "b", "prompt": [...], "chosen": "...", ...}
+    {"question": "17", "model": "runs/base", "score": 40}
+
+The first kind is what `scratchlab label` writes: `preferred` is a, b or neither, and where one is preferred the line is
+a preference pair too (prompt, chosen, rejected). Of the second kind, scores of one person on whatever scale, two of a
+question say which answer is better.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from scratchlab.errors import UsageError
+from scratchlab.judging.agreement import preferences
+from scratchlab.judging.answers import Answers, Question
+from scratchlab.judging.contest import Contest
+from scratchlab.judging.scores import Floats
+from scratchlab.lines import whole_lines
+from scratchlab.seeds import generator
+
+Preferred = Literal["a", "b", "neither"]
+SIGNS: dict[Preferred, float] = {"a": 1.0, "b": -1.0, "neither": 0.0}
+SHOWN = 10  # problems named in one message
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Two answers to a question, to be shown in this order."""
+
+    question: Question
+    models: tuple[str, str]
+    texts: tuple[str, str]
+
+
+def choices(answers: Sequence[Answers], seed: int) -> list[Choice]:
+    """Every two different answers to every question, in an order in which each question comes once before any again.
+
+    Which of the two stands left is drawn at random, as is everything else.
+    """
+    models, questions = range(len(answers)), answers[0].questions
+    pairs = list(itertools.combinations(models, 2))
+    found: list[Choice] = []
+    for turn in range(len(pairs)):
+        for place in generator(seed, "label", turn).permutation(len(questions)):
+            question = questions[place]
+            rng = generator(seed, "label", question.id)
+            pair = pairs[(int(rng.integers(len(pairs))) + turn) % len(pairs)]
+            sides = pair if generator(seed, "side", question.id, turn).random() < 0.5 else pair[::-1]
+            texts = tuple(answers[side].texts[place] for side in sides)
+            if texts[0] != texts[1]:
+                found.append(Choice(question, (answers[sides[0]].model, answers[sides[1]].model), (texts[0], texts[1])))
+    return found
+
+
+def label_of(choice: Choice, preferred: Preferred) -> Record:
+    """The line of a label."""
+    (a, b), (text_a, text_b) = choice.models, choice.texts
+    line: Record = {"question": choice.question.id, "a": a, "b": b, "preferred": preferred}
+    return line | (_pair(choice.question, text_a, text_b, preferred) if preferred != "neither" else {})
+
+
+def _pair(question: Question, text_a: str, text_b: str, preferred: Preferred) -> Record:
+    chosen, rejected = (text_a, text_b) if preferred == "a" else (text_b, text_a)
+    return {"prompt": list(question.messages), "chosen": chosen, "rejected": rejected}
+
+
+def done(path: Path) -> set[tuple[str, frozenset[str]]]:
+    """What was labeled before: questions, each with the two models."""
+    lines = [json.loads(line) for line in whole_lines(path) if line.strip()] if path.exists() else []
+    return {(line["question"], frozenset((line["a"], line["b"]))) for line in lines if "preferred" in line}
+
+
+def pairs_of(contest: Contest, values_QE: Floats, least: float) -> Iterator[Record]:
+    """Preference pairs by a judge's scores: of each question the best and the worst answer, if they differ by `least`.
+
+    Questions whose best and worst answers read alike, or were not judged, give none.
+    """
+    for place, question in enumerate(contest.questions):
+        scores = values_QE[place, : contest.n_models]
+        if np.isnan(scores).any():
+            continue
+        best, worst = int(scores.argmax()), int(scores.argmin())
+        chosen, rejected = contest.texts[best][place], contest.texts[worst][place]
+        if scores[best] - scores[worst] >= least and chosen != rejected:
+            names = {"question": question.id, "a": contest.entries[best], "b": contest.entries[worst], "preferred": "a"}
+            yield names | _pair(question, chosen, rejected, "a")
+
+
+# Reading.
+
+
+def read_labels(path: Path, contest: Contest) -> Floats:
+    """What a person prefers, (questions, pairs of models), as `agreement.preferences` has it.
+
+    UsageError with all lines that are no labels, or are of questions or models that are not here.
+    """
+    if contest.n_models < 2:
+        raise UsageError("--labels: a person says which of two answers is better, and there are answers of one model.")
+    if not path.is_file():
+        raise UsageError(f"--labels {path}: there is no such file.")
+    questions = {question.id: place for place, question in enumerate(contest.questions)}
+    pairs = {pair: place for place, pair in enumerate(itertools.combinations(contest.models, 2))}
+    preferred = np.full((len(questions), len(pairs)), np.nan)
+    scores = np.full((len(questions), contest.n_models), np.nan)
+    problems: list[str] = []
+    for number, line in enumerate(whole_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            _take(json.loads(line), questions, pairs, contest.models, preferred, scores)
+        except (ValueError, RecursionError) as error:
+            problems.append(f"line {number:,}: {error}")
+    if problems:
+        more = [f"and {len(problems) - SHOWN:,} more"] if len(problems) > SHOWN else []
+        raise UsageError("\n  ".join([f"--labels {path}: {len(problems):,} lines:", *problems[:SHOWN], *more]))
+    return np.where(np.isnan(preferred), preferences(scores, contest.n_models), preferred)
+
+
+def _take(
+    line: Any,
+    questions: dict[str, int],
+    pairs: dict[tuple[str, str], int],
+    models: Sequence[str],
+    preferred: Floats,
+    scores: Floats,
+) -> None:
+    """Put a label where it belongs. ValueError for what is none."""
+    if not isinstance(line, dict) or str(line.get("question")) not in questions:
+        raise ValueError(f"expected a label with a question of these answers, not {line!r:.100}")
+    place = questions[str(line["question"])]
+    if "preferred" in line:
+        a, b = str(line.get("a")), str(line.get("b"))
+        if line["preferred"] not in SIGNS or ((a, b) not in pairs and (b, a) not in pairs):
+            raise ValueError(f"expected models a and b of {', '.join(models)} and preferred: {', '.join(SIGNS)}")
+        sign = SIGNS[line["preferred"]]
+        preferred[place, pairs.get((a, b), pairs.get((b, a), 0))] = sign if (a, b) in pairs else -sign
+        return
+    score = line.get("score")
+    if line.get("model") not in models or not isinstance(score, int | float) or isinstance(score, bool):
+        raise ValueError(f"expected preferred with a and b, or a score with a model of {', '.join(models)}")
+    scores[place, models.index(line["model"])] = score
