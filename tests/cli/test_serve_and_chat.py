@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def untaught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "base"
-    make_run(folder, TOKENIZER)
+    make_run(folder, train_tokenizer("char", ["ab"], end_of_text=False))
     return folder
 
 
@@ -154,7 +154,7 @@ def test_a_run_that_was_not_taught_to_answer_says_what_teaches_it(untaught: Path
     assert caught.value.exit_code == 1
     (untaught / "chat_template.jinja").write_text("{{ messages[0].content }}", encoding="utf-8")
     with pytest.raises(UsageError, match="does not end the assistant's turn"):
-        chat(untaught, "ab\n")
+        chat(untaught, "a\n")
     (untaught / "chat_template.jinja").write_text("{% if %}", encoding="utf-8")
     with pytest.raises(ScratchlabError, match=r"chat_template\.jinja: the chat template is not valid Jinja"):
         chat(untaught, "ab\n")
@@ -210,8 +210,8 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program(endless: Path
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_serve_answers_until_it_is_told_to_end(number: int, code: int, run: Path, untaught: Path) -> None:
-    served = run if number == signal.SIGTERM else untaught
+def test_serve_answers_until_it_is_told_to_end(number: int, code: int, endless: Path, untaught: Path) -> None:
+    served = endless if number == signal.SIGTERM else untaught
     command = [sys.executable, "-m", "scratchlab", "serve", str(served), "--port", "0", "--device", "cpu"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:

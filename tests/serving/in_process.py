@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import openai
+import torch
 import uvicorn
 
 from scratchlab.corpus.chat import CHATML, SPECIALS, ChatTemplate
@@ -23,6 +24,7 @@ from scratchlab.serving.writer import Writer
 from tiny_run import lively_model
 
 NAME = "tiny"
+CONTEXT = 96
 
 
 @functools.cache
@@ -32,8 +34,17 @@ def tokenizer() -> Tokenizer:
 
 
 @functools.cache
-def model(context_length: int = 64) -> Model:
-    return lively_model(tokenizer(), context_length=context_length, tie_weights=False)
+def model() -> Model:
+    return lively_model(tokenizer(), context_length=CONTEXT, tie_weights=False)
+
+
+@functools.cache
+@torch.no_grad()
+def endless() -> Model:
+    """A recurrent network whose texts nothing ends but `max_tokens`."""
+    made = lively_model(tokenizer(), architecture="rnn")
+    made.head_weight[list(tokenizer().specials.values()), -1] = -1000  # the bias
+    return made
 
 
 @dataclass

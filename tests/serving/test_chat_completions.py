@@ -5,7 +5,7 @@ from typing import Any
 
 import openai
 import pytest
-from in_process import NAME, Running, alone, running, tokenizer
+from in_process import CONTEXT, NAME, Running, alone, running, tokenizer
 
 from scratchlab.corpus.chat import CHATML, ChatTemplate, Message
 from scratchlab.generation.engine import Settings
@@ -41,7 +41,7 @@ def test_the_answer_is_what_the_model_writes_to_the_template(client: openai.Open
 
 
 def test_it_ends_with_the_turn_or_with_the_context(client: openai.OpenAI) -> None:
-    room = 64 - len(PROMPT) + 1
+    room = CONTEXT - len(PROMPT) + 1
     ends = set[str]()
     for seed in range(12):
         answer = create(client, seed=seed, temperature=2)

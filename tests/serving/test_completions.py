@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 import torch
-from in_process import NAME, Running, alone, model, running, tokenizer
+from in_process import CONTEXT, NAME, Running, alone, model, running, tokenizer
 
 from scratchlab.generation.engine import Settings
 
@@ -166,7 +166,7 @@ def test_a_text_may_be_scored_and_nothing_written(client: openai.OpenAI) -> None
 
 def test_the_models_are_told(client: openai.OpenAI) -> None:
     (listed,) = client.models.list().data
-    assert (listed.id, listed.object, listed.model_dump()["max_model_len"]) == (NAME, "model", 64)
+    assert (listed.id, listed.object, listed.model_dump()["max_model_len"]) == (NAME, "model", CONTEXT)
     assert client.models.retrieve(NAME) == listed
     with pytest.raises(openai.NotFoundError, match="no model 'other'"):
         client.models.retrieve("other")

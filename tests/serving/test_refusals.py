@@ -8,7 +8,7 @@ from typing import Any
 
 import openai
 import pytest
-from in_process import NAME, Running, running
+from in_process import CONTEXT, NAME, Running, running
 
 from scratchlab.serving.requests import MOST_BYTES
 
@@ -63,7 +63,7 @@ COMPLETIONS: dict[str, tuple[dict[str, Any], str, str]] = {
     "truths-for-tokens": ({"prompt": [True]}, "prompt", "a list of token ids"),
     "a-token-that-is-none": ({"prompt": [1, 9999]}, "prompt", "there is no token 9999"),
     "a-token-below-none": ({"prompt": [-1]}, "prompt", "there is no token -1"),
-    "too-long": ({"prompt": [1] * 65}, "prompt", "65 tokens are more than this model sees at once, which is 64"),
+    "too-long": ({"prompt": [1] * 97}, "prompt", "97 tokens are more than this model sees at once, which is 96"),
     "half-a-character": ({"prompt": "\ud800"}, "prompt", "surrogate"),
     "unknown": ({"repetition_penalty": 1.1}, "repetition_penalty", "there is no such field"),
     "misspelled": ({"max_token": 3}, "max_token", "did you mean max_tokens?"),
@@ -95,7 +95,7 @@ SAID: dict[str, tuple[Any, str]] = {
     ),
     "a-picture": ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "no images"),
     "a-name": ([{"role": "user", "content": "a", "name": "me"}], "no name"),
-    "too-long": ([{"role": "user", "content": "a" * 70}], "this model sees at once"),
+    "too-long": ([{"role": "user", "content": "a" * CONTEXT}], "this model sees at once"),
     "a-noncharacter": ([{"role": "user", "content": "\ufdd0"}], "noncharacter"),
     "a-number": ([3], "expected a role"),
 }
@@ -110,7 +110,7 @@ def test_messages_that_cannot_be_answered(kind: str, server: Running) -> None:
 
 
 CHATS: dict[str, tuple[dict[str, Any], str]] = {
-    "more-than-the-context": ({"max_tokens": 60}, "so that max_tokens may be"),
+    "more-than-the-context": ({"max_tokens": CONTEXT}, "so that max_tokens may be"),
     "likeliest-of-nothing": ({"top_logprobs": 3}, "means nothing without logprobs"),
     "two-names": ({"max_tokens": 3, "max_completion_tokens": 4}, "two names for one thing"),
     "json": ({"response_format": {"type": "json_object"}}, "response_format: means nothing here"),

@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 import openai
 import pytest
 import torch
-from in_process import NAME, Running, model, running, tokenizer, wait_until
+from in_process import NAME, Running, endless, model, running, tokenizer, wait_until
 
 from scratchlab.generation.batching import Batch
 from tiny_run import lively_model
@@ -22,7 +22,7 @@ LONG = 4000
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with running(rows=2, waiting=3) as started:
+    with running(rows=2, waiting=3, served_model=endless()) as started:
         yield started
 
 
@@ -101,7 +101,7 @@ def test_what_fails_is_told_and_the_next_request_is_served(
 
 
 def test_at_the_end_whoever_still_waits_is_told() -> None:
-    with running(rows=1) as server, ThreadPoolExecutor(3) as pool:
+    with running(rows=1, served_model=endless()) as server, ThreadPoolExecutor(3) as pool:
         client = server.client()
 
         def whole() -> str:

@@ -117,7 +117,8 @@ class ChatTemplate:
 
     def end_of_turn(self, tokenizer: Tokenizer) -> int:
         """The token with which the assistant ends its turn. UsageError if it is no special token."""
-        asked: list[Message] = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "1"}]
+        word = _some_word(tokenizer)
+        asked: list[Message] = [{"role": "user", "content": word}, {"role": "assistant", "content": word}]
         encoded = self.encode(tokenizer, asked)
         answer = encoded.ids[encoded.learned].tolist()
         if not answer or answer[-1] not in tokenizer.specials.values():
@@ -172,6 +173,12 @@ def needed_specials(tokenizer: Tokenizer, names: Iterable[str]) -> list[str]:
         for name in names
         if name not in tokenizer.specials and not (name == END_OF_TEXT and tokenizer.end_of_text is not None)
     ]
+
+
+def _some_word(tokenizer: Tokenizer) -> str:
+    """A text that the tokenizer has a symbol for: one of characters may know no digit, and one of numbers no letter."""
+    texts = (tokenizer.token_bytes(token).decode(errors="ignore") for token in range(tokenizer.vocab_size))
+    return next((text for text in texts if text.isalnum()), "1")
 
 
 def _end_of_text(tokenizer: Tokenizer) -> str:

@@ -191,6 +191,8 @@ class Batch:
     def _next_group(self) -> _Group:
         """Who has waited longest, and others whose prompts are about as long."""
         rows, free = list[Row](), self._most_rows - len(self._running.rows)
+        if not self._waiting or not free:
+            return _Group([], None)
         for row in self._waiting:
             length, first = len(row.seen.unread), len((rows or [row])[0].seen.unread)
             fits = not rows or (len(rows) + 1) * max(length, first) <= READ_AT_ONCE
@@ -202,7 +204,7 @@ class Batch:
             if row.unscored and len(row.seen.tokens) < len(row.wish.prompt):  # document_mask: it will not be read whole
                 hidden_BTC, _ = self._model.hidden(self._tensor([row.wish.prompt]))
                 self._score(row, hidden_BTC[0])
-        capacity = max((len(row.seen.unread) for row in rows), default=0) + ROOM
+        capacity = max(len(row.seen.unread) for row in rows) + ROOM
         return _Group(rows, self._model.new_state(len(rows), min(capacity, self._model.most_tokens or capacity)))
 
     def _join(self) -> None:

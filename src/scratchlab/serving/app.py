@@ -61,7 +61,12 @@ def make_app(served: Served, writer: Writer) -> Starlette:
             Route("/v1/completions", completions, methods=["POST"]),
             Route("/v1/chat/completions", chat, methods=["POST"]),
         ],
-        exception_handlers={Refusal: _refused, HTTPException: _no_such_path, Exception: _failed},
+        exception_handlers={
+            Refusal: _refused,
+            HTTPException: _no_such_path,
+            ClientDisconnect: _gone,
+            Exception: _failed,
+        },
         lifespan=lifespan,
     )
 
@@ -83,8 +88,6 @@ async def _answered(request: Request, asked: Asked, order: Order, form: Form) ->
         return _Stream(_events(asked, order, form), order)
     try:
         await _while_connected(request.receive, order.all_of_it())
-    except ClientDisconnect:
-        return Response(status_code=499)  # which nobody reads
     finally:
         order.give_up()
     return _json(form.answer([form.whole(choice) for choice in order.choices], usage=usage(order.choices, asked.n)))
@@ -129,9 +132,8 @@ class _Stream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await _while_connected(receive, self._send_all(send))
-        except ClientDisconnect:
-            pass
+            with contextlib.suppress(ClientDisconnect):
+                await _while_connected(receive, self._send_all(send))
         finally:
             self._order.give_up()
 
@@ -178,6 +180,10 @@ def _no_such_path(request: Request, error: Exception) -> Response:
         message + "POST /v1/completions and POST /v1/chat/completions.", status=error.status_code, code="no_such_path"
     )
     return _json(refusal.body(), refusal.status)
+
+
+def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # which nobody reads
 
 
 def _failed(request: Request, error: Exception) -> Response:
