@@ -137,11 +137,11 @@ def test_what_passes_is_waited_for(kind: str, server: Server, tmp_path: Path) ->
 
 
 def test_silence_is_not_waited_for_longer_than_was_said(server: Server, tmp_path: Path) -> None:
-    server.instead = [1.0]
+    server.instead = [0.8]
     began = time.monotonic()
-    check_fair(tmp_path, ask(tmp_path, server.url, timeout=0.3))
-    assert 0.3 < time.monotonic() - began < 3
-    assert len(server.asked) == 13
+    check_fair(tmp_path, ask(tmp_path, server.url, timeout=0.5))
+    assert 0.5 < time.monotonic() - began < 3
+    assert len(server.asked) >= 13
 
 
 def test_a_judge_that_is_gone_ends_it_and_what_was_paid_is_kept(server: Server, tmp_path: Path) -> None:
