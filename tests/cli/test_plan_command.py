@@ -53,6 +53,12 @@ def test_json_has_every_figure(corpus: Path) -> None:
     assert report["devices"][1]["price_source"].endswith("2026-05-07")
 
 
+def test_of_several_processes_each_has_its_share_of_the_batch(corpus: Path) -> None:
+    outcome = plan(corpus, "--json", "--device", "T4", "execution.processes=2", "execution.micro_batch_size=12")
+    assert outcome.exit_code == 0
+    assert json.loads(outcome.stdout)["here"]["micro_batch_size"] == 6
+
+
 def test_a_micro_batch_found_by_trying_is_said(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "_trier", lambda recipe, vocab_size: lambda size: size <= 5)
     assert "the largest that fits 12, by trying 4" in plan(corpus, "--probe", "--device", "T4").output

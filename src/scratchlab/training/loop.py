@@ -67,27 +67,27 @@ def resume(out: str | Path, report: Reporter | None = None) -> Record:
     world = World.here()
     report = report if report and world.first else Silent()
     with joined(world):
-        folder, processes = world.by_first(lambda: trainable(out))
-        if processes > 1 and not world.started:
-            return launch(folder, processes, report)
+        folder, recipe = world.by_first(lambda: trainable(out))
+        if recipe.settled.processes > 1 and not world.started:
+            return launch(folder, recipe.settled.processes, report)
         with held_by_first(folder, world), stop_on_signals(patient=world.size > 1) as stop:
             result = world.by_first(lambda: finished(folder))
             if result is not None:
                 report.say(f"{folder.path} is finished.")
                 return result
-            with memory_told(folder.resolved(), folder.path):
+            with memory_told(recipe, folder.path):
                 run = pick_up(folder, report, world)
                 with closing(run.batches()) as batches:
                     train_steps(run, batches, stop)
                 return finish(run)
 
 
-def trainable(out: str | Path) -> tuple[RunFolder, int]:
-    """The folder of a run that can go on, and the number of processes it was made for."""
+def trainable(out: str | Path) -> tuple[RunFolder, Recipe]:
+    """The folder of a run that can go on, and its resolved recipe."""
     folder = RunFolder.open(out)
     if "imported" in folder.manifest():
         raise RunError(f"{out} was imported, and has nothing to go on with. Begin a run from it: start.weights={out}")
-    return folder, folder.resolved().settled.processes
+    return folder, folder.resolved()
 
 
 @contextmanager
