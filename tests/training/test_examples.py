@@ -18,6 +18,7 @@ from crew import together
 from lessons import HERE, MODEL, alpaca, base_recipe, build_text, write_alpaca, write_lines
 from scratchlab.cli.main import cli
 from scratchlab.corpus.build import build_corpus
+from scratchlab.corpus.examples.asked import read_asked
 from scratchlab.corpus.examples.build import build_examples
 from scratchlab.corpus.examples.encode import open_wording
 from scratchlab.corpus.store import open_corpus
@@ -26,9 +27,10 @@ from scratchlab.evaluation.examples import evaluate_examples
 from scratchlab.evaluation.loss import byte_lengths
 from scratchlab.evaluation.scorer import ModelScorer
 from scratchlab.files import sha256_of_file
+from scratchlab.model.build import build_model
 from scratchlab.model.initialize import initial_value
 from scratchlab.model.load import load_model
-from scratchlab.recipe import Recipe, recipe_from
+from scratchlab.recipe import GPTSection, Recipe, recipe_from
 from scratchlab.runfolder import RunFolder
 from scratchlab.training import data
 from scratchlab.training.loop import resume, train
@@ -123,6 +125,26 @@ def test_responses_alone_are_measured_example_by_example(place: Path) -> None:
     units = RunFolder.open(place / "taught").test_units()
     assert units is not None
     assert units["unit"] == "examples"
+
+
+@pytest.mark.parametrize("template", ["chatml", "alpaca"])
+def test_all_responses_of_a_conversation_are_measured_and_none_of_the_words_between(
+    place: Path, tmp_path: Path, template: str
+) -> None:
+    said = [[f"Say {n}.", f"{n}!", "Again?", f"{n}, {n}!"] for n in range(12)]
+    roles = ["user", "assistant"] * 2
+    talks = [[{"role": role, "content": text} for role, text in zip(roles, one, strict=True)] for one in said]
+    build(
+        tmp_path, write_lines(tmp_path / "a.jsonl", [{"messages": talk} for talk in talks]), "talks", template, "byte"
+    )
+    corpus = open_corpus(tmp_path / "talks")
+    model = build_model(GPTSection(**{**MODEL, "context_length": 200}), corpus.vocab_size, seed=1).eval()
+    found = evaluate_examples(ModelScorer(model), corpus.split("train"), 200, byte_lengths(corpus.tokenizer))
+    nats, tokens, sizes = by_hand(model, corpus, "train")
+    assert found.nats == pytest.approx(nats, rel=1e-5)
+    assert (found.n_tokens.tolist(), found.n_bytes.tolist()) == (tokens, sizes)
+    number = int(corpus.split("train").ids[0]) - 1
+    assert corpus.tokenizer.decode(read_asked(corpus.split("train"), 0).response) == said[number][3]
 
 
 def test_it_learned(place: Path, tmp_path: Path) -> None:
