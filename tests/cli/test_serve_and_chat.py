@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import openai
@@ -174,11 +175,18 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
-    def wait_for(self, pattern: str) -> None:
-        """Until what was not yet waited for has it."""
-        deadline = time.monotonic() + 60
+    def interrupt(self, pattern: str) -> None:
+        """Ctrl-C, until it is answered so: one that comes while a line is about to be read is lost, as in any shell."""
+        self.wait_for(pattern, lambda: os.kill(self.process.pid, signal.SIGINT))
+
+    def wait_for(self, pattern: str, again: Callable[[], None] = lambda: None) -> None:
+        """Until what was not yet waited for has it; what is done `again` is done every five seconds."""
+        deadline, due = time.monotonic() + 60, 0.0
         while not (found := re.search(pattern, self.seen)):
             assert time.monotonic() < deadline, self.seen
+            if time.monotonic() >= due:
+                again()
+                due = time.monotonic() + 5
             if select.select([self.master], [], [], 0.2)[0]:
                 self.seen += os.read(self.master, 4096).decode(errors="replace")
         self.seen = self.seen[found.end() :]
@@ -194,11 +202,9 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program(endless: Path
         terminal.wait_for("> ")
         terminal.type("ab\n")
         terminal.wait_for("[a-o]{3}")
-        os.kill(terminal.process.pid, signal.SIGINT)
-        terminal.wait_for("stopped; what was said is kept")
+        terminal.interrupt("stopped; what was said is kept")
         terminal.wait_for("> ")
-        os.kill(terminal.process.pid, signal.SIGINT)
-        terminal.wait_for("ends the conversation")
+        terminal.interrupt("ends the conversation")
         terminal.type("/undo\n")
         terminal.wait_for("taken back: ab")
         terminal.type("\x04")
