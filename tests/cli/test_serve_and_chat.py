@@ -174,13 +174,15 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
-    def wait_for(self, pattern: str) -> None:
-        """Until what was not yet waited for has it."""
-        deadline = time.monotonic() + 60
+    def wait_for(self, pattern: str, interrupting: bool = False) -> None:
+        """Until what was not yet waited for has it. A signal that comes just before it listens is sent again."""
+        deadline = time.monotonic() + 30
         while not (found := re.search(pattern, self.seen)):
             assert time.monotonic() < deadline, self.seen
             if select.select([self.master], [], [], 0.2)[0]:
                 self.seen += os.read(self.master, 4096).decode(errors="replace")
+            elif interrupting:
+                os.kill(self.process.pid, signal.SIGINT)
         self.seen = self.seen[found.end() :]
 
 
@@ -197,8 +199,7 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program(endless: Path
         os.kill(terminal.process.pid, signal.SIGINT)
         terminal.wait_for("stopped; what was said is kept")
         terminal.wait_for("> ")
-        os.kill(terminal.process.pid, signal.SIGINT)
-        terminal.wait_for("ends the conversation")
+        terminal.wait_for("ends the conversation", interrupting=True)
         terminal.type("/undo\n")
         terminal.wait_for("taken back: ab")
         terminal.type("\x04")

@@ -1,6 +1,6 @@
 """A conversation with one model: what was said, how much of it still fits, and the answer as it comes."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -32,7 +32,7 @@ class Conversation:
     """Why the last answer ended: by itself or at a stop string, at `max_tokens`, or where the context does. None if it
     was broken off."""
 
-    def ask(self, question: str, settings: Settings) -> Iterator[str]:
+    def ask(self, question: str, settings: Settings) -> Generator[str]:
         """The answer, in pieces as they come. What was said of it until somebody breaks off is kept.
 
         UsageError for a question that does not fit into the context by itself.
@@ -55,10 +55,8 @@ class Conversation:
             cut = written == room and not stream.stopped
             self.ending = ("length" if room == settings.max_tokens else "context") if cut else "stop"
         finally:
-            self.turns += [
-                {"role": "user", "content": question},
-                {"role": "assistant", "content": "".join(said)},
-            ]
+            self.turns.append({"role": "user", "content": question})
+            self.turns.append({"role": "assistant", "content": "".join(said)})
 
     def undo(self) -> str | None:
         """Take the last question and its answer back; gives the question."""
