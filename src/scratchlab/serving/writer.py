@@ -72,7 +72,7 @@ class Writer:
     def __init__(self, model: Model, tokenizer: Tokenizer, most_rows: int, most_waiting: int) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._most_rows, self._most_waiting = most_rows, most_waiting
-        self._n_threads = torch.get_num_threads()  # said again where the model computes: MKL's products use one there
+        self._n_threads = torch.get_num_threads()  # which OpenMP has for each thread apart
         self._batch = Batch(model, most_rows)
         self._orders: dict[Row, tuple[Order, Choice]] = {}
         self._wanted = asyncio.Event()
