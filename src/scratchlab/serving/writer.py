@@ -9,6 +9,8 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import torch
+
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.generation.batching import Batch, Row, Wish
 from scratchlab.model.build import Model
@@ -70,6 +72,7 @@ class Writer:
     def __init__(self, model: Model, tokenizer: Tokenizer, most_rows: int, most_waiting: int) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._most_rows, self._most_waiting = most_rows, most_waiting
+        self._n_threads = torch.get_num_threads()  # which OpenMP has for each thread apart
         self._batch = Batch(model, most_rows)
         self._orders: dict[Row, tuple[Order, Choice]] = {}
         self._wanted = asyncio.Event()
@@ -105,7 +108,7 @@ class Writer:
     async def run(self) -> None:
         """Write, until cancelled."""
         loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1, "model") as thread:
+        with ThreadPoolExecutor(1, "model", torch.set_num_threads, (self._n_threads,)) as thread:
             while True:
                 if not self.running and not self.waiting:
                     self._wanted.clear()
