@@ -374,6 +374,11 @@ class Settled:
     processes: int
     shard: bool
 
+    @property
+    def devices(self) -> int:
+        """How many it takes: a GPU for each process; a CPU is one, however many share it."""
+        return self.processes if self.device.startswith("cuda") else 1
+
 
 class Recipe(Section):
     """One training run, defined. `corpus` is a path, relative to the folder the command is run in."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from scratchlab import hardware
-from scratchlab.devices import nominal_rate, price_per_hour
+from scratchlab.devices import nominal_rate, price_per_hour, rent_source
 from scratchlab.errors import RunError, Terminated
 from scratchlab.evaluation.loss import UnitLosses, byte_lengths, evaluate_units
 from scratchlab.evaluation.results import TaskResult
@@ -256,6 +256,7 @@ def write_result(run: Run, test: UnitLosses | None) -> Record:
         ),
         "peak_memory_bytes": hardware.peak_memory(device),
     }
+    result["cost"]["price_source"] = rent_source(hardware.device_name(device))
     if "forecast" in manifest:  # a run that was made before there were any has none
         result["forecast"] = happened(manifest["forecast"], result["cost"], result["peak_memory_bytes"])
     if test is not None and np.isfinite(test.nats).all():

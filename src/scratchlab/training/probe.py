@@ -15,11 +15,12 @@ from typing import Any
 import torch
 
 from scratchlab import hardware
-from scratchlab.errors import DeviceError
+from scratchlab.errors import DeviceError, TooLargeError
 from scratchlab.files import pretty_json, user_file, write_atomically
 from scratchlab.recipe import Recipe, recipe_from
 from scratchlab.training.measurements import shape_key
 from scratchlab.training.memory import HEADROOM, divisors, sequences_a_process
+from scratchlab.training.remedies import remedy
 from scratchlab.training.step import MicroBatch, SentBatch, TorchBackend, TorchState
 
 STEPS = 2  # the second has the optimizer's moments from its beginning
@@ -30,7 +31,7 @@ OUT_OF_MEMORY = "can't allocate memory"  # how PyTorch says it on a CPU, in a Ru
 def probed_micro_batch(recipe: Recipe, vocab_size: int) -> int:
     """The largest divisor of a process's share of the batch that fits its device; of a resolved recipe but for this.
 
-    `DeviceError` if not even one sequence does.
+    `TooLargeError` if not even one sequence does.
     """
     rows = sequences_a_process(recipe)
     alone = {"training.global_batch_size": rows, "execution.processes": 1, "execution.shard": None}  # what one takes
@@ -43,10 +44,9 @@ def probed_micro_batch(recipe: Recipe, vocab_size: int) -> int:
     found = largest_that_fits(divisors(rows), _trier(recipe, vocab_size))
     if found is None:
         name = hardware.device_name(recipe.execution.device)
-        raise DeviceError(
-            f"{name} does not hold a single sequence of this recipe: a smaller model or model.context_length, or a "
-            "larger card (scratchlab plan says how much it takes)."
-        )
+        usable = round(hardware.device_memory(recipe.execution.device) * (1 - HEADROOM))
+        what = remedy(recipe, vocab_size, usable, main_memory=hardware.memory())
+        raise TooLargeError(f"{name} does not hold a single sequence of this recipe. What helps: {what}.")
     write_atomically(place, pretty_json({"micro_batch_size": found}))
     return found
 

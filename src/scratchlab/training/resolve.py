@@ -2,10 +2,9 @@
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 
 from scratchlab import hardware
-from scratchlab.corpus.windows import Windows
 from scratchlab.errors import DeviceError, RecipeError
 from scratchlab.model.count import parameter_count
 from scratchlab.model.kept import layer_bytes_per_sequence
@@ -19,7 +18,7 @@ from scratchlab.training.world import ALONE, World
 def resolve(
     recipe: Recipe,
     vocab_size: int,
-    windows: Windows,
+    windows: Sized,
     source: Source | None,
     say: Callable[[str], None],
     world: World = ALONE,
@@ -39,7 +38,7 @@ def resolve(
             "leave it out."
         )
     settled = {
-        "training.steps": _steps(recipe, vocab_size, windows),
+        "training.steps": steps_of(recipe, vocab_size, windows),
         "training.precision": precision,
         "execution.device": device,
         "execution.threads": _threads(device, here, say) if execution.threads == "auto" else execution.threads,
@@ -82,8 +81,8 @@ def _precision(recipe: Recipe, device: str) -> hardware.Precision:
     return wanted
 
 
-def _steps(recipe: Recipe, vocab_size: int, windows: Windows) -> int:
-    """The length of the run, rounded up to whole steps."""
+def steps_of(recipe: Recipe, vocab_size: int, windows: Sized) -> int:
+    """The length of a run, rounded up to whole steps. `windows` are those of an epoch."""
     training = recipe.training
     if training.steps is not None:
         return training.steps
