@@ -4,8 +4,9 @@
     python benchmarks/gpu.py ... --tiny                                  (the same on a CPU, to see that it runs)
 
 Context 1024, no dropout, in turns in one run on one card: `scratchlab train` as `auto` chooses; nanoGPT's train.py in
-bf16, compiled (two lines changed for 163M: its head is untied); and the book's way (`book_loop.py`: fp16 autocast,
-attention written out, not compiled). Writes benchmarks/results/gpu.json and a ladder beside it.
+bf16, compiled (three lines changed: AdamW is fused wherever it can be, the log tells memory, and for 163M the head is
+untied); and the book's way (`book_loop.py`: fp16 autocast, attention written out, not compiled). Writes
+benchmarks/results/gpu.json and a ladder beside it.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import contest
 import throughput
 from scratchlab import hardware
 from scratchlab.corpus.store import Corpus
+from scratchlab.devices import nominal_rate
 from scratchlab.model.count import training_flops_per_token
 from scratchlab.recipe import Recipe
 from throughput import ROOT, Case, Shape
@@ -70,7 +72,7 @@ def measure(
     players = {one.name: [c for entered in rounds for c in entered if c.name == one.name] for one in rounds[0]}
     flops = shape.tokens * training_flops_per_token(recipe.model, corpus.vocab_size)
     outcome: dict[str, Any] = {who: throughput.figures(those, shape.tokens, flops) for who, those in players.items()}
-    for peak, kind in ((hardware.nominal_rate(device, "bf16"), "nominal"), (rate(device), "measured_matmul")):
+    for peak, kind in ((nominal_rate(device, "bf16"), "nominal"), (rate(device), "measured_matmul")):
         for who in players:
             outcome[who][f"mfu_of_{kind}"] = peak and round(outcome[who]["gflops"] * 1e9 / peak, 4)
     ours = [player.seconds for player in players["scratchlab"]]

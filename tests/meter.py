@@ -35,3 +35,29 @@ class Meter(TorchDispatchMode):
 
     def _gone(self, which: int) -> None:
         self.live -= self._sizes.pop(which)
+
+
+class PatientMeter(Meter):
+    """The same where storages grow and shrink under way, as FSDP2's do: all are looked at anew at every operator.
+
+    Tensors that were there before count too.
+    """
+
+    def __init__(self, there: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._storages: dict[int, weakref.ref[Any]] = {}
+        self.look(there)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.look(leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor))
+        return result
+
+    def look(self, tensors: Iterable[Tensor] = ()) -> int:
+        """How many bytes there are now, of all that was seen and of these."""
+        for tensor in tensors:
+            storage = getattr(tensor, "_local_tensor", tensor).untyped_storage()  # of a part of a tensor: the part
+            self._storages[storage._cdata] = weakref.ref(storage)
+        self.live = sum(storage.nbytes() for known in self._storages.values() if (storage := known()) is not None)
+        self.peak = max(self.peak, self.live)
+        return self.live

@@ -38,11 +38,21 @@ def test_cards_without_bf16_train_in_fp16() -> None:
         ("NVIDIA H100 80GB HBM3", "H100"),
         ("NVIDIA H100 PCIe", "H100 PCIe"),
         ("NVIDIA A100-SXM4-40GB", "A100 40GB"),
+        ("NVIDIA A100-PCIE-40GB", "A100 40GB"),
+        ("NVIDIA A100-SXM4-80GB", "A100 80GB"),
         ("NVIDIA A100 80GB PCIe", "A100 80GB"),
         ("NVIDIA A10G", "A10G"),
         ("NVIDIA L40S", "L40S"),
         ("Tesla T4", "T4"),
-        ("NVIDIA GeForce GTX 1660 Ti", "GTX 1660"),
+        ("NVIDIA GeForce RTX 2080 Ti", "RTX 2080 Ti"),
+        ("NVIDIA GeForce GTX 1660 Ti", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA T400 4GB", None),
+        ("NVIDIA L40", None),
+        ("AMD A10-7850K Radeon R7 (4 cores)", None),
         ("AMD EPYC (2 cores)", None),
     ],
 )
@@ -80,6 +90,9 @@ def test_all_that_is_wrong_with_it_is_said_at_once(own: Path) -> None:
         assert said in str(caught.value)
     own.write_text("device = 3", "utf-8")
     with pytest.raises(UsageError, match="devices are tables"):
+        device_table()
+    own.write_text("[H100]\nprice = 1.5\n[devices.T4]\nprice = 1\n", "utf-8")
+    with pytest.raises(UsageError, match=r"H100, devices: a device is a table such as \[device\.T4\]"):
         device_table()
     own.write_text("[device", "utf-8")
     with pytest.raises(UsageError, match="not valid TOML"):

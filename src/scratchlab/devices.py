@@ -2,6 +2,7 @@
 
 import datetime
 import functools
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -16,6 +17,8 @@ from scratchlab.problems import describe_all
 RULE_OF_THUMB = 0.4
 """Of its peak: what training reaches on a card of which nobody has told. Published shares run from .25 to .6."""
 CURRENCY = "usd"
+VARIANTS = frozenset({"laptop", "max", "mig", "mobile", "nvl", "super", "ti"})
+"""Words that make another device of one: another chip, another memory, or a slice of the card."""
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -26,7 +29,7 @@ class Device(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     match: str | None = None
-    """Part of the name that the device gives itself; None: the name of the row."""
+    """Words of the name that the device gives itself; None: those of the row's name."""
     memory_gib: Positive | None = None
     bandwidth: Positive | None = None
     """GB/s to and from its memory."""
@@ -36,7 +39,7 @@ class Device(BaseModel):
     float32: Positive | None = None
     """Peaks in TFLOP/s, dense; None where the device has no units for it, or nobody knows."""
     price: Annotated[float, Field(ge=0)] | None = None
-    """Dollars a device and hour."""
+    """Dollars a device and hour: a rent."""
     price_source: str | None = None
     price_date: datetime.date | None = None
     share: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -61,6 +64,11 @@ class Device(BaseModel):
         """What `auto` is settled to there: the fastest precision that trains like float32."""
         return "bf16" if self.bf16 else "fp16" if self.fp16 else "float32"
 
+    @property
+    def rent_source(self) -> str | None:
+        """Who asks that price, and when that was seen."""
+        return self.price_source and f"{self.price_source}, {self.price_date}"
+
     def peak(self, precision: Precision) -> float | None:
         """FLOP/s by the maker's data sheet."""
         teraflops = {"bf16": self.bf16, "fp16": self.fp16, "tf32": self.tf32, "float32": self.float32}[precision]
@@ -78,9 +86,14 @@ def device_table() -> dict[str, Device]:
     if not own.is_file():
         return shipped
     try:
-        rows = tomllib.loads(own.read_text(encoding="utf-8")).get("device", {})
+        tables = tomllib.loads(own.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{own}: not valid TOML: {error}.") from None
+    if others := tables.keys() - {"device"}:
+        raise UsageError(
+            f'{own}: {", ".join(sorted(others))}: a device is a table such as [device.T4] or [device."my box"].'
+        )
+    rows = tables.get("device", {})
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         raise UsageError(f"{own}: devices are tables such as [device.T4], with fields such as price.")
     changed = {name: _laid_over(shipped.pop(name, None), row) for name, row in rows.items()}
@@ -99,9 +112,18 @@ def find_device(name: str) -> tuple[str, Device]:
 
 
 def row_of(full_name: str) -> tuple[str, Device] | None:
-    """The row of a device by the name it gives itself: that which says most of it."""
-    fitting = [(name, row) for name, row in device_table().items() if (row.match or name) in full_name]
-    return max(fitting, key=lambda found: len(found[1].match or found[0]), default=None)
+    """The row of a device by the name it gives itself: that whose words are all in it, and which has most of them.
+
+    None where another word says that it is not that device (`VARIANTS`): a laptop's chip, a Ti, a slice of a card.
+    """
+    given = _words(full_name)
+    rows = ((_words(row.match or name), (name, row)) for name, row in device_table().items())
+    fitting = [(words, row) for words, row in rows if words <= given and not (given - words) & VARIANTS]
+    return max(fitting, key=lambda found: len(found[0]), default=(None, None))[1]
+
+
+def _words(name: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z0-9]+", name.lower()))
 
 
 def nominal_rate(device: str, precision: Precision) -> float | None:
@@ -114,6 +136,12 @@ def price_per_hour(full_name: str) -> float | None:
     """Dollars an hour for a device by the name it gives itself; None where the table has no price."""
     row = row_of(full_name)
     return None if row is None else row[1].price
+
+
+def rent_source(full_name: str) -> str | None:
+    """Where that price is from, and of when."""
+    row = row_of(full_name)
+    return None if row is None else row[1].rent_source
 
 
 def _laid_over(below: Device | None, row: dict[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,10 @@ class DeviceError(ScratchlabError):
     """Something this machine or device cannot do, named."""
 
 
+class TooLargeError(DeviceError):
+    """A recipe of which a device does not hold a single sequence."""
+
+
 class MissingExtraError(ScratchlabError):
     """An optional part that is not installed; the message is the command that installs it."""
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from meter import Meter
-from scratchlab.training.memory import divisors, largest_micro_batch, memory_of
+from crew import together
+from meter import Meter, PatientMeter
+from scratchlab.training.memory import divisors, largest_micro_batch, memory_of, with_evaluation
 from scratchlab.training.step import TorchBackend
+from scratchlab.training.world import World
 from tiny import VOCAB, tiny_batch, tiny_recipe
 
 WIDE = {"model.d_model": 64, "model.context_length": 32, "training.global_batch_size": 8}
@@ -54,18 +56,53 @@ def test_a_micro_batch_divides_the_batch_and_fits_and_none_may() -> None:
     assert divisors(1) == [1]
     for size in divisors(12):
         room = memory_of(recipe.replaced({"execution.micro_batch_size": size}), VOCAB).total
-        assert largest_micro_batch(recipe, VOCAB, room) == size
+        assert largest_micro_batch(recipe, VOCAB, room, tokens=0) == size
     smallest = memory_of(recipe.replaced({"execution.micro_batch_size": 1}), VOCAB).total
-    assert largest_micro_batch(recipe, VOCAB, smallest - 1) is None
+    assert largest_micro_batch(recipe, VOCAB, smallest - 1, tokens=0) is None
 
 
-def test_what_is_shared_by_several_is_less_for_each() -> None:
-    recipe = tiny_recipe(WIDE)
-    of_four = recipe.replaced({"execution.processes": 4, "execution.shard": True, "training.global_batch_size": 48})
-    alone, shared = memory_of(recipe, VOCAB), memory_of(of_four, VOCAB)
-    assert shared.weights == alone.weights // 4
-    assert shared.optimizer == alone.optimizer // 4
-    assert shared.logits == alone.logits
+def test_what_an_evaluation_takes_has_to_fit_too() -> None:
+    recipe = tiny_recipe(WIDE | {"execution.micro_batch_size": 1})
+    whole = with_evaluation(memory_of(recipe, VOCAB), recipe, VOCAB)
+    assert whole.evaluation > 0
+    assert largest_micro_batch(recipe, VOCAB, whole.total - 1) is None
+    assert largest_micro_batch(recipe, VOCAB, whole.total) is not None
+
+
+SPREAD = {"model.d_model": 64, "model.n_layer": 4, "training.global_batch_size": 8, "execution.processes": 2}
+MODES: list[dict[str, Any]] = [
+    {"execution.shard": shard, "execution.micro_batch_size": size} for shard in (None, True) for size in (4, 1)
+]
+
+
+def metered(world: World) -> list[tuple[int, int]]:
+    """For each mode the peak of a real step, and what is there when all weights are gathered to evaluate."""
+    found: list[tuple[int, int]] = []
+    for mode in MODES:
+        recipe = tiny_recipe(SPREAD | mode)
+        backend = TorchBackend(recipe, VOCAB, None, world)
+        state, batches = backend.init(), [next(tiny_batch(recipe, step).split(4)) for step in range(3)]
+        for step in range(2):  # the first makes the moments, the second lays DDP's buckets out anew
+            backend.step(state, batches[step], step)
+        weights = list(state.model.parameters())
+        moments = [part for kept in state.optimizer.state.values() for part in kept.values()]
+        with PatientMeter(
+            [*weights, *moments, *(weight.grad for weight in weights if weight.grad is not None)]
+        ) as meter:
+            backend.step(state, batches[2], 2)
+            step, model = meter.peak, backend.model(state)
+            found.append((step, meter.look()))
+            del model
+    return found
+
+
+def test_copies_and_parts_of_several_processes_are_those_of_real_steps() -> None:
+    """With buckets of DDP, gradients that wait for the last micro-batch, and what FSDP2 has whole."""
+    for mode, (step, evaluation) in zip(MODES, together(2, metered)[0], strict=True):
+        recipe = tiny_recipe(SPREAD | mode)
+        memory = memory_of(recipe, VOCAB)
+        assert memory.total == pytest.approx(step, rel=0.06), mode
+        assert with_evaluation(memory, recipe, VOCAB, 0).total == pytest.approx(max(step, evaluation), rel=0.06), mode
 
 
 def test_half_the_bytes_take_less() -> None:

@@ -193,9 +193,10 @@ def _result_lines(result: dict[str, Any]) -> list[str]:
 def _money_lines(cost: dict[str, Any]) -> list[str]:
     if cost.get("price") is None:  # none is known, or the run was made before there were any
         return []
+    source = cost.get("price_source")  # which earlier runs did not keep
     return [
-        f"  money      {cost['price']:.2f} usd at {cost['price_per_hour']:.2f} an hour; "
-        f"{cost['price_without_evaluation']:.2f} without evaluation"
+        f"  rent       {cost['price']:.2f} usd at {cost['price_per_hour']:.2f} a device and hour, "
+        f"{cost['price_without_evaluation']:.2f} without evaluation" + (f" ({source})" if source else "")
     ]
 
 

@@ -16,6 +16,7 @@ from scratchlab.study.settled import SettledArm, SettledStudy
 from scratchlab.training.checkpoint import check_disk
 from scratchlab.training.start import open_corpora
 from scratchlab.training.timing import seconds_per_step
+from scratchlab.training.work import Work, split_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ def _plan_arm(study: Study, name: str, arm: SettledArm, known: Known, timed: dic
         if pace not in timed:
             timed[pace] = seconds_per_step(arm.recipe, corpus)
         # Evaluating goes forward only, which is a third of a step.
-        scored = _scored_tokens(arm, {split: record.tokens for split, record in yardstick.manifest.splits.items()})
+        scored = Work.of(arm.recipe, corpus.vocab_size, split_tokens(yardstick)).scored_tokens
         seconds = timed[pace] * (arm.recipe.settled.steps + scored / tokens_per_step(arm.recipe) / 3) / devices
         source = "steps timed here, one run alone" + (", on one of its devices" if devices > 1 else "")
     given, steps = study.arm(name), arm.recipe.settled.steps
@@ -161,14 +162,6 @@ def _plan_arm(study: Study, name: str, arm: SettledArm, known: Known, timed: dic
         source=source,
         disk_bytes=check_disk(2**63, arm.recipe, corpus.vocab_size),
     )
-
-
-def _scored_tokens(arm: SettledArm, splits: Mapping[str, int]) -> int:
-    """Tokens that a run's evaluations read: the validation split on the way, the test split at the end."""
-    evaluation = arm.recipe.evaluation
-    times = -(-arm.recipe.settled.steps // evaluation.every)
-    validation = splits.get("validation", 0)
-    return times * min(validation, evaluation.max_tokens or validation) + splits.get("test", 0)
 
 
 def _own_runs(study: Study, arm: SettledArm, known: Known) -> list[Figures]:

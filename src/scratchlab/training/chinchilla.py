@@ -28,25 +28,33 @@ class Choice:
 
 
 def choose_size(
-    recipe: Recipe, vocab_size: int, seconds: float, takes: Callable[[Recipe], float | None]
+    recipe: Recipe, vocab_size: int, rule: float, seconds: float, takes: Callable[[Recipe], float | None]
 ) -> Choice | None:
     """The largest of the recipe's family that `takes` no more than so many seconds; None if that is none of it.
 
-    `takes` gives the seconds of a whole run, or None where the device does not hold the model.
+    It reads `rule` tokens a parameter. `takes` gives the seconds of a whole run, or None where the device does not hold
+    the model.
     """
-    rule = recipe.training.tokens_per_parameter or TOKENS_PER_PARAMETER
     tokens_per_step = recipe.training.global_batch_size * recipe.model.context_length
     best: Choice | None = None
     for sizes in _family(recipe.model):
         changes = {f"model.{field}": value for field, value in sizes.items()}
         parameters = parameter_count(recipe.replaced(changes).model, vocab_size)
         steps = max(1, round(rule * parameters / tokens_per_step))
-        needed = takes(recipe.replaced({**changes, "training.steps": steps}))
+        changes |= _length(recipe, steps)
+        needed = takes(recipe.replaced(changes))
         if needed is None or needed > seconds:
             return best
-        overrides = tuple(f"{field}={value}" for field, value in (changes | {"training.steps": steps}).items())
+        overrides = tuple(f"{field}={value}" for field, value in changes.items())
         best = Choice(overrides, parameters, steps * tokens_per_step, needed)
     return best
+
+
+def _length(recipe: Recipe, steps: int) -> dict[str, int]:
+    """The steps, and a warm-up that is no longer than they are."""
+    warmup = min(recipe.training.warmup_steps, steps)
+    changed = {"training.warmup_steps": warmup} if warmup < recipe.training.warmup_steps else {}
+    return {"training.steps": steps} | changed
 
 
 def _family(model: ModelSection) -> Iterator[dict[str, int]]:

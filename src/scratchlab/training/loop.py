@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from scratchlab import hardware
-from scratchlab.devices import nominal_rate, price_per_hour
+from scratchlab.devices import nominal_rate, price_per_hour, rent_source
 from scratchlab.errors import RunError, Terminated
 from scratchlab.evaluation.examples import evaluate_examples
 from scratchlab.evaluation.loss import UnitLosses, byte_lengths, evaluate_units
@@ -300,6 +300,7 @@ def write_result(run: Run, test: UnitLosses | None, answers: list[Record]) -> Re
         ),
         "peak_memory_bytes": hardware.peak_memory(device),
     }
+    result["cost"]["price_source"] = rent_source(hardware.device_name(device))
     if recipe.training.patience is not None:
         stopped_at = run.step if run.step < run.steps else None
         result["early_stopping"] = {"stopped_at": stopped_at, "weights_of": run.weights_of}

@@ -14,6 +14,8 @@ from scratchlab.model.kept import FLOAT, Kept, Shape, kept_bytes, recomputed, sc
 from scratchlab.recipe import ModelSection, Recipe, RNNSection
 
 MOMENTS = {"adamw": 2, "rmsprop": 1}
+BLOCKS_AT_ONCE = 3
+"""That a process of FSDP2 has whole: one that is computed with, the next, and the buffer that it came in."""
 HEADROOM = 0.1
 """Of a card's memory, left alone: CUDA itself, what else the machine shows on it, and holes between tensors."""
 
@@ -23,7 +25,9 @@ class Memory:
     """Bytes by part at the fullest moment of a step."""
 
     weights: int
+    """Of several processes that share them out, its part, and what is whole for the moment."""
     gradients: int
+    """Of several processes with a copy each, also the buckets in which DDP sums them."""
     optimizer: int
     activations: int
     logits: int
@@ -41,28 +45,45 @@ class Memory:
 
 
 def memory_of(recipe: Recipe, vocab_size: int, process: int = 0) -> Memory:
-    """Memory of one process that trains a resolved recipe; of several that shard it, each has a part of the weights."""
+    """Memory of one process that trains a resolved recipe."""
     return _memory(recipe, vocab_size, recipe.settled.micro_batch_size, process)
 
 
-def with_evaluation(memory: Memory, recipe: Recipe, vocab_size: int, tokens: int) -> Memory:
-    """The same of a run that also scores a text of so many tokens: weights, gradients and moments are there then."""
+def with_evaluation(memory: Memory, recipe: Recipe, vocab_size: int, tokens: int | None = None) -> Memory:
+    """The same of a run that also scores a text of so many tokens (None: of very many), in between or at the end.
+
+    Weights, gradients and moments are there then; and where each process has a part, a whole copy of the weights.
+    """
     length = recipe.model.context_length
-    rows = STREAMS if recipe.model.remembers else min(rows_at_once(length, recipe.settled.device), -(-tokens // length))
-    scoring = scoring_bytes(recipe.model, vocab_size, _shape(recipe, rows))
-    gradients = memory.weights - memory.gradients  # those that are not there at the fullest moment of a step
-    return replace(memory, evaluation=max(0, scoring + gradients - memory.activations - memory.logits))
+    rows = STREAMS if recipe.model.remembers else rows_at_once(length, recipe.execution.device)
+    if tokens is not None and not recipe.model.remembers:
+        rows = min(rows, -(-tokens // length))
+    weights = FLOAT * parameter_count(recipe.model, vocab_size)
+    own = _own_part(recipe, weights)
+    scoring = scoring_bytes(recipe.model, vocab_size, _shape(recipe, rows)) + (weights if own < weights else 0)
+    step = memory.total - memory.process
+    return replace(memory, evaluation=max(0, own + own + memory.optimizer + scoring - step))
 
 
-def largest_micro_batch(recipe: Recipe, vocab_size: int, room: int, process: int = 0) -> int | None:
+def largest_micro_batch(
+    recipe: Recipe, vocab_size: int, room: int, process: int = 0, tokens: int | None = None
+) -> int | None:
     """The largest micro-batch that divides a process's share of the batch and fits `room` bytes; None if no sequence
-    does."""
-    fitting = (
-        size
-        for size in reversed(divisors(sequences_a_process(recipe)))
-        if _memory(recipe, vocab_size, size, process).total <= room
-    )
-    return next(fitting, None)
+    does. Evaluating a text of so many tokens (None: of very many) has to fit as well."""
+
+    def fits(size: int) -> bool:
+        step = _memory(recipe, vocab_size, size, process)
+        return with_evaluation(step, recipe, vocab_size, tokens).total <= room
+
+    return next(filter(fits, reversed(divisors(sequences_a_process(recipe)))), None)
+
+
+def offloaded_bytes(recipe: Recipe, vocab_size: int) -> int:
+    """What a process has in main memory of weights, gradients and moments that are off-loaded there: 16 bytes a
+    parameter with AdamW. 0 where they are not."""
+    if not recipe.execution.optimizer_offload:
+        return 0
+    return (2 + MOMENTS[recipe.training.optimizer]) * FLOAT * parameter_count(recipe.model, vocab_size)
 
 
 def sequences_a_process(recipe: Recipe) -> int:
@@ -91,27 +112,54 @@ def _shape(recipe: Recipe, rows: int) -> Shape:
 
 
 def _memory(recipe: Recipe, vocab_size: int, micro_batch_size: int, process: int) -> Memory:
-    shards = recipe.execution.processes if recipe.execution.shard else 1
     weights = FLOAT * parameter_count(recipe.model, vocab_size)
     kept = kept_of(recipe, vocab_size, micro_batch_size)
     head = FLOAT * _head_size(recipe.model, vocab_size)
-    accumulates = sequences_a_process(recipe) > micro_batch_size
-    before = weights if accumulates else head  # gradients that are there at the loss: the head's, or earlier ones
+    earlier = weights if sequences_a_process(recipe) > micro_batch_size else 0  # gradients of micro-batches before
+    at_loss, at_end = _gradients(recipe, weights, earlier, head)
     logits = min(kept.logits + kept.logits_passing, kept.peak - sum(kept.layers))
     passing = weights if recipe.training.optimizer == "rmsprop" else head  # in the update; at the end of the backward
-    if before + kept.peak > weights + passing:
-        gradients, activations = before, kept.peak - logits
+    if at_loss + kept.peak > at_end + passing:
+        gradients, activations = at_loss, kept.peak - logits
     else:
-        gradients, activations, logits = weights, passing, 0
-    moments = MOMENTS[recipe.training.optimizer] * weights // shards
+        gradients, activations, logits = at_end, passing, 0
+    moments = MOMENTS[recipe.training.optimizer] * _own_part(recipe, weights)
     return Memory(
-        weights=weights // shards,
-        gradients=gradients // shards,
+        weights=_own_part(recipe, weights) + _gathered(recipe, vocab_size, weights),
+        gradients=gradients,
         optimizer=0 if recipe.execution.optimizer_offload else moments,  # off-loaded, they are in main memory
-        activations=activations + (weights // recipe.model.n_layer if shards > 1 else 0),  # a layer is gathered whole
+        activations=activations,
         logits=logits,
         process=process,
     )
+
+
+def _own_part(recipe: Recipe, whole: int) -> int:
+    """Bytes that one process has of `whole`, which several may share out."""
+    return -(-whole // recipe.execution.processes) if recipe.execution.shard else whole
+
+
+def _gradients(recipe: Recipe, weights: int, earlier: int, head: int) -> tuple[int, int]:
+    """Bytes of gradients that are there at the loss, and at the end of the backward pass.
+
+    Between the micro-batches of a step they are whole in every process, for they are summed with those of the last
+    one. DDP sums them in buckets, which are there at all times: a second place for every gradient. FSDP2 lets go of a
+    block's when they are summed, but for the part that is its own.
+    """
+    at_loss = earlier or head  # the head's own come with the loss
+    if recipe.execution.shard:
+        return at_loss, earlier or _own_part(recipe, weights)
+    if recipe.execution.processes > 1:
+        return weights + at_loss, weights + earlier
+    return at_loss, weights
+
+
+def _gathered(recipe: Recipe, vocab_size: int, weights: int) -> int:
+    """Bytes of weights that FSDP2 has whole at a time: what is around the blocks, and some of them."""
+    if not recipe.execution.shard:
+        return 0
+    around = FLOAT * parameter_count(recipe.model.model_copy(update={"n_layer": 0}), vocab_size)
+    return around + (weights - around) * min(BLOCKS_AT_ONCE, recipe.model.n_layer) // recipe.model.n_layer
 
 
 def _head_size(model: ModelSection, vocab_size: int) -> int:

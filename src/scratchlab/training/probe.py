@@ -15,13 +15,14 @@ from typing import Any
 import torch
 
 from scratchlab import hardware
-from scratchlab.errors import DeviceError
+from scratchlab.errors import DeviceError, TooLargeError
 from scratchlab.files import pretty_json, user_file, write_atomically
 from scratchlab.model.count import parameter_count
 from scratchlab.model.kept import FLOAT
 from scratchlab.recipe import Recipe, recipe_from
 from scratchlab.training.measurements import shape_key
 from scratchlab.training.memory import HEADROOM, divisors, sequences_a_process
+from scratchlab.training.remedies import remedy
 from scratchlab.training.step import MicroBatch, SentBatch, TorchBackend, TorchState
 
 STEPS = 2  # the second has the optimizer's moments from its beginning
@@ -31,7 +32,7 @@ TOO_MUCH = 3  # exit code of a process that was given less than it needs
 def probed_micro_batch(recipe: Recipe, vocab_size: int, say: Callable[[str], None] = lambda text: None) -> int:
     """The largest divisor of a process's share of the batch that fits its device; of a resolved recipe but for this.
 
-    `DeviceError` if not even one sequence does. `say` is told before it takes its time.
+    `TooLargeError` if not even one sequence does. `say` is told before it takes its time.
     """
     recipe = recipe.replaced({"execution.micro_batch_size": 1, "execution.compile": False})  # compiled takes less
     room = _room(recipe, vocab_size) >> 30  # in GiB: on a CPU, what others leave now
@@ -44,10 +45,9 @@ def probed_micro_batch(recipe: Recipe, vocab_size: int, say: Callable[[str], Non
     found = largest_that_fits(divisors(sequences_a_process(recipe)), _trier(recipe, vocab_size))
     if found is None:
         name = hardware.device_name(recipe.execution.device)
-        raise DeviceError(
-            f"{name} does not hold a single sequence of this recipe: a smaller model or model.context_length, or a "
-            "larger card (scratchlab plan says how much it takes)."
-        )
+        usable = round(hardware.device_memory(recipe.execution.device) * (1 - HEADROOM))
+        what = remedy(recipe, vocab_size, usable, main_memory=hardware.memory())
+        raise TooLargeError(f"{name} does not hold a single sequence of this recipe. What helps: {what}.")
     write_atomically(place, pretty_json({"micro_batch_size": found}))
     return found
 

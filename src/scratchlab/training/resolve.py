@@ -3,16 +3,16 @@
 import importlib.util
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 
 from scratchlab import hardware
-from scratchlab.corpus.windows import Sequences
-from scratchlab.errors import DeviceError, RecipeError
+from scratchlab.errors import DeviceError, RecipeError, TooLargeError
 from scratchlab.model.count import parameter_count
 from scratchlab.model.kept import layer_bytes_per_sequence
 from scratchlab.recipe import Recipe, RNNSection
 from scratchlab.training.memory import HEADROOM, divisors, largest_micro_batch, sequences_a_process
 from scratchlab.training.probe import probed_micro_batch
+from scratchlab.training.remedies import remedy
 from scratchlab.training.source import Source
 from scratchlab.training.world import ALONE, World
 
@@ -20,7 +20,7 @@ from scratchlab.training.world import ALONE, World
 def resolve(
     recipe: Recipe,
     vocab_size: int,
-    sequences: Sequences,
+    sequences: Sized,
     source: Source | None,
     say: Callable[[str], None],
     world: World = ALONE,
@@ -96,8 +96,8 @@ def _precision(recipe: Recipe, device: str) -> hardware.Precision:
     return wanted
 
 
-def steps_of(recipe: Recipe, vocab_size: int, sequences: Sequences) -> int:
-    """The length of the run, rounded up to whole steps."""
+def steps_of(recipe: Recipe, vocab_size: int, sequences: Sized) -> int:
+    """The length of a run, rounded up to whole steps. `sequences` are those of an epoch."""
     training = recipe.training
     if training.steps is not None:
         return training.steps
@@ -137,17 +137,16 @@ def _micro_batch_size(recipe: Recipe) -> int | None:
 def _most_sequences(recipe: Recipe, vocab_size: int, say: Callable[[str], None]) -> int:
     """The largest micro-batch of a GPU: found by trying, but by formula where each process has a part of the weights.
 
-    For one process alone, which tries, has nobody to share them with. `DeviceError` if not even one sequence fits.
+    For one process alone, which tries, has nobody to share them with. `TooLargeError` if not even one sequence fits.
     """
     if not recipe.execution.shard:
         return probed_micro_batch(recipe, vocab_size, say)
     size = largest_micro_batch(recipe, vocab_size, _room(recipe.execution.device, 1))
     if size is None:
-        again = "" if recipe.execution.activation_checkpointing else "execution.activation_checkpointing=true, "
-        raise DeviceError(
-            f"{hardware.device_name(recipe.execution.device)} does not hold a single sequence of this recipe, even "
-            f"where {recipe.execution.processes} processes share its weights (FSDP2): {again}more processes, or a "
-            "smaller model or model.context_length."
+        name, room = hardware.device_name(recipe.execution.device), _room(recipe.execution.device, 1)
+        raise TooLargeError(
+            f"{name} does not hold a single sequence of this recipe, even where {recipe.execution.processes} processes "
+            f"share its weights (FSDP2). What helps: {remedy(recipe, vocab_size, room)}."
         )
     return size
 

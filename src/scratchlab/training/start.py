@@ -21,7 +21,7 @@ from scratchlab.runfolder import RunFolder
 from scratchlab.training.backend import Backend
 from scratchlab.training.checkpoint import check_disk, restore_checkpoint, write_tensors
 from scratchlab.training.data import check_data, training_sequences, what_fits
-from scratchlab.training.forecast import forecast_here
+from scratchlab.training.forecast import forecast_here, tried_micro_batch
 from scratchlab.training.journal import Journal
 from scratchlab.training.measurements import known_measurement
 from scratchlab.training.progress import Reporter
@@ -30,6 +30,7 @@ from scratchlab.training.source import find_source, starting_extras, starting_te
 from scratchlab.training.step import TorchBackend, fresh_extras
 from scratchlab.training.summary import validation_records
 from scratchlab.training.tasks import AskedTask, check_identities, identities, tasks_of
+from scratchlab.training.work import split_tokens
 from scratchlab.training.world import ALONE, World
 
 
@@ -122,9 +123,11 @@ def create_run(
         "forecast": forecast_here(
             resolved,
             corpus.vocab_size,
-            yardstick,
+            split_tokens(yardstick),
             known_measurement(resolved, corpus.vocab_size),
             hardware.resident_memory(),
+            tried_micro_batch(recipe, resolved),
+            world.local_size if world.started else None,
         ).to_json(),
     }
     if tasks:

@@ -1,6 +1,5 @@
 """How long things take: measured on real steps, evaluations and checkpoints of a recipe, on this machine."""
 
-import itertools
 import statistics
 import tempfile
 import time
@@ -47,8 +46,8 @@ def measure(recipe: Recipe, corpus: Corpus, yardstick: Corpus) -> Measurement:
 
     Some ten seconds, or as long as ten steps take. Kept, for forecasts to come.
     """
+    trial = _Trial.of(recipe, corpus)  # before the rate is measured, for it allows TF32 or forbids it
     hardware.matmul_rate(recipe.settled.device, recipe.settled.precision)  # as a run does
-    trial = _Trial.of(recipe, corpus)
     steps = _timed_steps(trial, MEASURE_SECONDS / 2, MEASURE_MOST)
     seconds_per_scored_token = _seconds_per_scored_token(trial, yardstick)
     later = _timed_steps(trial, MEASURE_SECONDS / 2, MEASURE_MOST)  # after an evaluation memory lies otherwise
@@ -84,12 +83,9 @@ class _Trial:
 def _timed_steps(trial: _Trial, budget: float, most: int) -> list[float]:
     """Seconds of each step, those of the warm-up first."""
     seconds: list[float] = []
-    for step in itertools.count():
-        seconds.append(_seconds(lambda step=step: _take(trial, step)))
-        timed = seconds[WARM_UP:]
-        if len(timed) >= LEAST and (sum(timed) > budget or len(timed) >= most):
-            return seconds
-    raise AssertionError("counting never ends")
+    while len(timed := seconds[WARM_UP:]) < LEAST or (sum(timed) <= budget and len(timed) < most):
+        seconds.append(_seconds(lambda: _take(trial, len(seconds))))
+    return seconds
 
 
 def _take(trial: _Trial, step: int) -> None:
