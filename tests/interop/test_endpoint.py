@@ -1,11 +1,10 @@
 """Endpoints: what one says of a text is what its model computes, and whatever it does otherwise is never a score."""
 
-import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 import torch
 from others import SYMBOLS, TEXT
 
+from listening import Replying, listening
 from scratchlab.corpus.tokenizer import Tokenizer, train_tokenizer
 from scratchlab.errors import ScratchlabError, UnreachableError, UsageError
 from scratchlab.evaluation.items import Item, Wording
@@ -93,7 +93,7 @@ def server(tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]
             parameter.mul_(6.0)
     server = Server(model, Tokenizer.load(tokenizer))
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Replying, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.reply()
 
@@ -108,25 +108,11 @@ def server(tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]
                 self.close_connection = True
                 return
             status, headers, body = answer
-            data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(data)), **headers}.items():
-                self.send_header(name, value)
-            with contextlib.suppress(ConnectionError):  # of who did not wait
-                self.end_headers()
-                self.wfile.write(data)
+            self.send(status, headers, body if isinstance(body, str) else json.dumps(body))
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    server.url = f"http://127.0.0.1:{http.server_address[1]}/v1"
-    yield server
-    http.shutdown()
-    thread.join()
-    http.server_close()
+    with listening(Handler) as address:
+        server.url = f"{address}/v1"
+        yield server
 
 
 def opened(server: Server, tokenizer: Path) -> Subject:

@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+from listening import Replying, listening
 from scratchlab import lines
 from scratchlab.corpus.chat import Message
 from scratchlab.judging.answers import (
@@ -133,7 +134,7 @@ class Server:
 
 @contextlib.contextmanager
 def serving(server: Server) -> Iterator[Server]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Replying, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             models = [{"id": "tiny", "object": "model", "created": 0, "owned_by": "us"}]
             self.send(200, {}, json.dumps({"object": "list", "data": models}))
@@ -151,29 +152,6 @@ def serving(server: Server) -> Iterator[Server]:
             else:
                 self.send(*reply)
 
-        def send(self, status: int, headers: dict[str, str], body: str) -> None:
-            data = body.encode()
-            self.send_response(status)
-            for name, value in {
-                "Content-Type": "application/json",
-                "Content-Length": str(len(data)),
-                **headers,
-            }.items():
-                self.send_header(name, value)
-            with contextlib.suppress(ConnectionError):  # of who did not wait
-                self.end_headers()
-                self.wfile.write(data)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    server.url = f"http://127.0.0.1:{http.server_address[1]}/v1#tiny"
-    try:
+    with listening(Handler) as address:
+        server.url = f"{address}/v1#tiny"
         yield server
-    finally:
-        http.shutdown()
-        thread.join()
-        http.server_close()

@@ -1,11 +1,10 @@
 """POST /v1/chat/completions, asked by OpenAI's own client."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
-from in_process import CONTEXT, NAME, Running, alone, running, tokenizer
+from in_process import CONTEXT, NAME, alone, running, tokenizer
 
 from scratchlab.corpus.chat import CHATML, ChatTemplate, Message
 from scratchlab.generation.engine import Settings
@@ -14,17 +13,6 @@ TEMPLATE = ChatTemplate(CHATML)
 END = TEMPLATE.end_of_turn(tokenizer())
 ASKED: list[Message] = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "hi"}]
 PROMPT = TEMPLATE.prompt(tokenizer(), ASKED)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def client(server: Running) -> openai.OpenAI:
-    return server.client()
 
 
 def create(client: openai.OpenAI, **wish: Any) -> Any:

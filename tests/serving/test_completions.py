@@ -1,28 +1,16 @@
 """POST /v1/completions, asked by OpenAI's own client."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
 import pytest
 import torch
-from in_process import CONTEXT, NAME, Running, alone, model, running, tokenizer
+from in_process import CONTEXT, NAME, Running, alone, model, tokenizer
 
 from scratchlab.generation.engine import Settings
 
 PROMPT = "One two"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def client(server: Running) -> openai.OpenAI:
-    return server.client()
 
 
 def encoded(text: str) -> list[int]:

@@ -7,6 +7,7 @@ import click
 
 from scratchlab.cli.live import live_line, time_left
 from scratchlab.cli.output import as_json, show
+from scratchlab.cli.writing import choosing
 
 
 @click.command(epilog="Example: scratchlab answer runs/base runs/tuned --data test.json --out answers")
@@ -16,9 +17,7 @@ from scratchlab.cli.output import as_json, show
               help="Where answers are kept, a file a model.")  # fmt: skip
 @click.option("--template", metavar="NAME", help="How to ask runs without a chat template: alpaca, chatml or a file.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="The most to write.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0: the likeliest.")
-@click.option("--top-k", type=click.IntRange(min=1), help="Draw from the k likeliest tokens only.")
-@click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), help="Draw from the likeliest p only.")
+@choosing(0.0)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, help="Another, other answers.")
 @click.option(
     "--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Weights of a run."

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from scratchlab.cli.writing import choosing
+
 if TYPE_CHECKING:
     from scratchlab.cli.chat_session import Session
 
@@ -14,9 +16,7 @@ if TYPE_CHECKING:
 @click.argument("run")
 @click.option("--system", help="What the model is told before the conversation.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Of one answer.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.7, show_default=True, help="0: the likeliest.")
-@click.option("--top-k", type=click.IntRange(min=1), help="Draw from the k likeliest tokens only.")
-@click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), help="Draw from the likeliest p only.")
+@choosing(0.7)
 @click.option("--seed", type=click.IntRange(0, 2**62), default=1, show_default=True, help="Of the first answer.")
 @click.option("--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Which weights.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or mps.")

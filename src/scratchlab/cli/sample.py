@@ -4,14 +4,14 @@ from typing import Literal
 
 import click
 
+from scratchlab.cli.writing import choosing
+
 
 @click.command(epilog='Example: scratchlab sample runs/first --prompt "Every effort moves you" --top-k 25 --seed 1')
 @click.argument("run")
 @click.option("--prompt", default="", help="The text to go on from; without one, the start of a document.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=100, show_default=True, help="The most to write.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True, help="0: the likeliest.")
-@click.option("--top-k", type=click.IntRange(min=1), help="Draw from the k likeliest tokens only.")
-@click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), help="Draw from the likeliest p only.")
+@choosing(1.0)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, help="Another, another text.")
 @click.option("--stop", multiple=True, help="End before this text (may be given several times).")
 @click.option("--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Which weights.")

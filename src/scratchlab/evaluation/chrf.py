@@ -1,6 +1,7 @@
 """chrF: how much of a reference answer's letters an answer has. What can be said of answers without a judge."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,22 @@ def chrf_scores(answers: Sequence[str], references: Sequence[str]) -> Floats:
     """The chrF of each answer beside its reference, 0 to 100 (Popović 2015), as sacrebleu counts it: n-grams of up to 6
     characters, white space left out, recall weighing twice as much as precision.
     """
+    measure, pairs = _measure(), zip(answers, references, strict=True)
+    return np.array([measure.sentence_score(answer, [reference]).score for answer, reference in pairs], np.float64)
+
+
+def corpus_chrf(answers: Sequence[str], references: Sequence[str]) -> float:
+    """The same of all answers as one text, which weighs long ones more."""
+    return float(_measure().corpus_score(answers, [references]).score)
+
+
+def chrf_signature() -> str:
+    """How it is computed, as sacrebleu says it to be quoted."""
+    return str(_measure().get_signature())
+
+
+def _measure() -> Any:
     require_chrf()
     from sacrebleu.metrics.chrf import CHRF
 
-    measure = CHRF()
-    pairs = zip(answers, references, strict=True)
-    return np.array([measure.sentence_score(answer, [reference]).score for answer, reference in pairs], np.float64)
+    return CHRF()

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from scratchlab.corpus.sources.opened import require
 from scratchlab.errors import UsageError
+from scratchlab.evaluation.chrf import chrf_scores, chrf_signature, corpus_chrf, require_chrf
 from scratchlab.judging.answers import Answers, Likelihood
 from scratchlab.judging.scores import Estimate, Floats, estimate, estimate_ratio
 from scratchlab.judging.verdicts import Figures, Versus, against_baseline
@@ -58,9 +58,7 @@ class OfflineScores:
 
 def score_offline(answers: Sequence[Answers], baseline: int, smallest: float) -> OfflineScores:
     """Score answers by their references. UsageError without references; MissingExtraError without sacrebleu."""
-    require("Scoring answers by their references", "judge", "sacrebleu")
-    from sacrebleu.metrics.chrf import CHRF
-
+    require_chrf()
     references = [(question.reference or "").strip() for question in answers[0].questions]
     known = [place for place, text in enumerate(references) if text]
     if len(known) < 2:
@@ -68,19 +66,16 @@ def score_offline(answers: Sequence[Answers], baseline: int, smallest: float) ->
             f"{answers[0].head['data']} has {len(known)} reference answers, and without them nothing can be scored "
             "offline: name a judge (--judge)."
         )
-    metric = CHRF()
     told = [references[place] for place in known]
     texts = [[one.texts[place] for place in known] for one in answers]
-    sentences = np.array(
-        [[metric.sentence_score(text, [ref]).score for text, ref in zip(own, told, strict=True)] for own in texts]
-    ).T
+    sentences = np.stack([chrf_scores(own, told) for own in texts], axis=1)
     models = tuple(one.model for one in answers)
     nats, sizes = _losses(answers, known)
     return OfflineScores(
         questions=len(known),
-        signature=str(metric.get_signature()),
+        signature=chrf_signature(),
         models=tuple(
-            _of_one(one, known, sentences[:, place], metric.corpus_score(texts[place], [told]).score)
+            _of_one(one, known, sentences[:, place], corpus_chrf(texts[place], told))
             for place, one in enumerate(answers)
         ),
         chrf=tuple(against_baseline(Figures(models, sentences, np.ones(len(known)), True, smallest), baseline)),
@@ -93,7 +88,7 @@ def _of_one(answers: Answers, known: Sequence[int], chrf_Q: Floats, corpus: floa
     return Offline(
         model=answers.model,
         chrf=estimate(chrf_Q),
-        corpus_chrf=float(corpus),
+        corpus_chrf=corpus,
         empty=sum(not answers.texts[place] for place in known),
         cut=sum(not answers.answers[place].written.ended for place in known),
         nats_per_token=_ratio(likelihoods, "tokens"),
