@@ -24,14 +24,11 @@ def chrf_scores(answers: Sequence[str], references: Sequence[str]) -> Floats:
     return np.array([measure.sentence_score(answer, [reference]).score for answer, reference in pairs], np.float64)
 
 
-def corpus_chrf(answers: Sequence[str], references: Sequence[str]) -> float:
-    """The same of all answers as one text, which weighs long ones more."""
-    return float(_measure().corpus_score(answers, [references]).score)
-
-
-def chrf_signature() -> str:
-    """How it is computed, as sacrebleu says it to be quoted."""
-    return str(_measure().get_signature())
+def corpus_chrf(answers: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
+    """The same of all answers as one text, which weighs long ones more; and how it was computed, as sacrebleu says it
+    to be quoted."""
+    measure = _measure()
+    return float(measure.corpus_score(answers, [references]).score), str(measure.get_signature())
 
 
 def _measure() -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from scratchlab.errors import UsageError
-from scratchlab.evaluation.chrf import chrf_scores, chrf_signature, corpus_chrf, require_chrf
+from scratchlab.evaluation.chrf import chrf_scores, corpus_chrf, require_chrf
 from scratchlab.judging.answers import Answers, Likelihood
 from scratchlab.judging.scores import Estimate, Floats, estimate, estimate_ratio
 from scratchlab.judging.verdicts import Figures, Versus, against_baseline
@@ -68,16 +68,14 @@ def score_offline(answers: Sequence[Answers], baseline: int, smallest: float) ->
         )
     told = [references[place] for place in known]
     texts = [[one.texts[place] for place in known] for one in answers]
+    corpora = [corpus_chrf(own, told) for own in texts]
     sentences = np.stack([chrf_scores(own, told) for own in texts], axis=1)
     models = tuple(one.model for one in answers)
     nats, sizes = _losses(answers, known)
     return OfflineScores(
         questions=len(known),
-        signature=chrf_signature(),
-        models=tuple(
-            _of_one(one, known, sentences[:, place], corpus_chrf(texts[place], told))
-            for place, one in enumerate(answers)
-        ),
+        signature=corpora[0][1],
+        models=tuple(_of_one(one, known, sentences[:, place], corpora[place][0]) for place, one in enumerate(answers)),
         chrf=tuple(against_baseline(Figures(models, sentences, np.ones(len(known)), True, smallest), baseline)),
         nats_per_byte=_by_likelihood(models, nats, sizes, baseline),
     )
