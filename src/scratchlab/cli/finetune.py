@@ -32,7 +32,11 @@ LORA = {
 @click.option("--split", default="auto", show_default=True, metavar="RULE", help="As of corpus build: hash:.9,.05,.05 "
               "or contiguous:.85,.05,.1, counted in examples.")  # fmt: skip
 @click.option("--learn-from", type=click.Choice(["responses", "all"]), help="What counts.  [default: responses]")
-@click.option("--lora", metavar="r=16[,alpha=32]", help="Train low-rank adapters (r, alpha, dropout, layers) alone.")
+@click.option(
+    "--lora",
+    metavar="r=16[,alpha=32]",
+    help="Low-rank adapters (r, alpha, dropout, layers), for --prepare: not trained yet.",
+)
 @click.option("--show-mask", type=click.IntRange(min=1), is_flag=False, flag_value=3, metavar="[N]", help="Show the "
               "first N examples (3) with what is learned from, and train nothing.")  # fmt: skip
 @click.option("--prepare", is_flag=True, help="Make the corpus and the recipe (DIR.toml), and train nothing.")
