@@ -32,15 +32,20 @@ def load(run: str | Path, at: At = "final", device: str = "auto") -> Logits:
     return Logits(load_model(RunFolder.open(run), at, device)).eval()
 
 
-def load_model(folder: RunFolder, at: At | int = "final", device: str = "auto") -> Model:
+def load_model(
+    folder: RunFolder, at: At | int = "final", device: str = "auto", precision: hardware.Precision | None = None
+) -> Model:
     """The weights of the last checkpoint, the best snapshot or that of a step, in the precision they were trained in.
 
-    On a device that does not have that precision, in float32. `RunError` if there are no such weights.
+    On a device that does not have that precision, in float32. `precision` is another one, DeviceError if it is not to
+    be had. `RunError` if there are no such weights.
     """
     if not isinstance(at, int) and at not in typing.get_args(At):
         raise UsageError(f"at = {at!r}: the weights are those of {' or '.join(typing.get_args(At))}.")
     device, manifest = hardware.choose_device(device), folder.manifest()
-    dtype = _compute_dtype(folder, device)
+    if precision is not None:
+        hardware.refuse_precision(device, precision, "precision")
+    dtype = _compute_dtype(folder, device) if precision is None else hardware.compute_dtype(precision)
     model = empty_model(folder.resolved().model, manifest["vocab_size"], dtype, manifest.get("end_of_text"))
     model.load_state_dict(_weights(folder, at, [name for name, _ in model.named_parameters()]), assign=True)
     return model.to(device).eval()
