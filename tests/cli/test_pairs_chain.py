@@ -41,9 +41,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "execution": HERE,
     }
     train(recipe_from(tables, "taught"), folder / "taught")
-    said("answer", folder / "taught", "--data", data, "--out", folder / "one", "--max-tokens", 8, "--device", "cpu")
-    both = ["--data", data, "--out", folder / "two", "--max-tokens", 8, "--device", "cpu"]
-    said("answer", folder / "taught", folder / "base", "--template", folder / "short.jinja", *both)
+    how = ["--data", data, "--max-tokens", 8, "--device", "cpu"]
+    said("answer", folder / "taught", "--out", folder / "answers/taught", *how)
+    drawn = ["--template", folder / "short.jinja", "--temperature", 1]  # the likeliest it would say is nothing
+    said("answer", folder / "base", *drawn, "--out", folder / "answers/base", *how)
     return folder
 
 
@@ -55,7 +56,7 @@ def said(*arguments: Any, input: str | None = None) -> str:
 
 def test_from_answers_to_a_run(place: Path, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
-    found = json.loads(said("judge", place / "one", "--pairs", pairs, "--json"))
+    found = json.loads(said("judge", place / "answers/taught", "--pairs", pairs, "--json"))
     rows = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
     assert found["pairs"] == len(rows) > 20
     references = [row["output"] for row in json.loads((place / "data.json").read_text(encoding="utf-8"))]
@@ -90,14 +91,15 @@ def test_the_rate_of_a_base_is_a_tenth_of_what_instructions_would_have(place: Pa
 
 
 def test_two_models_and_a_person(place: Path, tmp_path: Path) -> None:
-    found = json.loads(said("judge", place / "two", "--pairs", tmp_path / "pairs.jsonl", "--json"))
+    both = place / "answers/taught", place / "answers/base"
+    found = json.loads(said("judge", *both, "--pairs", tmp_path / "pairs.jsonl", "--json"))
     best = {one["model"]: one["wins"] for one in found["ranking"]}
     assert sum(one["value"] for one in best.values()) == pytest.approx(1)
     assert all(one["n"] == 40 for one in best.values())
-    assert "no judge of what is right" in said("judge", place / "two")
+    assert "no judge of what is right" in said("judge", *both)
     labels = tmp_path / "labels.jsonl"
     keys = "".join(f"{key}\n" for key in ("1", "2", "n", *"12" * 10, "q"))
-    said("label", place / "two", "--out", labels, input=keys)
+    said("label", *both, "--out", labels, input=keys)
     said("finetune", place / "taught", "--data", labels, "--pairs", "--out", tmp_path / "run", "--prepare", *QUICK)
     corpus = open_corpus(tmp_path / "run-corpus")
     assert sum(split.documents for split in corpus.manifest.splits.values()) == 22
