@@ -9,6 +9,7 @@ samples.jsonl    what the model wrote along the way
 answers.jsonl    what it answered at its end to questions of the test split, if it was asked
 checkpoints/     the full state of the last two saves
 snapshots/       weights alone: the best, and some on the way
+reference/       of a run that learns from pairs: how the model it began from told their answers apart
 tokenizer.json   the corpus's, so that the run needs nothing else to write
 chat_template.jinja   the corpus's too, where that is of examples: how the run is spoken to
 charts/          PNG files
@@ -221,6 +222,17 @@ class RunFolder:
 
     def has_snapshot(self, name: str) -> bool:
         return (self.path / "snapshots" / name).is_dir()
+
+    def save_reference(self, write_tensors: WriteTensors) -> None:
+        """Keep what is known of pairs by the weights before the first step, hashed."""
+        _save(self.path / "reference", "the reference", write_tensors, {})
+
+    def has_reference(self) -> bool:
+        return (self.path / "reference").is_dir()
+
+    def reference(self) -> Path:
+        """Its tensor file. `RunError` if it is missing or damaged."""
+        return _open_saved(self.path / "reference")[0]
 
     def chart(self, name: str) -> Path:
         return self.path / "charts" / f"{name}.png"

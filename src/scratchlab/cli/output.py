@@ -66,6 +66,16 @@ def loss_text(loss: dict[str, Any]) -> str:
     return f"{nats} nats/token, {bits} bits/byte (n = {loss['n_units']} {unit}, {loss['n_tokens']:,} tokens)"
 
 
+def pairs_text(figures: dict[str, Any]) -> str:
+    """What a run makes of pairs, with standard errors."""
+    accuracy = with_error(figures["accuracy"], figures["accuracy_error"], 3)
+    loss, gain = (with_error(figures[name], figures[f"{name}_error"]) for name in ("loss", "margin"))
+    return (
+        f"accuracy {accuracy}, {loss} nats/pair, chosen over rejected gained {gain} nats (n = {figures['pairs']:,} "
+        "pairs)"
+    )
+
+
 def count(n: int, what: str) -> str:
     """`1 layer`, `2 layers`."""
     return f"{n:,} {what}{'s' * (n != 1)}"

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from scratchlab.cli.output import aligned, as_json, count, duration, loss_text, with_error
+from scratchlab.cli.output import aligned, as_json, count, duration, loss_text, pairs_text, with_error
 from scratchlab.cli.output import show as print_report
 from scratchlab.errors import ScratchlabError
 
@@ -159,17 +159,15 @@ def _import_lines(run: dict[str, Any]) -> list[str]:
 
 def _result_lines(result: dict[str, Any]) -> list[str]:
     cost, health = result["cost"], result["health"]
-    lines = [f"  test       {loss_text(result['test'])}"] if result["test"] else []
+    lines = _split_lines("test", result["test"]) if result["test"] else []
     if asked := result.get("answers"):
         chrf = with_error(asked["chrf"], asked["chrf_error"], 2)
         lines += [f"  answers    chrF {chrf} beside the references (n = {asked['n']:,} questions of the test split)"]
     if result["validation"]:
-        lines += [f"  validation {loss_text(result['validation'])}"]
-    if result["best_validation"]:  # a run that never had a finite loss has none
-        lines += [
-            f"  best       validation {result['best_validation']['nats_per_token']:.4f} nats/token at step "
-            f"{result['best_validation']['step']}"
-        ]
+        lines += _split_lines("validation", result["validation"])
+    if best := result["best_validation"]:  # a run that never had a finite loss has none
+        loss = f"{best['loss']:.4f} nats/pair" if "loss" in best else f"{best['nats_per_token']:.4f} nats/token"
+        lines += [f"  best       validation {loss} at step {best['step']}"]
     if stopping := result.get("early_stopping"):
         stopped = "ran to its end" if stopping["stopped_at"] is None else f"stopped at step {stopping['stopped_at']}"
         lines += [f"  patience   {stopped}; its weights are those of step {stopping['weights_of']}"]
@@ -188,6 +186,13 @@ def _result_lines(result: dict[str, Any]) -> list[str]:
         f"{len(health['spikes'])} loss spikes",
     ]
     return lines
+
+
+def _split_lines(name: str, figures: dict[str, Any]) -> list[str]:
+    """The loss on a split; of a run that learns from pairs on their chosen answers, with what it makes of the pairs."""
+    if "accuracy" not in figures:
+        return [f"  {name:<10} {loss_text(figures)}"]
+    return [f"  {name:<10} {pairs_text(figures)}", f"  {'':<10} chosen answers: {loss_text(figures)}"]
 
 
 def _money_lines(cost: dict[str, Any]) -> list[str]:
@@ -244,7 +249,7 @@ def _flat_result(result: dict[str, Any] | None) -> dict[str, Any]:
     """The figures of a result that two runs are compared by."""
     flat: dict[str, Any] = {"parameters": (result or {}).get("parameters")}
     for part in ("test", "validation", "best_validation"):
-        for name in ("nats_per_token", "bits_per_byte"):
+        for name in ("nats_per_token", "bits_per_byte", "loss", "accuracy"):
             flat[f"{part}.{name}"] = ((result or {}).get(part) or {}).get(name)
     cost = (result or {}).get("cost") or {}
     return flat | {name: cost.get(name) for name in ("total_seconds", "training_tokens_per_second")}

@@ -16,10 +16,13 @@ from torch.nn.parallel import DistributedDataParallel
 from scratchlab.model.build import Model
 from scratchlab.model.gpt import GPT
 from scratchlab.model.loss import Objective
+from scratchlab.model.preferences import Preferences
 from scratchlab.training.world import World
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
+
+Learned = Objective | Preferences
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Spread:
 
     shard: Callable[[Model, str, bool], None]
     """(model without values, device, whether to compile): each process keeps its part of every parameter."""
-    wrap: Callable[[Objective, bool], Any]
+    wrap: Callable[[Learned, bool], Any]
     """(objective of the model with its values, whether to compile): what a micro-batch goes through."""
     passing: Callable[[Any, bool], AbstractContextManager[Any]]
     """(what was wrapped, whether it is the last micro-batch of a step): around its forward and backward pass."""
@@ -44,7 +47,7 @@ def spread_of(world: World, shard: bool) -> Spread:
 # One process.
 
 
-def _compiled(objective: Objective, compile: bool) -> Objective:
+def _compiled(objective: Learned, compile: bool) -> Learned:
     if compile:
         objective.compile(dynamic=False)
     return objective
@@ -56,7 +59,7 @@ PLAIN = Spread(shard=lambda model, device, compile: None, wrap=_compiled, passin
 # A copy in each: DDP.
 
 
-def _replicated(objective: Objective, compile: bool) -> DistributedDataParallel:
+def _replicated(objective: Learned, compile: bool) -> DistributedDataParallel:
     replicas = DistributedDataParallel(_compiled(objective, compile), gradient_as_bucket_view=True)
     replicas.register_comm_hook(None, sum_gradients)
     return replicas
@@ -99,7 +102,7 @@ def _shard(model: Model, device: str, compile: bool) -> None:
     register_fsdp_forward_method(model, "hidden")  # what the objective calls of a model
 
 
-def _passing_shards(objective: Objective, last: bool) -> AbstractContextManager[None]:
+def _passing_shards(objective: Learned, last: bool) -> AbstractContextManager[None]:
     objective.model.set_requires_gradient_sync(last)
     return nullcontext()
 
