@@ -38,7 +38,7 @@ LORA = {
 @click.option(
     "--lora",
     metavar="r=16[,alpha=32]",
-    help="Low-rank adapters (r, alpha, dropout, layers), for --prepare: not trained yet.",
+    help="Train low-rank adapters alone: r, alpha, dropout, layers (all, attention, query_value, mlp).",
 )
 @click.option("--show-mask", type=click.IntRange(min=1), is_flag=False, flag_value=3, metavar="[N]", help="Show the "
               "first N examples (3) with what is learned from, and train nothing.")  # fmt: skip

@@ -174,7 +174,7 @@ def _result_lines(result: dict[str, Any]) -> list[str]:
     parts = ", ".join(f"{part} {duration(seconds)}" for part, seconds in cost["seconds"].items())
     nominal = cost["mfu_of_nominal_peak"]
     lines += [
-        f"  parameters {result['parameters']:,}, trained on {_tokens(result)} tokens",
+        f"  parameters {result['parameters']:,}{_adapters(result)}, trained on {_tokens(result)} tokens",
         f"  cost       {duration(cost['total_seconds'])} ({parts}), peak memory "
         f"{result['peak_memory_bytes'] / 1e9:.2f} GB",
         *_money_lines(cost),
@@ -213,6 +213,11 @@ def _forecast_lines(forecast: dict[str, Any] | None) -> list[str]:
     if seconds["error"] is not None:
         said.insert(0, f"{duration(seconds['forecast'])} ({seconds['error']:+.0%})")
     return [f"  forecast   {', '.join(said)}; time by {forecast['basis']}"]
+
+
+def _adapters(result: dict[str, Any]) -> str:
+    trained = result.get("trained_parameters", result["parameters"])
+    return "" if trained == result["parameters"] else f" frozen, {trained:,} in adapters"
 
 
 def _tokens(result: dict[str, Any]) -> str:

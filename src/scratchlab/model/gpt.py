@@ -178,7 +178,7 @@ class GPT(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        return self.token_embedding.weight if self.head is None else self.head.weight
+        return self.token_embedding.weight if self.head is None else self.head.matrix()
 
     def hidden(
         self,
@@ -212,7 +212,8 @@ class GPT(nn.Module):
             x_BTC = self.through(block, x_BTC, view)
         if state is not None:
             state.advance(T)
-        return self.final_norm(x_BTC), state
+        x_BTC = self.final_norm(x_BTC)
+        return x_BTC if self.head is None else self.head.operand(x_BTC), state
 
     def _embed(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
         x_BTC = self.token_embedding(tokens_BT)

@@ -213,7 +213,7 @@ def tokens_per_step(recipe: Recipe) -> int:
 
 
 def flops_per_step(recipe: Recipe, vocab_size: int) -> int:
-    return tokens_per_step(recipe) * training_flops_per_token(recipe.model, vocab_size)
+    return tokens_per_step(recipe) * training_flops_per_token(recipe.model, vocab_size, recipe.finetuning)
 
 
 def _refuse_unpriced(study: Study, settled: SettledStudy) -> None:

@@ -22,12 +22,13 @@ from scratchlab.evaluation.running import score_task
 from scratchlab.evaluation.subjects import model_subject
 from scratchlab.generation.engine import Settings
 from scratchlab.generation.text import write
-from scratchlab.model.count import parameter_count, training_flops_per_token
+from scratchlab.model.count import parameter_count, trained_count, training_flops_per_token
+from scratchlab.model.load import StoredTensors
 from scratchlab.recipe import GPTSection, ModelSection, Recipe, load_recipe
 from scratchlab.runfolder import Record, RunFolder, step_name
 from scratchlab.training.answers import answer_test, first_answer, score_of
 from scratchlab.training.charts import draw_charts
-from scratchlab.training.checkpoint import StoredTensors, save_checkpoint, save_snapshot, snapshot_steps
+from scratchlab.training.checkpoint import save_checkpoint, save_snapshot, snapshot_steps
 from scratchlab.training.data import holds_pairs
 from scratchlab.training.forecast import happened
 from scratchlab.training.launch import launch
@@ -166,7 +167,8 @@ def end(run: Run, step: int) -> None:
     run.weights_of, extras = record["step"], run.backend.extras(run.state)
     with run.journal.spent_on("checkpoints"):
         run.state = None  # its memory is needed
-        run.state = run.backend.restore(StoredTensors(path), extras)
+        files = run.world.by_first(lambda: run.folder.weight_files(path))
+        run.state = run.backend.restore(StoredTensors(*files), extras)
         save_checkpoint(run.folder, run.backend, run.state, step, run.world, run.weights_of)
     run.report.say(f"The weights are those of step {run.weights_of}, where the validation loss was lowest.")
 
@@ -291,7 +293,7 @@ def write_result(run: Run, test: UnitLosses | None, compared: Record, answers: l
     """What the run came to, from all that its folder says; `compared` is what it makes of pairs of the test split."""
     recipe, folder = run.recipe, run.folder
     device, precision = run.journal.device, recipe.settled.precision  # this process's own, where each has one
-    flops_per_token = training_flops_per_token(recipe.model, run.corpus.vocab_size)
+    flops_per_token = training_flops_per_token(recipe.model, run.corpus.vocab_size, recipe.finetuning)
     tokens_per_step = recipe.training.global_batch_size * recipe.model.context_length
     manifest = folder.manifest()
     lineage = manifest.get("lineage", [])
@@ -303,6 +305,7 @@ def write_result(run: Run, test: UnitLosses | None, compared: Record, answers: l
         "steps": run.step,
         "tokens_with_lineage": run.step * tokens_per_step + sum(earlier["tokens"] for earlier in lineage),
         "parameters": parameter_count(recipe.model, run.corpus.vocab_size),
+        "trained_parameters": trained_count(recipe.model, run.corpus.vocab_size, recipe.finetuning),
         "test": test and test.summary().to_json() | compared,
         "validation": validations[-1] if validations else None,
         "best_validation": min(finite, key=validation_loss, default=None),

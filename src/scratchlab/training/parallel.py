@@ -4,13 +4,13 @@ How is chosen once, when a backend is built. Gradients are summed, not averaged,
 of the whole batch already; and they are summed once a step, with those of its last micro-batch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from scratchlab.model.build import Model
@@ -138,12 +138,13 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if _is_part(tensor) else tensor
 
 
-def whole_model(model: Model, parameters: Mapping[str, nn.Parameter], empty: Callable[[], Model]) -> Model:
+def whole_model(model: Model, empty: Callable[[], Model]) -> Model:
     """The model with all its weights in this process: itself, or a copy of it (made of `empty`) where it has parts.
 
     For what goes forward only: with no gradients and moments the whole has room, and each process is free to score as
     many batches as are its share. All processes must ask.
     """
+    parameters = dict(model.named_parameters())
     if not any(_is_part(parameter) for parameter in parameters.values()):
         return model
     copy = empty()

@@ -15,7 +15,7 @@ from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.corpus.windows import Sequences
 from scratchlab.errors import CorpusError, RecipeError, RunError
 from scratchlab.files import nearest_existing
-from scratchlab.model.count import parameter_count, training_flops_per_token
+from scratchlab.model.count import parameter_count, trained_count, training_flops_per_token
 from scratchlab.recipe import GPTSection, Recipe, fingerprint
 from scratchlab.runfolder import RunFolder
 from scratchlab.training.backend import Backend
@@ -27,7 +27,7 @@ from scratchlab.training.measurements import known_measurement
 from scratchlab.training.progress import Reporter
 from scratchlab.training.reference import Reference, kept_reference, make_reference
 from scratchlab.training.resolve import resolve
-from scratchlab.training.source import find_source, starting_extras, starting_tensors
+from scratchlab.training.source import find_source, fresh_adapters, starting_extras, starting_tensors
 from scratchlab.training.step import TorchBackend, fresh_extras
 from scratchlab.training.summary import validation_loss, validation_records
 from scratchlab.training.tasks import AskedTask, check_identities, identities, tasks_of
@@ -135,15 +135,26 @@ def create_run(
     }
     if tasks:
         manifest["tasks"] = identities(tasks)
-    begin, template = None, corpus.chat_template
+    begin, base, template = None, None, corpus.chat_template
     if template is not None:
         manifest["chat_template_sha256"] = sha256(template.source.encode()).hexdigest()
     if source is not None:
         extras = starting_extras(resolved, source, fresh_extras(resolved.settled))
-        tensors = starting_tensors(resolved, source, corpus.vocab_size)
-        begin = (lambda path: write_tensors(tensors, path)), extras
-    spoken = corpus.tokenizer.to_json(), begin, template and template.source
+        tensors = trained = starting_tensors(resolved, source, corpus.vocab_size)
+        if recipe.finetuning.lora_rank is not None:
+            trained = fresh_adapters(resolved, corpus.vocab_size)
+            base = lambda path: write_tensors(tensors, path)  # noqa: E731
+            if corpus.vocab_size > source.vocab_size:
+                say(FROZEN_TOKENS)
+        begin = (lambda path: write_tensors(trained, path)), extras
+    spoken = corpus.tokenizer.to_json(), begin, template and template.source, base
     return RunFolder.create(out, recipe, resolved, manifest, *spoken)
+
+
+FROZEN_TOKENS = (
+    "The tokens that the corpus adds to the vocabulary keep the rows that they begin with: adapters leave embeddings "
+    "frozen."
+)
 
 
 def holds_same(out: str | Path, recipe: Recipe) -> bool:
@@ -164,7 +175,7 @@ def pick_up(folder: RunFolder, report: Reporter, world: World = ALONE) -> Run:
     # What was written at the very step of a checkpoint came after it, but for the end of a run.
     validated = world.by_first(lambda: _rewound(folder, step if weights_of is None else step + 1))
     tokens_per_step = recipe.training.global_batch_size * recipe.model.context_length
-    flops_per_token = training_flops_per_token(recipe.model, corpus.vocab_size)
+    flops_per_token = training_flops_per_token(recipe.model, corpus.vocab_size, recipe.finetuning)
     journal = Journal(folder, tokens_per_step, flops_per_token, recipe.settled, world)
     reference: Reference = {}
     if holds_pairs(corpus):
@@ -230,8 +241,10 @@ def _rewound(folder: RunFolder, step: int) -> list[float]:
 def _what_is_ahead(folder: RunFolder, recipe: Recipe, vocab_size: int, sequences: Sequences, world: World) -> str:
     steps, taken = recipe.settled.steps, recipe.settled.steps * recipe.training.global_batch_size
     tokens, megabytes = taken * recipe.model.context_length, folder.manifest()["disk_bytes_needed"] / 1e6
+    trained = trained_count(recipe.model, vocab_size, recipe.finetuning)
+    adapters = f"{trained:,} in adapters beside " if recipe.finetuning.lora_rank else ""
     return (
-        f"{parameter_count(recipe.model, vocab_size):,} parameters, {steps:,} steps, {tokens:,} tokens "
+        f"{adapters}{parameter_count(recipe.model, vocab_size):,} parameters, {steps:,} steps, {tokens:,} tokens "
         f"({taken / len(sequences):.1f} epochs), up to {megabytes:,.0f} MB of disk, "
         f"on {hardware.device_name(world.device(recipe.settled.device))}"
         + (f", {world.size} processes" if world.size > 1 else "")

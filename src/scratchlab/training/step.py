@@ -17,6 +17,7 @@ from scratchlab.evaluation.scorer import ModelScorer, Scorer
 from scratchlab.hardware import CUBLAS_WORKSPACE, allow_tf32, compute_dtype, keep_freed_memory
 from scratchlab.model.build import Model, empty_model
 from scratchlab.model.initialize import initialize
+from scratchlab.model.lora import adapt, merged
 from scratchlab.model.loss import Objective
 from scratchlab.model.preferences import Preferences
 from scratchlab.model.rnn import Carried
@@ -45,7 +46,7 @@ class TorchState:
     objective: Any
     """`Objective(model)`, or `Preferences`: compiled if the recipe says so, and spread over the run's processes."""
     parameters: dict[str, torch.nn.Parameter]
-    """The model's, found once: looking for them goes through every module."""
+    """Those that are trained, all or the adapters alone; found once, for looking goes through every module."""
     updated: dict[str, torch.nn.Parameter]
     """What the optimizer moves: the same, or their copies on the CPU (`execution.optimizer_offload`)."""
     optimizer: torch.optim.Optimizer
@@ -127,7 +128,7 @@ class TorchBackend:
         learned = Preferences(model, recipe.finetuning.beta) if self.pairs else Objective(model)
         objective = self.spread.wrap(learned, compile)
         scale, good_steps = (torch.tensor(value, device=device) for value in fresh_extras(self.settled).values())
-        parameters = dict(model.named_parameters())
+        parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
         updated = host_copies(parameters) if recipe.execution.optimizer_offload else parameters
         optimizer = make_optimizer(list(updated.values()), recipe.training)
         if self.world.size > 1:
@@ -137,7 +138,8 @@ class TorchBackend:
     def _empty_model(self) -> Model:
         dtype = compute_dtype(self.settled.precision)
         recompute = self.recipe.execution.activation_checkpointing
-        return empty_model(self.recipe.model, self.vocab_size, dtype, self.end_of_text, recompute)
+        model = empty_model(self.recipe.model, self.vocab_size, dtype, self.end_of_text, recompute)
+        return adapt(model, self.recipe.finetuning)
 
     def _rehearse(self, objective: Any) -> None:
         """DDP lays its buckets out by the first backward pass it sees, and sums of many processes depend on them: a run
@@ -293,19 +295,27 @@ class TorchBackend:
         return ModelScorer(self.model(state))
 
     def model(self, state: TorchState) -> Model:
-        return whole_model(state.model, state.parameters, self._empty_model).eval()
+        return merged(whole_model(state.model, self._empty_model)).eval()
+
+    def weights(self, state: TorchState) -> dict[str, Tensor]:
+        return self._in_main_memory({name: parameter.detach() for name, parameter in state.parameters.items()})
 
     def tensors(self, state: TorchState) -> dict[str, Tensor]:
-        kept: dict[str, Tensor] = {}
-        for name, parameter in state.parameters.items():
-            moments = state.optimizer.state[state.updated[name]]
-            tensors = {f"{name}.{part}": moments[part] for part in MOMENTS if part in moments}
-            for key, tensor in {name: parameter.detach(), **tensors}.items():
-                full = in_full(tensor)  # one at a time, and only the first process keeps it
-                if self.world.first:
-                    kept[key] = full.cpu()
+        kept = self.weights(state)
+        for name, updated in state.updated.items():
+            moments = state.optimizer.state[updated]
+            kept |= self._in_main_memory({f"{name}.{part}": moments[part] for part in MOMENTS if part in moments})
         for number, part in enumerate(self._gathered_memory(state)):
             kept[f"carried.{number}"] = part.cpu().contiguous()
+        return kept
+
+    def _in_main_memory(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All of each: gathered one at a time, and only the first process keeps it."""
+        kept: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            full = in_full(tensor)
+            if self.world.first:
+                kept[name] = full.cpu()
         return kept
 
     def _gathered_memory(self, state: TorchState) -> Sequence[Tensor]:
@@ -322,6 +332,9 @@ class TorchBackend:
     def restore(self, tensors: Mapping[str, Tensor], extras: Mapping[str, Any]) -> TorchState:
         state = self.init()
         with torch.no_grad():
+            for name, frozen in state.model.named_parameters():
+                if name not in state.parameters:
+                    fill(frozen, tensors[name])
             for name, updated in state.updated.items():
                 for weight in {state.parameters[name], updated}:
                     fill(weight, tensors[name])
