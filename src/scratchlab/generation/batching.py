@@ -264,11 +264,11 @@ class Batch:
 
 
 TOGETHER = 16
-"""Texts at once where nobody waits for one of them: more gain little on a CPU, and on a GPU memory is soon the bound."""
+"""Texts at once where nobody waits for one of them: more gain little on a CPU, and on a GPU memory soon bounds them."""
 
 
 def write_all(model: Model, wishes: Sequence[Wish]) -> Iterator[tuple[int, Row]]:
-    """The texts of all wishes, each with the place of its wish, as they are done. RunError for a model that diverged."""
+    """The texts of all wishes, each with the place of its wish, as they are done. RunError for one that diverged."""
     batch = Batch(model, TOGETHER)
     places = {batch.add(wish): place for place, wish in enumerate(wishes)}
     while places:
