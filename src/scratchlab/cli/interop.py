@@ -1,7 +1,7 @@
-"""`scratchlab import` and `scratchlab export`."""
+"""`scratchlab import`, `scratchlab export` and `scratchlab verify`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -34,7 +34,11 @@ def import_model(source: str, out: str, tokenizer: str | None, revision: str | N
 @click.option("--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Which weights.")
 @as_json
 def export_model(run: str, to: Path, at: Literal["final", "best"], as_json: bool) -> None:
-    """Write RUN as a Hugging Face GPT-2 that transformers loads by itself, with its tokenizer."""
+    """Write RUN as a Hugging Face GPT-2 that transformers loads by itself, with its tokenizer.
+
+    transformers then computes with it, in a process of its own, and is compared with the run: logits, a text, tokens,
+    parameters. What differs is named, and nothing is kept. What was compared is in proof.json: scratchlab verify.
+    """
     from scratchlab.interop.exports import export_run
     from scratchlab.runfolder import RunFolder
 
@@ -43,3 +47,31 @@ def export_model(run: str, to: Path, at: Literal["final", "best"], as_json: bool
     show(
         report, as_json, lambda _: f"{to}: {', '.join(files)}\n  load it: AutoModelForCausalLM.from_pretrained('{to}')"
     )
+
+
+@click.command("verify", epilog="Example: scratchlab verify exports/first")
+@click.argument("exported", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--trust-code", is_flag=True, help="Execute the code that DIR brings, if it does.")
+@as_json
+def verify_export(exported: Path, trust_code: bool, as_json: bool) -> None:
+    """Is DIR, which export made, still what was proved? On any machine, without the run.
+
+    Its files are compared by their hashes, and what transformers makes of them with what proof.json recorded. The parts
+    that differ are named; the exit code is then 1.
+    """
+    from scratchlab.errors import RunError
+    from scratchlab.interop.proof import verify
+
+    report = verify(exported, trust_code)
+    show(report, as_json, _verify_text)
+    if not report["passed"]:
+        parts = [part for part, check in report["checks"].items() if not check["passed"]]
+        raise RunError(f"{exported} is not what was proved: {', '.join(parts)}. Export or download it again.")
+
+
+def _verify_text(report: dict[str, Any]) -> str:
+    run, width = report["run"], max(map(len, report["checks"]))
+    lines = [f"{report['path']}, {report['class']}, of the run {run['name']} (fingerprint {run['fingerprint'][:12]})"]
+    for part, check in report["checks"].items():
+        lines.append(f"  {'ok   ' if check['passed'] else 'WRONG'}  {part:<{width}}  {check['said']}")
+    return "\n".join(lines)
