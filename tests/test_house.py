@@ -25,7 +25,7 @@ ORDER = [
     ("errors",),
     ("seeds",),
     ("files",),
-    ("lines",),
+    ("lines", "words"),
     ("hardware", "problems", "processes"),
     ("devices",),
     ("recipe",),

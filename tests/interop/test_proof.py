@@ -2,16 +2,15 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import others
 import pytest
 import torch
+from alone import in_process
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -28,8 +27,6 @@ from scratchlab.interop.proof import compare, hub_count, prove, read_proof, veri
 from scratchlab.runfolder import Record, RunFolder
 from tiny_run import make_run
 
-GPT2: dict[str, Any] = {"norm": "layer", "positions": "learned", "mlp": "gelu_tanh"}
-
 
 def quieted(model: nn.Module) -> None:
     """As trained models are, whose first norm sees small numbers: there its epsilon matters."""
@@ -42,7 +39,7 @@ def quieted(model: nn.Module) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     tokenizer = others.make_tokenizer().with_specials(["<|im_start|>", "<|im_end|>"])
     place = tmp_path_factory.mktemp("proof")
-    return make_run(place / "run", tokenizer, CHATML, quieted, context_length=240, bias=False, **GPT2)
+    return make_run(place / "run", tokenizer, CHATML, quieted, context_length=240, bias=False)
 
 
 @pytest.fixture(scope="module")
@@ -55,19 +52,6 @@ def exported(run: RunFolder) -> Path:
 @pytest.fixture
 def copy(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "copy"))
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a fresh process would do, in this one, which has imported transformers already."""
-
-    def run_here(command: list[str], **_: Any) -> Any:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(sys.modules, "scratchlab", None)
-            anybody.main(*command[3:])
-        return SimpleNamespace(returncode=0, stderr="")
-
-    monkeypatch.setattr(proof, "subprocess", SimpleNamespace(run=run_here))
 
 
 def change_json(path: Path, change: Callable[[Any], object]) -> None:
@@ -141,7 +125,6 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, set[str]]] = {
 }
 
 
-@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("kind", TAMPERED)
 def test_tampering_is_named_even_where_the_hashes_were_forged(kind: str, copy: Path) -> None:
     tamper, file, parts = TAMPERED[kind]
@@ -149,7 +132,8 @@ def test_tampering_is_named_even_where_the_hashes_were_forged(kind: str, copy: P
     checked = proof._check_files(copy, read_proof(copy)["files"])  # pyright: ignore[reportPrivateUsage]
     assert checked["said"] == f"{file} is not the file that was proved: its SHA-256 is another"
     forge(copy)
-    report = verify(copy)
+    with in_process():
+        report = verify(copy)
     failed = {part for part, check in report["checks"].items() if not check["passed"]}
     assert failed & {"files"} == set()
     assert failed >= parts - {"generation"}
@@ -168,7 +152,6 @@ def test_the_command_names_the_parts_and_fails(copy: Path, monkeypatch: pytest.M
     assert "WRONG  loading  ValueError: there is no such model" in outcome.output
 
 
-@pytest.mark.usefixtures("in_process")
 def test_an_export_that_fails_its_proof_leaves_nothing(run: RunFolder, tmp_path: Path) -> None:
     """As if a head had been tied that is not, and biases had been left where they were."""
 
@@ -179,7 +162,7 @@ def test_an_export_that_fails_its_proof_leaves_nothing(run: RunFolder, tmp_path:
         del weights["transformer.h.0.ln_1.bias"]
         save_file(weights, to / "model.safetensors", {"format": "pt"})
 
-    with pytest.MonkeyPatch.context() as patch:
+    with in_process(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(exports, "write_run", write_another)
         outcome = CliRunner().invoke(export_model, [str(run.path), "--to", str(tmp_path / "deep/out")])
     assert isinstance(outcome.exception, RunError)
@@ -291,7 +274,7 @@ def test_held_out_text_is_compared_and_not_recorded(tmp_path: Path) -> None:
 
     (tmp_path / "text.txt").write_text(others.TEXT * 12 + "zebra", encoding="utf-8")
     corpus = build_corpus([str(tmp_path / "text.txt")], tmp_path / "corpus", "char")
-    run = make_run(tmp_path / "run", corpus.tokenizer, context_length=32, **GPT2)
+    run = make_run(tmp_path / "run", corpus.tokenizer, context_length=32)
     at = {"path": str(corpus.path), "sha256": corpus.sha256}
     change_json(run.path / "manifest.json", lambda manifest: manifest.update(evaluation_corpus=at))
     expected = expected_of(run, in_float32(run, "final"))

@@ -32,17 +32,26 @@ def import_model(source: str, out: str, tokenizer: str | None, revision: str | N
 @click.argument("run")
 @click.option("--to", required=True, metavar="DIR", type=click.Path(path_type=Path), help="The folder to make.")
 @click.option("--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Which weights.")
+@click.option("--license", metavar="ID", help="For the card, as the Hub names licenses: apache-2.0, mit, cc-by-4.0.")
+@click.option("--language", "languages", multiple=True, metavar="CODE", help="For the card: en, de. More than once.")
 @as_json
-def export_model(run: str, to: Path, at: Literal["final", "best"], as_json: bool) -> None:
+def export_model(
+    run: str, to: Path, at: Literal["final", "best"], license: str | None, languages: tuple[str, ...], as_json: bool
+) -> None:
     """Write RUN as a Hugging Face GPT-2 that transformers loads by itself, with its tokenizer.
 
     transformers then computes with it, in a process of its own, and is compared with the run: logits, a text, tokens,
-    parameters. What differs is named, and nothing is kept. What was compared is in proof.json: scratchlab verify.
+    parameters. What differs is named, and nothing is kept. What was compared is in proof.json (scratchlab verify), and
+    README.md is a card for the Hub, filled from the run.
     """
+    from scratchlab.interop.card import About
     from scratchlab.interop.exports import export_run
     from scratchlab.runfolder import RunFolder
+    from scratchlab.study.origin import origin_of
 
-    files = export_run(RunFolder.open(run), to, at)
+    folder = RunFolder.open(run)
+    about = About(load_as=to.as_posix(), license=license, languages=languages, studies=origin_of(folder))
+    files = export_run(folder, to, at, about)
     report = {"run": run, "at": at, "to": str(to), "files": files}
     show(
         report, as_json, lambda _: f"{to}: {', '.join(files)}\n  load it: AutoModelForCausalLM.from_pretrained('{to}')"

@@ -6,6 +6,7 @@ from pathlib import Path
 from scratchlab.errors import RunError
 from scratchlab.files import folder_in_one_piece
 from scratchlab.generation.text import run_tokenizer
+from scratchlab.interop.card import About, write_card
 from scratchlab.interop.hugging_face import write_hugging_face
 from scratchlab.interop.proof import prove
 from scratchlab.model.load import At, load_model
@@ -13,10 +14,10 @@ from scratchlab.recipe import GPTSection
 from scratchlab.runfolder import RunFolder
 
 
-def export_run(folder: RunFolder, to: Path, at: At | int = "final") -> list[str]:
-    """Make the new folder `to` of a run's weights, proved to be the run when transformers loads it.
+def export_run(folder: RunFolder, to: Path, at: At | int = "final", about: About | None = None) -> list[str]:
+    """Make the new folder `to` of a run's weights, proved to be the run when transformers loads it, with a card.
 
-    `at` may also be the step of a snapshot. Gives the names of the files. RunError if the model is none that
+    `at` may also be the step of a snapshot; `about` is for the card. Gives the names of the files. RunError if the model is none that
     Hugging Face has a class for, or if the proof fails; there is no folder then.
     """
     if to.exists():
@@ -24,7 +25,8 @@ def export_run(folder: RunFolder, to: Path, at: At | int = "final") -> list[str]
     with folder_in_one_piece(to, "the export") as whole:
         written = whole / "model"
         write_run(folder, written, at)
-        prove(written, folder, at)
+        proof = prove(written, folder, at)
+        write_card(written, folder, proof, about or About(load_as=to.as_posix()))
         for path in written.iterdir():
             os.replace(path, whole / path.name)
         written.rmdir()
