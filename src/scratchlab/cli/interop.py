@@ -1,11 +1,20 @@
-"""`scratchlab import`, `scratchlab export` and `scratchlab verify`."""
+"""`scratchlab import`, `scratchlab export`, `scratchlab verify` and `scratchlab publish`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
-from scratchlab.cli.output import as_json, show
+from scratchlab.cli.output import as_json, count, show
+
+
+_license: Callable[[Any], Any] = click.option(
+    "--license", metavar="ID", help="For the card, as the Hub names licenses: apache-2.0, mit, cc-by-4.0."
+)
+_languages: Callable[[Any], Any] = click.option(
+    "--language", "languages", multiple=True, metavar="CODE", help="Of the text, for the card: en, de. More than once."
+)
 
 
 @click.command("import", epilog="Example: scratchlab import openai-community/gpt2 --out runs/gpt2")
@@ -32,8 +41,8 @@ def import_model(source: str, out: str, tokenizer: str | None, revision: str | N
 @click.argument("run")
 @click.option("--to", required=True, metavar="DIR", type=click.Path(path_type=Path), help="The folder to make.")
 @click.option("--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Which weights.")
-@click.option("--license", metavar="ID", help="For the card, as the Hub names licenses: apache-2.0, mit, cc-by-4.0.")
-@click.option("--language", "languages", multiple=True, metavar="CODE", help="For the card: en, de. More than once.")
+@_license
+@_languages
 @as_json
 def export_model(
     run: str, to: Path, at: Literal["final", "best"], license: str | None, languages: tuple[str, ...], as_json: bool
@@ -84,3 +93,66 @@ def _verify_text(report: dict[str, Any]) -> str:
     for part, check in report["checks"].items():
         lines.append(f"  {'ok   ' if check['passed'] else 'WRONG'}  {part:<{width}}  {check['said']}")
     return "\n".join(lines)
+
+
+@click.command("publish", epilog="Example: scratchlab publish runs/first me/first --license mit --dry-run")
+@click.argument("run")
+@click.argument("name", metavar="USER/NAME")
+@click.option("--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Which weights.")
+@click.option("--private/--public", default=True, show_default=True, help="Who may see it.")
+@click.option("--dry-run", is_flag=True, help="Export and prove it, say what would go, and send nothing.")
+@click.option("--revision", "branch", default="main", show_default=True, metavar="BRANCH", help="Where it goes.")
+@click.option("--tag", metavar="NAME", help="A name for what is published now.")
+@click.option("--checkpoints", is_flag=True, help="Each snapshot too, on a branch named for its step.")
+@_license
+@_languages
+@as_json
+def publish_model(
+    run: str,
+    name: str,
+    at: Literal["final", "best"],
+    private: bool,
+    dry_run: bool,
+    branch: str,
+    tag: str | None,
+    checkpoints: bool,
+    license: str | None,
+    languages: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Put RUN on the Hugging Face Hub as the model USER/NAME, private unless told otherwise, with its proof and a card.
+
+    What fails its proof is not published. Run again, it goes on where it stopped: what is there is not sent again. Log
+    in by `hf auth login`, or set HF_TOKEN.
+    """
+    from scratchlab.interop.card import About
+    from scratchlab.interop.publish import Wish, publish_run
+    from scratchlab.runfolder import RunFolder
+    from scratchlab.study.origin import origin_of
+
+    folder = RunFolder.open(run)
+    about = About(load_as=name, license=license, languages=languages, studies=origin_of(folder))
+    wish = Wish(
+        name=name, at=at, private=private, branch=branch, tag=tag, checkpoints=checkpoints, dry_run=dry_run
+    )
+    report = publish_run(folder, wish, about, lambda line: click.echo(line, err=True))
+    show(report, as_json, _publish_text)
+
+
+def _publish_text(report: dict[str, Any]) -> str:
+    seen = "private" if report["private"] else "public"
+    verb = "would go to" if report["dry_run"] else "is on"
+    lines = [f"{report['run']} {verb} the Hub as {report['to']}, {seen}" + _tagged(report)]
+    for version in report["versions"]:
+        size = f"{version['bytes'] / 1e6:,.1f} MB"
+        if report["dry_run"]:
+            lines += [f"  {version['branch']}: {count(len(version['files']), 'file')}, {size}"]
+            lines += [f"    {file['name']:<28}{file['size']:>16,} bytes" for file in version["files"]]
+            continue
+        sent, kept = count(len(version["sent"]), "file"), len(version["kept"])
+        lines.append(f"  {version['branch']} at {version['commit'][:12]}: {sent} sent, {kept} there already ({size})")
+    return "\n".join(lines)
+
+
+def _tagged(report: dict[str, Any]) -> str:
+    return f", tagged {report['tag']}" if report["tag"] else ""

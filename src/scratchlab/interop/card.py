@@ -39,6 +39,8 @@ class About:
     """Of the text, by ISO 639: en, de."""
     on_hub: bool = False
     """Whether `load_as` is a name there."""
+    revision: str | None = None
+    """Of the Hub: the branch, where it is not main."""
     studies: Sequence[Record] = ()
     """Those that have this run among their results (`study.origin`)."""
 
@@ -68,16 +70,17 @@ def write_card(exported: Path, folder: RunFolder, proof: Record, about: About) -
     ]
     body = [f"# {about.name}", _opening(folder, proof)]
     body += [paragraph for title, content in parts if content for paragraph in (f"## {title}", *content)]
-    write_atomically(exported / CARD, f"---\n{_front_matter(folder, about)}---\n\n" + "\n\n".join(body) + "\n")
+    write_atomically(exported / CARD, f"---\n{_front_matter(folder, proof, about)}---\n\n" + "\n\n".join(body) + "\n")
 
 
-def _front_matter(folder: RunFolder, about: About) -> str:
-    """What the Hub reads, as YAML."""
+def _front_matter(folder: RunFolder, proof: Record, about: About) -> str:
+    """What the Hub reads, as YAML. Only the final weights have a test loss."""
     from huggingface_hub import EvalResult, ModelCardData
 
     result, corpus = folder.result() or {}, corpus_of(folder)
     from_hub = datasets(corpus) if corpus else []
-    test, scored_on = result.get("test"), _data_name(folder)
+    test = result.get("test") if proof["run"]["at"] == "final" else None
+    scored_on = _data_name(folder)
     figures = [] if test is None else [(name, words, test[name]) for name, words in METRICS if test[name] is not None]
     evaluated = [
         EvalResult(
@@ -138,7 +141,8 @@ def _loading(folder: RunFolder, proof: Record, about: About) -> list[str]:
     length = folder.resolved().model.context_length
     prompt = tokenizer.decode(tokenizer.encode(spoken(tokenizer, PROMPT))[: max(1, length // 4)])
     prompt = prompt or tokenizer.decode(proof["reference"]["prompt"])
-    code = ", trust_remote_code=True" if proof["needs_code"] else ""
+    code = f", revision={about.revision!r}" if about.revision else ""
+    code += ", trust_remote_code=True" if proof["needs_code"] else ""
     if template is None:
         taken = len(tokenizer.encode(prompt))
         asking = [f'tokens = tokenizer({prompt!r}, return_tensors="pt")["input_ids"]']
@@ -171,7 +175,8 @@ def _verified(proof: Record, about: About) -> list[str]:
     """What the proof says, part by part."""
     software, checks = proof["software"], proof["checks"]
     place = about.name if about.on_hub else about.load_as
-    fetch = f"hf download {about.load_as} --local-dir {about.name}\n" if about.on_hub else ""
+    revision = f" --revision {about.revision}" if about.revision else ""
+    fetch = f"hf download {about.load_as}{revision} --local-dir {about.name}\n" if about.on_hub else ""
     return [
         "Before it was published, transformers alone loaded it in a fresh process, and was compared with the run that "
         f"trained it (float32, on a CPU; scratchlab {software['scratchlab']}, transformers {software['transformers']}, "
