@@ -1,8 +1,8 @@
 """A Hugging Face Hub of this machine for tests: repositories in memory, served to the real client libraries by HTTP.
 
 It speaks what they ask for: repository and tree API, `resolve` with ranges and with redirects to where large files lie,
-pre-upload, Git LFS batch and PUT, commits, branches and tags. It can cut connections, be out of order and refuse tokens. `settings`
-points a process at it; `point_client_at` the client that is already imported.
+pre-upload, Git LFS batch and PUT, commits, branches and tags. It can cut connections, be out of order and refuse
+tokens. `settings` points a process at it; `point_client_at` the client that is already imported.
 """
 
 import base64

@@ -20,8 +20,8 @@ from scratchlab.corpus.chat import CHATML
 from scratchlab.corpus.tokenizer import train_tokenizer
 from scratchlab.errors import RunError
 from scratchlab.interop import anybody, exports, proof
-from scratchlab.interop.exports import export_run, write_run
 from scratchlab.interop.expected import expected_of, from_record, in_float32, recorded
+from scratchlab.interop.exports import export_run, write_run
 from scratchlab.interop.hard_strings import HARD, hard_strings
 from scratchlab.interop.proof import compare, hub_count, prove, read_proof, verify
 from scratchlab.runfolder import Record, RunFolder
@@ -74,6 +74,7 @@ def test_an_export_is_proved_by_transformers_alone(exported: Path) -> None:
     assert checks["tokenizer"]["texts"] == checks["tokenizer"]["unchanged"] == len(HARD) + 1
     weights = load_file(exported / "model.safetensors")
     assert checks["parameters"]["hub"] == sum(tensor.numel() for tensor in weights.values())
+    assert (exported / "proof.json").read_text(encoding="utf-8").count("\n") < 400
     files = {path.name for path in exported.iterdir()}
     assert content["files"].keys() == files - {"proof.json", "README.md"}
     assert content["reference"]["conversation"] is not None
@@ -121,7 +122,7 @@ def forge(folder: Path) -> None:
 TAMPERED: dict[str, tuple[Callable[[Path], None], str, set[str]]] = {
     "flipped-byte": (flip_a_byte, "model.safetensors", {"logits", "generation"}),
     "swapped-tokenizer": (swap_the_tokenizer, "tokenizer.json", {"tokenizer"}),
-    "norm-epsilon": (change_the_epsilon, "config.json", {"logits"}),
+    "norm-epsilon": (change_the_epsilon, "config.json", {"logits", "generation"}),
 }
 
 
@@ -299,7 +300,7 @@ def test_the_hub_counts_what_the_headers_say(tmp_path: Path) -> None:
 def test_code_that_came_with_a_folder_is_executed_only_when_it_is_trusted(copy: Path) -> None:
     change_json(copy / "config.json", lambda config: config.update(auto_map={"AutoConfig": "a.B"}))
     (copy / "a.py").write_text("raise SystemExit", encoding="utf-8")
-    with pytest.raises(RunError, match="brings code of its own.*--trust-code"):
+    with pytest.raises(RunError, match=r"brings code of its own.*--trust-code"):
         verify(copy)
 
 

@@ -12,7 +12,7 @@ from alone import in_process
 from click.testing import CliRunner
 from huggingface_hub import snapshot_download
 
-from hub_server import Cut, Hub, Outage, point_client_at, serve
+from hub_server import Cut, Hub, point_client_at, serve
 from scratchlab.cli.interop import publish_model
 from scratchlab.errors import RunError, ScratchlabError, UnfinishedError, UnreachableError, UsageError
 from scratchlab.files import sha256_of_file
@@ -143,10 +143,10 @@ def test_an_upload_that_breaks_goes_on_where_it_stopped(run: RunFolder, exported
     repository = hub.repositories["models/me/mine"]
     assert list(repository.files) == [".gitattributes"], "nothing appears before all is there"
     hub.cuts.clear()
-    hub.outage = Outage("/commit/", after=0, status=503)  # the weights arrive, and then it is out of order
+    hub.cuts.append(Cut("POST", "/commit/", after=10, times=99))  # the weights arrive, and nothing else
     message_of(run, UnreachableError)
     assert sha256 in hub.objects
-    hub.recover()
+    hub.cuts.clear()
     hub.asked.clear()
     publish(run)
     assert hub.answered("PUT", "") == [], "the weights are there"
@@ -186,7 +186,9 @@ def test_a_name_that_holds_something_else_is_refused_and_left(
     other = make(tmp_path / "other", fingerprint="another")
     with monkeypatch.context() as patch:
         patch.setattr(exports, "write_run", None)
-        assert "holds other things on main (pytorch_model.bin). Nothing was changed." in message_of(run, name="me/theirs")
+        assert "holds other things on main (pytorch_model.bin). Nothing was changed." in message_of(
+            run, name="me/theirs"
+        )
         assert "is there already, and is public. Say --public" in message_of(run, name="me/public")
         assert "is there already, and is private. Say --private" in message_of(run, private=False)
         assert "holds another run on main: first, fingerprint first. Nothing was changed." in message_of(other)

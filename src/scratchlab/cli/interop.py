@@ -8,7 +8,6 @@ import click
 
 from scratchlab.cli.output import as_json, count, show
 
-
 _license: Callable[[Any], Any] = click.option(
     "--license", metavar="ID", help="For the card, as the Hub names licenses: apache-2.0, mit, cc-by-4.0."
 )
@@ -132,9 +131,7 @@ def publish_model(
 
     folder = RunFolder.open(run)
     about = About(load_as=name, license=license, languages=languages, studies=origin_of(folder))
-    wish = Wish(
-        name=name, at=at, private=private, branch=branch, tag=tag, checkpoints=checkpoints, dry_run=dry_run
-    )
+    wish = Wish(name=name, at=at, private=private, branch=branch, tag=tag, checkpoints=checkpoints, dry_run=dry_run)
     report = publish_run(folder, wish, about, lambda line: click.echo(line, err=True))
     show(report, as_json, _publish_text)
 

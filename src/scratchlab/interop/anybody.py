@@ -6,7 +6,8 @@ code that comes with an export could not import it either.
     python -P anybody.py FOLDER ORDER ANSWERS LOGITS
 
 ORDER is JSON: token sequences by name and the positions to give logits of, a prompt and what should follow it, texts by
-name, perhaps a conversation. ANSWERS is JSON, with what failed by its part; LOGITS is safetensors, a tensor (positions, V) a sequence.
+name, perhaps a conversation. ANSWERS is JSON, with what failed by its part; LOGITS is safetensors, a tensor
+(positions, V) a sequence.
 """
 
 import json
@@ -112,7 +113,9 @@ def write(model: Any, prompt: list[int], wanted: list[int], tie: float) -> Recor
         with torch.inference_mode():
             following = model.generate(tokens, attention_mask=torch.ones_like(tokens), **settings)
         more = following[0, tokens.shape[1] :].tolist()
-        same = next((place for place, pair in enumerate(zip(more, rest, strict=False)) if pair[0] != pair[1]), len(more))
+        same = next(
+            (place for place, pair in enumerate(zip(more, rest, strict=False)) if pair[0] != pair[1]), len(more)
+        )
         written += more[:same]
         if same == len(rest):
             break

@@ -94,16 +94,19 @@ def _front_matter(folder: RunFolder, proof: Record, about: About) -> str:
         )
         for name, words, value in figures
     ]
-    return ModelCardData(
-        license=about.license,
-        language=list(about.languages) or None,
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        tags=["scratchlab"],
-        datasets=from_hub or None,
-        model_name=about.name,
-        eval_results=evaluated or None,
-    ).to_yaml() + "\n"
+    return (
+        ModelCardData(
+            license=about.license,
+            language=list(about.languages) or None,
+            library_name="transformers",
+            pipeline_tag="text-generation",
+            tags=["scratchlab"],
+            datasets=from_hub or None,
+            model_name=about.name,
+            eval_results=evaluated or None,
+        ).to_yaml()
+        + "\n"
+    )
 
 
 METRICS = (
@@ -182,8 +185,8 @@ def _verified(proof: Record, about: About) -> list[str]:
         f"trained it (float32, on a CPU; scratchlab {software['scratchlab']}, transformers {software['transformers']}, "
         f"torch {software['torch']}).",
         "\n".join(f"- {part}: {check['said']}." for part, check in checks.items()),
-        f"The hashes of {len(proof['files'])} files and what to compare with are in `proof.json`. To verify it again, on "
-        "any machine:",
+        f"The hashes of {len(proof['files'])} files and what to compare with are in `proof.json`. To verify it again, "
+        "on any machine:",
         f"```\npip install 'scratchlab[transformers]'\n{fetch}scratchlab verify {place}\n```",
     ]
 

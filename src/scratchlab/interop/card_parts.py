@@ -33,7 +33,9 @@ def what_it_is(folder: RunFolder, proof: Record) -> list[str]:
     table = _table(("", ""), rows)
     if of_run == proof["checks"]["parameters"]["hub"]:
         return [table]
-    why = "padding of its vocabulary is left out here, and zeros stand for biases that this class has and the run has not"
+    why = (
+        "padding of its vocabulary is left out here, and zeros stand for biases that this class has and the run has not"
+    )
     return [table, f"The run itself has {of_run:,}: {why}."]
 
 
@@ -47,7 +49,9 @@ def data(folder: RunFolder) -> list[str]:
     if corpus is None:
         return [f"The corpus {name} (SHA-256 {sha256}), which was no longer there when this card was written."]
     manifest, tokenizer = corpus.manifest, corpus.manifest.tokenizer
-    splits = [(split, f"{one.documents:,}", f"{one.tokens:,}", f"{one.bytes:,}") for split, one in manifest.splits.items()]
+    splits = [
+        (split, f"{one.documents:,}", f"{one.tokens:,}", f"{one.bytes:,}") for split, one in manifest.splits.items()
+    ]
     said = [
         f"The corpus {name} (SHA-256 {sha256}); tokenizer: {_named(tokenizer.spec)}, {tokenizer.vocab_size:,} symbols.",
         _table(("source", "documents", "bytes of text"), _sources(manifest.sources)),
@@ -187,7 +191,9 @@ def _task(name: str, figures: Record) -> tuple[str, str, str, str]:
 
 
 def charts(pictures: Sequence[Path]) -> list[str]:
-    return ["\n".join(f"![{path.stem.replace('_', ' ')}]({CHARTS}/{path.name})" for path in pictures)] if pictures else []
+    return (
+        ["\n".join(f"![{path.stem.replace('_', ' ')}]({CHARTS}/{path.name})" for path in pictures)] if pictures else []
+    )
 
 
 def samples(folder: RunFolder) -> list[str]:
@@ -212,8 +218,8 @@ def _quoted(text: str) -> str:
 def studies(found: Sequence[Record]) -> list[str]:
     """The place of the run in each study that has it."""
     return [
-        f"It is block {one['block']} of the arm `{one['arm']}` in the study `{one['study']}`, which has {one['runs']:,} "
-        f"runs and judges by `{one['metric']}`. One run among others: a difference between arms rests on all of them."
+        f"It is block {one['block']} of the arm `{one['arm']}` in the study `{one['study']}`, which has "
+        f"{one['runs']:,} runs and judges by `{one['metric']}`. One run among others: a difference between arms rests on all of them."
         for one in found
     ]
 
@@ -225,4 +231,6 @@ def _named(source: str) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in lines)
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in lines
+    )

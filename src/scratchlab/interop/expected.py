@@ -28,6 +28,8 @@ COMPARED = 2**23
 """Logits that are compared of a sequence, at most."""
 RECORDED, COLUMNS = 8, 24
 """Positions of a sequence whose logits are recorded, and of how many tokens, besides the likeliest ones."""
+MOST_TEXT = 2000
+"""Characters of ordinary text that are tried on the tokenizer."""
 PRIVATE = "corpus"
 """The text of the run's own corpus, which is compared and not recorded."""
 FACTS = ("symbols", "end_of_text", "ends", "conversation")
@@ -68,8 +70,9 @@ def expected_of(folder: RunFolder, model: GPT) -> Expected:
     """What the run itself computes with `model`, which is its own."""
     tokenizer, length = run_tokenizer(folder), model.config.context_length
     texts = {str(number): text for number, text in enumerate(hard_strings(tokenizer))}
-    texts["library"] = spoken(tokenizer, library_text())
-    plain = tokenizer.encode(texts["library"]).tolist() or list(range(tokenizer.vocab_size))
+    library = spoken(tokenizer, library_text())
+    texts["library"] = library[:MOST_TEXT]
+    plain = tokenizer.encode(library).tolist() or list(range(tokenizer.vocab_size))
     sequences = {"library": plain[:length], "random": _random_tokens(tokenizer.vocab_size, length)}
     if own := _own_tokens(folder, length):
         sequences[PRIVATE] = own

@@ -17,8 +17,8 @@ from scratchlab.runfolder import RunFolder
 def export_run(folder: RunFolder, to: Path, at: At | int = "final", about: About | None = None) -> list[str]:
     """Make the new folder `to` of a run's weights, proved to be the run when transformers loads it, with a card.
 
-    `at` may also be the step of a snapshot; `about` is for the card. Gives the names of the files. RunError if the model is none that
-    Hugging Face has a class for, or if the proof fails; there is no folder then.
+    `at` may also be the step of a snapshot; `about` is for the card. Gives the names of the files. RunError if the
+    model is none that Hugging Face has a class for, or if the proof fails; there is no folder then.
     """
     if to.exists():
         raise RunError(f"{to} exists already; an export needs a folder of its own.")

@@ -17,7 +17,7 @@ HARD = (
     "trailing newline\n",
     "3.14159 1,000,000 007 1e-5 ½ ²",
     "def f(x):\n    return x**2  # comment\n",
-    "{\"key\": [1, null, true], 'single': \"\\u00e9\\\\\"}",
+    '{"key": [1, null, true], \'single\': "\\u00e9\\\\"}',
     "https://example.org/a?b=c&d=%20#e",
     "<b>bold</b> &amp; &lt;tags&gt;",
     "a" * 300,

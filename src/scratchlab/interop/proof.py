@@ -10,6 +10,7 @@ All is computed on the CPU in float32, whatever the run was trained in.
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -89,8 +90,13 @@ def prove(exported: Path, folder: RunFolder, at: At | int = "final") -> Record:
         "files": {name: sha256_of_file(exported / name) for name in hashed_files(exported)},
         "reference": recorded(expected) | {"parameters": loaded["parameters"]},
     }
-    write_atomically(exported / PROOF, pretty_json(proof))
+    write_atomically(exported / PROOF, _numbers_in_lines(pretty_json(proof)))
     return proof
+
+
+def _numbers_in_lines(pretty: str) -> str:
+    """JSON whose lists of numbers take a line each, and not one a number. (No text in JSON has a newline.)"""
+    return re.sub(r'\[\n[^][{}"]*\]', lambda found: f"[{' '.join(found[0][1:-1].split())}]", pretty)
 
 
 def verify(exported: Path, trust_code: bool = False) -> Record:
@@ -139,7 +145,7 @@ def needs_code(exported: Path) -> bool:
 
 
 def ask_anybody(exported: Path, order: Record, code: bool) -> tuple[Record, dict[str, Floats]]:
-    """What transformers makes of a folder, in a fresh process: its answers, with what failed, and logits by sequence."""
+    """What transformers makes of a folder, in a fresh process: answers, with what failed, and logits by sequence."""
     with tempfile.TemporaryDirectory(prefix="scratchlab-proof-") as name:
         asked, answered, computed = (Path(name) / file for file in ("order.json", "answers.json", "logits.safetensors"))
         asked.write_text(json.dumps(order | {"code": code}), encoding="utf-8")

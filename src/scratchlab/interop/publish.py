@@ -1,7 +1,7 @@
 """Publishing a run on the Hugging Face Hub: each version exported, proved, then sent; what is there is not sent again.
 
-A branch gets all its files in one commit, so that nobody ever loads a part. Snapshots are sent first, each to a branch of
-its own, and the run's weights last. A version that fails its proof ends it before anything of that version is sent.
+A branch gets all its files in one commit, so that nobody ever loads a part. Snapshots are sent first, each to a branch
+of its own, and the run's weights last. A version that fails its proof ends it before anything of that version is sent.
 
 The token is the one that `hf auth login` or HF_TOKEN gave to the Hub's own client; it is never looked at here.
 """
@@ -92,8 +92,9 @@ def _publish_version(folder: RunFolder, wish: Wish, branch: str, at: At | int, a
         export_run(folder, exported, at, replace(about, revision=None if branch == MAIN else branch))
         paths = [path for path in sorted(exported.rglob("*")) if path.is_file()]
         files = {path.relative_to(exported).as_posix(): path for path in paths}
-        sizes = [{"name": name, "size": path.stat().st_size} for name, path in files.items()]
-        version: Record = {"branch": branch, "at": at, "files": sizes, "bytes": sum(one["size"] for one in sizes)}
+        sizes = {name: path.stat().st_size for name, path in files.items()}
+        listed_files = [{"name": name, "size": size} for name, size in sizes.items()]
+        version: Record = {"branch": branch, "at": at, "files": listed_files, "bytes": sum(sizes.values())}
         if wish.dry_run:
             return version
         say(f"{branch}: sending {version['bytes'] / 1e6:,.1f} MB to {wish.where}")
@@ -133,7 +134,9 @@ def _survey(folder: RunFolder, wish: Wish, branches: Sequence[str]) -> None:
             _refuse_another(folder, wish, branch, heads[branch])
     tags = {ref.name: ref.target_commit for ref in refs.tags}
     if wish.tag in tags and tags[wish.tag] != heads.get(wish.branch):
-        raise RunError(f"{wish.where} has a tag {wish.tag} already, of another commit. Choose another name for this one.")
+        raise RunError(
+            f"{wish.where} has a tag {wish.tag} already, of another commit. Choose another name for this one."
+        )
 
 
 def _commits(refs: "GitRefs") -> dict[str, str]:
@@ -218,6 +221,6 @@ def _set_tag(wish: Wish, commit: str) -> None:
             api.create_tag(wish.name, tag=wish.tag, revision=commit)
     if tags.get(wish.tag, commit) != commit:
         raise RunError(
-            f"All is published as {commit[:12]}; the tag {wish.tag} is of another commit, {tags[wish.tag][:12]}, and was "
-            "left as it is. Choose another name for this one."
+            f"All is published as {commit[:12]}; the tag {wish.tag} is of another commit, {tags[wish.tag][:12]}, and "
+            "was left as it is. Choose another name for this one."
         )
