@@ -20,7 +20,7 @@ from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.chat import CHATML, ChatTemplate, Message
 from scratchlab.corpus.tokenizer import GPT2_PATTERN, Tokenizer
 from scratchlab.errors import CorpusError, RecipeError, RunError, ScratchlabError, UsageError
-from scratchlab.interop.exports import export_run
+from scratchlab.interop.exports import write_run
 from scratchlab.interop.hugging_face_scorer import cache_name, cache_of
 from scratchlab.interop.imports import import_run
 from scratchlab.model.gpt import GPT
@@ -167,7 +167,8 @@ def test_a_tied_checkpoint_of_the_book_is_tied_here(saved_as: str, tmp_path: Pat
 def test_import_export_import_is_the_identity(kind: str, tmp_path: Path, tokenizer: Path) -> None:
     make_gpt2(tmp_path / "hf", tokenizer, **KINDS[kind])
     once = import_run(str(tmp_path / "hf"), tmp_path / "once")
-    files = export_run(once, tmp_path / "out")
+    write_run(once, tmp_path / "out")
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert files == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     theirs, back = (load_file(tmp_path / place / "model.safetensors") for place in ("hf", "out"))
     assert theirs.keys() == back.keys()
@@ -184,7 +185,7 @@ def test_import_export_import_is_the_identity(kind: str, tmp_path: Path, tokeniz
 def test_transformers_loads_an_export_by_itself(tmp_path: Path, tokenizer: Path) -> None:
     """Also of a model without biases and with a padded vocabulary, which GPT-2 there does not know."""
     weights = others.save_nano(tmp_path / "ckpt.pt", bias=False)
-    export_run(import_run(str(tmp_path), tmp_path / "run", str(tokenizer)), tmp_path / "out")
+    write_run(import_run(str(tmp_path), tmp_path / "run", str(tokenizer)), tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert type(model) is GPT2LMHeadModel
     text = tokens(2, 12)
@@ -200,7 +201,7 @@ def test_an_export_is_spoken_to_as_the_run_is(tmp_path: Path, tokenizer: Path) -
     make_gpt2(tmp_path / "hf", tmp_path / "tokenizer.json", vocab_size=spoken.vocab_size)
     run = import_run(str(tmp_path / "hf"), tmp_path / "run")
     run.chat_template_path.write_text(CHATML, encoding="utf-8")
-    export_run(run, tmp_path / "out")
+    write_run(run, tmp_path / "out")
     talk: list[Message] = [{"role": "user", "content": "Every effort"}, {"role": "assistant", "content": "moves you"}]
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert theirs.apply_chat_template(talk, tokenize=False) == ChatTemplate(CHATML).render(talk)
@@ -216,7 +217,7 @@ def test_what_is_no_gpt2_is_not_exported(tmp_path: Path) -> None:
     changes = ["training.steps=0", "model.positions=rotary", "model.mlp=swiglu", f"corpus={tmp_path / 'corpus'}"]
     train(load_recipe(ROOT / "recipes/tiny.toml", changes), tmp_path / "run")
     with pytest.raises(RunError, match="positions = 'rotary'; mlp = 'swiglu'"):
-        export_run(RunFolder.open(tmp_path / "run"), tmp_path / "out")
+        write_run(RunFolder.open(tmp_path / "run"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -469,7 +470,7 @@ def test_gpt2_is_a_tokenizer_by_name(tmp_path: Path, tokenizer: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     run = import_run("hf", tmp_path / "run", "gpt2")
     assert Tokenizer.load(run.tokenizer_path).encode(TEXT).tolist() == spoken.encode(TEXT).tolist()
-    export_run(run, tmp_path / "out")
+    write_run(run, tmp_path / "out")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert theirs(TEXT)["input_ids"] == spoken.encode(TEXT).tolist()
     assert theirs.eos_token_id == SYMBOLS - 1
