@@ -16,7 +16,7 @@ from scratchlab.corpus.windows import Paired
 from scratchlab.evaluation.loss import byte_lengths
 from scratchlab.evaluation.pairs import preferred, score_pairs
 from scratchlab.evaluation.scorer import ModelScorer
-from scratchlab.interop.exports import export_run
+from scratchlab.interop.exports import write_run
 from scratchlab.model.load import load_model
 from scratchlab.model.preferences import Preferences
 from scratchlab.runfolder import RunFolder
@@ -40,7 +40,7 @@ def test_it_is_trls(tmp_path: Path) -> None:
     rows = [{"prompt": prompt, "chosen": chosen, "rejected": rejected} for prompt, chosen, rejected in PAIRS]
     build_examples([write_lines(tmp_path / "p.jsonl", rows)], tmp_path / "pairs", "pairs",
                    open_wording(str(tmp_path / "t.jinja")), str(tmp_path / "base"), "contiguous:1,0,0")  # fmt: skip
-    export_run(RunFolder.open(tmp_path / "base"), tmp_path / "theirs")
+    write_run(RunFolder.open(tmp_path / "base"), tmp_path / "theirs")
     spoken = AutoTokenizer.from_pretrained(tmp_path / "theirs", pad_token="<|endoftext|>")
     reference, policy = (AutoModelForCausalLM.from_pretrained(tmp_path / "theirs") for _ in range(2))
     ours = load_model(RunFolder.open(tmp_path / "base"), device="cpu").eval()
