@@ -17,10 +17,10 @@ from scratchlab.cli.output import as_json, show
 def import_model(source: str, out: str, tokenizer: str | None, revision: str | None, as_json: bool) -> None:
     """Make a run folder of a GPT that another program trained, to evaluate, sample, train on or export.
 
-    SOURCE is a folder or a name on the Hub with Hugging Face's GPT-2, nanoGPT's ckpt.pt, or a checkpoint of the book's
-    GPT (.pth or .safetensors, with its model.json). --tokenizer takes a tokenizer.json, a folder that has one (a corpus
-    built here, a run), GPT-2's older files (vocab.json and merges.txt, or a .tiktoken file), gpt2, or a name on the
-    Hub.
+    SOURCE is a folder or a name on the Hub with Hugging Face's GPT-2, nanoGPT's ckpt.pt, a checkpoint of the book's
+    GPT (.pth or .safetensors, with its model.json), or llama.cpp's GGUF. --tokenizer takes a tokenizer.json, a folder
+    that has one (a corpus built here, a run), GPT-2's older files (vocab.json and merges.txt, or a .tiktoken file),
+    gpt2, or a name on the Hub.
     """
     from scratchlab.cli.runs import describe, run_text
     from scratchlab.interop.imports import import_run
@@ -28,18 +28,29 @@ def import_model(source: str, out: str, tokenizer: str | None, revision: str | N
     show(describe(import_run(source, out, tokenizer, revision)), as_json, run_text)
 
 
+# How what was exported is opened.
+OPENED = {
+    "hf": "AutoModelForCausalLM.from_pretrained('{to}')",
+    "gguf": "ollama create NAME -f {to}/Modelfile, or llama-cli -m {to}/model.gguf",
+}
+
+
 @click.command("export", epilog="Example: scratchlab export runs/first --to exports/first")
 @click.argument("run")
 @click.option("--to", required=True, metavar="DIR", type=click.Path(path_type=Path), help="The folder to make.")
 @click.option("--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Which weights.")
+@click.option("--format", "form", type=click.Choice(list(OPENED)), default="hf", show_default=True,
+              help="For transformers, or for llama.cpp and Ollama.")  # fmt: skip
 @as_json
-def export_model(run: str, to: Path, at: Literal["final", "best"], as_json: bool) -> None:
-    """Write RUN as a Hugging Face GPT-2 that transformers loads by itself, with its tokenizer."""
-    from scratchlab.interop.exports import export_run
+def export_model(run: str, to: Path, at: Literal["final", "best"], form: str, as_json: bool) -> None:
+    """Write RUN as a model that other programs load, with its tokenizer.
+
+    hf is a Hugging Face GPT-2 that transformers loads by itself; gguf is for llama.cpp and Ollama, of GPT-2, GPT-NeoX,
+    Llama and Qwen3.
+    """
+    from scratchlab.interop.exports import FORMATS
     from scratchlab.runfolder import RunFolder
 
-    files = export_run(RunFolder.open(run), to, at)
-    report = {"run": run, "at": at, "to": str(to), "files": files}
-    show(
-        report, as_json, lambda _: f"{to}: {', '.join(files)}\n  load it: AutoModelForCausalLM.from_pretrained('{to}')"
-    )
+    files = FORMATS[form](RunFolder.open(run), to, at)
+    report = {"run": run, "at": at, "to": str(to), "format": form, "files": files}
+    show(report, as_json, lambda _: f"{to}: {', '.join(files)}\n  load it: {OPENED[form].format(to=to)}")

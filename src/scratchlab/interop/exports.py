@@ -1,9 +1,11 @@
 """Writing a run as a model that other programs load."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from scratchlab.errors import RunError
 from scratchlab.generation.text import run_tokenizer
+from scratchlab.interop.gguf_files import export_gguf
 from scratchlab.interop.hugging_face import write_hugging_face
 from scratchlab.model.load import At, load_model
 from scratchlab.recipe import GPTSection
@@ -23,3 +25,8 @@ def export_run(folder: RunFolder, to: Path, at: At = "final") -> list[str]:
     worded = template.read_bytes().decode() if template.is_file() else None
     write_hugging_face(model.config, tensors, run_tokenizer(folder), to, worded)
     return sorted(path.name for path in to.iterdir())
+
+
+# (run, new folder, which weights) -> the names of the files in it.
+Export = Callable[[RunFolder, Path, At], list[str]]
+FORMATS: Mapping[str, Export] = {"hf": export_run, "gguf": export_gguf}

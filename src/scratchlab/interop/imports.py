@@ -11,6 +11,7 @@ from scratchlab.files import Find, inside, sha256_of_file, sha256_of_json
 from scratchlab.interop.book import is_book, read_book
 from scratchlab.interop.files import read_pickle, read_safetensors, tensors_of
 from scratchlab.interop.foreign import Foreign
+from scratchlab.interop.gguf_files import read_gguf
 from scratchlab.interop.hub import commit_of, is_name, on_the_hub
 from scratchlab.interop.hugging_face import CONFIG, read_hugging_face
 from scratchlab.interop.names import listed
@@ -20,9 +21,10 @@ from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.checkpoint import write_tensors
 
 KNOWN = (
-    "Known are Hugging Face's GPT-2 (a folder with config.json, or a name on the Hub), nanoGPT's ckpt.pt, and "
-    "checkpoints of the book's GPT (.pth or .safetensors, with its model.json)"
+    "Known are Hugging Face's GPT-2 (a folder with config.json, or a name on the Hub), nanoGPT's ckpt.pt, "
+    "checkpoints of the book's GPT (.pth or .safetensors, with its model.json), and GGUF (.gguf)"
 )
+WEIGHTS = (".pt", ".pth", ".safetensors", ".gguf")
 MULTIPLES = (1, 8, 16, 32, 64, 128, 256, 512, 1024)  # what others pad a vocabulary to a multiple of
 
 
@@ -36,7 +38,7 @@ def import_run(source: str, out: str | Path, tokenizer: str | None = None, revis
     if Path(out).exists():
         raise RunError(f"{out} exists already; an import needs a folder of its own.")
     find, foreign = _find_model(source, revision)
-    spoken = _find_tokenizer(source, find, tokenizer)
+    spoken = _find_tokenizer(source, find, tokenizer, foreign.tokenizer)
     hashes = {path.name: sha256_of_file(path) for path in foreign.files}
     recipe = _recipe(source, str(out), foreign, spoken)
     settled = {"training.precision": "float32", "execution.device": "cpu", "execution.compile": False}
@@ -58,7 +60,7 @@ def import_run(source: str, out: str | Path, tokenizer: str | None = None, revis
     if not Path(source).exists():
         manifest["imported"]["revision"] = commit_of(foreign.files[0])
     begin = (lambda path: write_tensors(foreign.tensors, path)), {}
-    return RunFolder.create(out, recipe, resolved, manifest, spoken.to_json(), begin)
+    return RunFolder.create(out, recipe, resolved, manifest, spoken.to_json(), begin, foreign.chat_template)
 
 
 def _lasting(source: str) -> str:
@@ -95,7 +97,7 @@ def _find_model(source: str, revision: str | None) -> tuple[Find, Foreign]:
         raise RunError(f"{path} is a run already. To begin another from its weights: start.weights={path}.")
     if (path / CONFIG).is_file():
         return inside(path), read_hugging_face(inside(path), source)
-    weights = sorted(file for file in path.iterdir() if file.suffix in (".pt", ".pth", ".safetensors"))
+    weights = sorted(file for file in path.iterdir() if file.suffix in WEIGHTS)
     if len(weights) != 1:
         found = f"it has {listed([file.name for file in weights])}: name one" if weights else "it has no weights"
         raise RunError(f"{path} is no model that is known here ({found}). {KNOWN}.")
@@ -103,6 +105,8 @@ def _find_model(source: str, revision: str | None) -> tuple[Find, Foreign]:
 
 
 def _read_file(path: Path) -> Foreign:
+    if path.suffix == ".gguf":
+        return read_gguf(path)
     saved = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
     if is_nanogpt(saved):
         return read_nanogpt(path, saved)
@@ -115,13 +119,15 @@ def _read_file(path: Path) -> Foreign:
     raise RunError(f"{path} is no model that is known here: its tensors are {listed(list(state))}. {KNOWN}.")
 
 
-def _find_tokenizer(source: str, find: Find, tokenizer: str | None) -> Tokenizer:
+def _find_tokenizer(source: str, find: Find, tokenizer: str | None, within: str | None) -> Tokenizer:
     if tokenizer is not None:
         if given := open_tokenizer(tokenizer):
             return given
         if not is_name(tokenizer):
             raise CorpusError(f"--tokenizer {tokenizer}: there is no such file or folder.")
         find = on_the_hub(tokenizer, None)
+    elif within is not None:
+        return _in_the_model(source, within)
     found = find_tokenizer(find)
     if found is None:
         raise CorpusError(
@@ -129,3 +135,10 @@ def _find_tokenizer(source: str, find: Find, tokenizer: str | None) -> Tokenizer
             "the Hub."
         )
     return found
+
+
+def _in_the_model(source: str, stored: str) -> Tokenizer:
+    try:
+        return Tokenizer.from_json(stored)
+    except CorpusError as error:
+        raise CorpusError(f"{source}: its tokenizer: {error}") from None
