@@ -32,6 +32,7 @@ def import_model(source: str, out: str, tokenizer: str | None, revision: str | N
 OPENED = {
     "hf": "AutoModelForCausalLM.from_pretrained('{to}')",
     "gguf": "ollama create NAME -f {to}/Modelfile, or llama-cli -m {to}/model.gguf",
+    "onnx": "onnxruntime.InferenceSession('{to}/model.onnx')",
 }
 
 
@@ -40,13 +41,13 @@ OPENED = {
 @click.option("--to", required=True, metavar="DIR", type=click.Path(path_type=Path), help="The folder to make.")
 @click.option("--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Which weights.")
 @click.option("--format", "form", type=click.Choice(list(OPENED)), default="hf", show_default=True,
-              help="For transformers, or for llama.cpp and Ollama.")  # fmt: skip
+              help="For transformers, for llama.cpp and Ollama, or for onnxruntime.")  # fmt: skip
 @as_json
 def export_model(run: str, to: Path, at: Literal["final", "best"], form: str, as_json: bool) -> None:
     """Write RUN as a model that other programs load, with its tokenizer.
 
     hf is a Hugging Face GPT-2 that transformers loads by itself; gguf is for llama.cpp and Ollama, of GPT-2, GPT-NeoX,
-    Llama and Qwen3.
+    Llama and Qwen3; onnx is the graph of any GPT.
     """
     from scratchlab.interop.exports import FORMATS
     from scratchlab.runfolder import RunFolder

@@ -7,6 +7,7 @@ from scratchlab.errors import RunError
 from scratchlab.generation.text import run_tokenizer
 from scratchlab.interop.gguf_files import export_gguf
 from scratchlab.interop.hugging_face import write_hugging_face
+from scratchlab.interop.onnx_files import export_onnx
 from scratchlab.model.load import At, load_model
 from scratchlab.recipe import GPTSection
 from scratchlab.runfolder import RunFolder
@@ -29,4 +30,4 @@ def export_run(folder: RunFolder, to: Path, at: At = "final") -> list[str]:
 
 # (run, new folder, which weights) -> the names of the files in it.
 Export = Callable[[RunFolder, Path, At], list[str]]
-FORMATS: Mapping[str, Export] = {"hf": export_run, "gguf": export_gguf}
+FORMATS: Mapping[str, Export] = {"hf": export_run, "gguf": export_gguf, "onnx": export_onnx}

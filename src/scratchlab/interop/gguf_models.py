@@ -90,7 +90,7 @@ def family_of(config: GPTSection) -> Family:
     nearest = [family for family in FAMILIES if len(differences[family.name]) == fewest]
     if fewest:
         near = ", and ".join(f"{family.name}, which knows no {listed(differences[family.name])}" for family in nearest)
-        raise RunError(f"llama.cpp computes no such model. Nearest to it: {near}.")
+        raise RunError(f"llama.cpp computes no such model. Nearest to it: {near}. ONNX takes any GPT.")
     return nearest[0]
 
 

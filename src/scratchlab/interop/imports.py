@@ -16,6 +16,7 @@ from scratchlab.interop.hub import commit_of, is_name, on_the_hub
 from scratchlab.interop.hugging_face import CONFIG, read_hugging_face
 from scratchlab.interop.names import listed
 from scratchlab.interop.nanogpt import is_nanogpt, read_nanogpt
+from scratchlab.interop.onnx_files import read_onnx
 from scratchlab.recipe import Recipe, fingerprint, recipe_from
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.checkpoint import write_tensors
@@ -24,7 +25,7 @@ KNOWN = (
     "Known are Hugging Face's GPT-2 (a folder with config.json, or a name on the Hub), nanoGPT's ckpt.pt, "
     "checkpoints of the book's GPT (.pth or .safetensors, with its model.json), and GGUF (.gguf)"
 )
-WEIGHTS = (".pt", ".pth", ".safetensors", ".gguf")
+WEIGHTS = (".pt", ".pth", ".safetensors", ".gguf", ".onnx")
 MULTIPLES = (1, 8, 16, 32, 64, 128, 256, 512, 1024)  # what others pad a vocabulary to a multiple of
 
 
@@ -107,6 +108,8 @@ def _find_model(source: str, revision: str | None) -> tuple[Find, Foreign]:
 def _read_file(path: Path) -> Foreign:
     if path.suffix == ".gguf":
         return read_gguf(path)
+    if path.suffix == ".onnx":
+        return read_onnx(path)
     saved = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
     if is_nanogpt(saved):
         return read_nanogpt(path, saved)
