@@ -109,6 +109,11 @@ class Tokenizer:
         """Whether its texts are numbers, and may be cut between any two."""
         return self.kind in ("integers", "bins")
 
+    @property
+    def pattern(self) -> str:
+        """The regular expression by which BPE cuts text before it merges; "" where nothing is cut by one."""
+        return self._coder.pattern if isinstance(self._coder, Table) else ""
+
     @functools.cached_property
     def sha256(self) -> str:
         """SHA-256 of tokenizer.json as hex."""

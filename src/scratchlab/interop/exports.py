@@ -1,13 +1,17 @@
 """Writing a run as a model that other programs load, and proving that it is the run."""
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from scratchlab.errors import RunError
 from scratchlab.files import folder_in_one_piece
 from scratchlab.generation.text import run_tokenizer
+from scratchlab.interop.adapters import export_adapters
 from scratchlab.interop.card import About, write_card
+from scratchlab.interop.gguf_files import export_gguf
 from scratchlab.interop.hugging_face import write_hugging_face
+from scratchlab.interop.onnx_files import export_onnx
 from scratchlab.interop.proof import prove
 from scratchlab.model.load import At, load_model
 from scratchlab.recipe import GPTSection
@@ -51,3 +55,9 @@ def write_run(folder: RunFolder, to: Path, at: At | int = "final", custom: bool 
     template = folder.chat_template_path
     worded = template.read_bytes().decode() if template.is_file() else None
     write_hugging_face(model.config, tensors, run_tokenizer(folder), to, worded, custom)
+
+
+# (run, new folder, which weights) -> the names of the files in it.
+Export = Callable[[RunFolder, Path, At], list[str]]
+OTHERS: Mapping[str, Export] = {"gguf": export_gguf, "onnx": export_onnx, "peft": export_adapters}
+"""What is not for transformers."""

@@ -23,6 +23,10 @@ class Foreign:
     tensors: dict[str, Tensor]
     files: tuple[Path, ...]
     """What was read."""
+    tokenizer: str | None = None
+    """The text of a tokenizer.json that was in one of them."""
+    chat_template: str | None = None
+    """How it is spoken to, where one of them says so."""
 
 
 def section(fields: Mapping[str, Any], where: str) -> GPTSection:

@@ -15,18 +15,21 @@ from scratchlab.files import Find, inside, sha256_of_file, sha256_of_json
 from scratchlab.interop.book import is_book, read_book
 from scratchlab.interop.files import read_pickle, read_safetensors, tensors_of
 from scratchlab.interop.foreign import Foreign
+from scratchlab.interop.gguf_files import read_gguf
 from scratchlab.interop.hub import commit_of, is_name, on_the_hub
 from scratchlab.interop.hugging_face import CONFIG, read_hugging_face
 from scratchlab.interop.names import listed
 from scratchlab.interop.nanogpt import is_nanogpt, read_nanogpt
+from scratchlab.interop.onnx_files import read_onnx
 from scratchlab.recipe import GPTSection, fingerprint, recipe_from
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.checkpoint import write_tensors
 
 KNOWN = (
     "Known are Hugging Face's GPT-2, Llama and their like (a folder with config.json, or a name on the Hub), nanoGPT's "
-    "ckpt.pt, and checkpoints of the book's GPT (.pth or .safetensors, with its model.json)"
+    "ckpt.pt, checkpoints of the book's GPT (.pth or .safetensors, with its model.json), GGUF and ONNX"
 )
+WEIGHTS = (".pt", ".pth", ".safetensors", ".gguf", ".onnx")
 MULTIPLES = (1, 8, 16, 32, 64, 128, 256, 512, 1024)  # what others pad a vocabulary to a multiple of
 
 
@@ -40,13 +43,15 @@ def import_run(source: str, out: str | Path, tokenizer: str | None = None, revis
     if Path(out).exists():
         raise RunError(f"{out} exists already; an import needs a folder of its own.")
     find, foreign = _find_model(source, revision)
-    spoken = _find_tokenizer(source, find, tokenizer)
+    spoken = _find_tokenizer(source, find, tokenizer, foreign.tokenizer)
     hashes = {path.name: sha256_of_file(path) for path in foreign.files}
     origin: Record = {"source": _lasting(source), "format": foreign.format, "files": hashes}
     if not Path(source).exists():
         origin["revision"] = commit_of(foreign.files[0])
     model = _padded(source, foreign, spoken).model_dump(exclude_defaults=True)
-    return imported_run(out, {"model": model}, spoken, origin, foreign.tensors)
+    return imported_run(
+        out, {"model": model}, spoken, origin, foreign.tensors, chat_template=foreign.chat_template
+    )
 
 
 def imported_run(
@@ -117,7 +122,7 @@ def _find_model(source: str, revision: str | None) -> tuple[Find, Foreign]:
         raise RunError(f"{path} is a run already. To begin another from its weights: start.weights={path}.")
     if (path / CONFIG).is_file():
         return inside(path), read_hugging_face(inside(path), source)
-    weights = sorted(file for file in path.iterdir() if file.suffix in (".pt", ".pth", ".safetensors"))
+    weights = sorted(file for file in path.iterdir() if file.suffix in WEIGHTS)
     if len(weights) != 1:
         found = f"it has {listed([file.name for file in weights])}: name one" if weights else "it has no weights"
         raise RunError(f"{path} is no model that is known here ({found}). {KNOWN}.")
@@ -125,6 +130,10 @@ def _find_model(source: str, revision: str | None) -> tuple[Find, Foreign]:
 
 
 def _read_file(path: Path) -> Foreign:
+    if path.suffix == ".gguf":
+        return read_gguf(path)
+    if path.suffix == ".onnx":
+        return read_onnx(path)
     saved = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
     if is_nanogpt(saved):
         return read_nanogpt(path, saved)
@@ -137,13 +146,15 @@ def _read_file(path: Path) -> Foreign:
     raise RunError(f"{path} is no model that is known here: its tensors are {listed(list(state))}. {KNOWN}.")
 
 
-def _find_tokenizer(source: str, find: Find, tokenizer: str | None) -> Tokenizer:
+def _find_tokenizer(source: str, find: Find, tokenizer: str | None, within: str | None) -> Tokenizer:
     if tokenizer is not None:
         if given := open_tokenizer(tokenizer):
             return given
         if not is_name(tokenizer):
             raise CorpusError(f"--tokenizer {tokenizer}: there is no such file or folder.")
         find = on_the_hub(tokenizer, None)
+    elif within is not None:
+        return _in_the_model(source, within)
     found = find_tokenizer(find)
     if found is None:
         raise CorpusError(
@@ -151,3 +162,10 @@ def _find_tokenizer(source: str, find: Find, tokenizer: str | None) -> Tokenizer
             "the Hub."
         )
     return found
+
+
+def _in_the_model(source: str, stored: str) -> Tokenizer:
+    try:
+        return Tokenizer.from_json(stored)
+    except CorpusError as error:
+        raise CorpusError(f"{source}: its tokenizer: {error}") from None

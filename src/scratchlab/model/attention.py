@@ -51,7 +51,7 @@ def visible_places(
 def _in_row(new_BT: Tensor, places_BT: Tensor, cached_L: Tensor) -> Tensor:
     """(B, L): what is new at its places, and at all others what is said of the cache."""
     new_BT, places_BT = torch.broadcast_tensors(new_BT, places_BT)
-    return cached_L.repeat(len(new_BT), 1).scatter(1, places_BT, new_BT)
+    return cached_L.repeat(new_BT.shape[0], 1).scatter(1, places_BT, new_BT)
 
 
 class Fused(nn.Module):
