@@ -48,6 +48,7 @@ def _verify_text(report: dict[str, Any]) -> str:
 @click.argument("run")
 @click.argument("name", metavar="USER/NAME")
 @click.option("--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Which weights.")
+@click.option("--custom", is_flag=True, help="Bring the model's own code: for what transformers has no class for.")
 @click.option("--private/--public", default=True, show_default=True, help="Who may see it.")
 @click.option("--dry-run", is_flag=True, help="Export and prove it, say what would go, and send nothing.")
 @click.option("--revision", "branch", default="main", show_default=True, metavar="BRANCH", help="Where it goes.")
@@ -60,6 +61,7 @@ def publish_model(
     run: str,
     name: str,
     at: Literal["final", "best"],
+    custom: bool,
     private: bool,
     dry_run: bool,
     branch: str,
@@ -81,7 +83,16 @@ def publish_model(
 
     folder = RunFolder.open(run)
     about = About(load_as=name, license=license, languages=languages, studies=origin_of(folder))
-    wish = Wish(name=name, at=at, private=private, branch=branch, tag=tag, checkpoints=checkpoints, dry_run=dry_run)
+    wish = Wish(
+        name=name,
+        at=at,
+        custom=custom,
+        private=private,
+        branch=branch,
+        tag=tag,
+        checkpoints=checkpoints,
+        dry_run=dry_run,
+    )
     report = publish_run(folder, wish, about, lambda line: click.echo(line, err=True))
     show(report, as_json, _publish_text)
 

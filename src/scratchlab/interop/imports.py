@@ -49,9 +49,7 @@ def import_run(source: str, out: str | Path, tokenizer: str | None = None, revis
     if not Path(source).exists():
         origin["revision"] = commit_of(foreign.files[0])
     model = _padded(source, foreign, spoken).model_dump(exclude_defaults=True)
-    return imported_run(
-        out, {"model": model}, spoken, origin, foreign.tensors, chat_template=foreign.chat_template
-    )
+    return imported_run(out, {"model": model}, spoken, origin, foreign.tensors, chat_template=foreign.chat_template)
 
 
 def imported_run(
