@@ -157,5 +157,5 @@ def _show_masks(examples: "list[Shown]", as_json: bool) -> None:
 
 def _remark(one: "Shown") -> str:
     if not one.pieces:
-        return ": left out, for nothing of its response (of pairs: of both answers) fits the model's context\n"
+        return ": left out, for nothing of its response fits the model's context\n"
     return " (its end does not fit the model's context, and is cut off)\n" if one.cut else "\n"
