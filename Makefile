@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 
 SHAKESPEARE = $(if $(TEXT),$(TEXT),../shared/data/tinyshakespeare/input.txt)
 
-.PHONY: install quickstart test lint simulations study-simulations judging-simulations studies cluster skypilot clean
+.PHONY: install quickstart test lint simulations study-simulations judging-simulations studies cluster skypilot llama-cpp clean
 
 install: $(VENV)/installed
 
@@ -55,6 +55,12 @@ skypilot: install
 	build/skypilot/bin/pip install --quiet skypilot
 	$(BIN)/scratchlab study export studies/nano-char.toml --skypilot build/task.yaml --accelerators H100:8 --cloud aws
 	build/skypilot/bin/python tests/study/skypilot_schema.py build/task.yaml
+
+# llama.cpp itself, in an environment of its own, for tests/interop/matrix_llama_cpp.py. It is compiled: some minutes.
+llama-cpp: install
+	$(PYTHON) -m venv build/llama-cpp
+	build/llama-cpp/bin/pip install --quiet llama-cpp-python
+	$(BIN)/python -m pytest tests/interop/matrix_llama_cpp.py --quiet
 
 clean:
 	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache
