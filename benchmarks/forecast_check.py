@@ -4,7 +4,8 @@
 
 Each recipe is planned in a fresh process (`scratchlab plan --measure`), then trained in another (`scratchlab train`),
 whose result.json sets the forecast beside what happened. Nothing in it was fitted, to these recipes or any other: the
-memory formula counts tensors, and time is that of steps. A machine that does other things as well spoils it.
+memory formula counts tensors, and time is that of steps. A machine that does other things as well spoils it. Threads
+are said, for a run that finds a core busy when it starts would settle on fewer than were measured.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from scratchlab.hardware import usable_cores
 
 # Each takes its name from what sets it apart. `steps` are chosen so that it trains for about half a minute.
 SHAPES: dict[str, list[str]] = {
@@ -41,7 +44,10 @@ STEPS = {
     "nano-char": 2400, "deep": 300, "wide": 320, "long context": 90, "modern, float32": 60, "dropout, explicit": 90,
     "large vocabulary": 60, "LSTM": 240,
 }  # fmt: skip
-COMMON = ["training.global_batch_size=12", "training.learning_rate=1e-3", "training.checkpoint_every=1000"]
+COMMON = [
+    "training.global_batch_size=12", "training.learning_rate=1e-3", "training.checkpoint_every=1000",
+    f"execution.threads={usable_cores()}",
+]  # fmt: skip
 
 
 def main() -> None:
@@ -108,13 +114,24 @@ def table(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        seconds, memory = row["forecast"]["seconds"], row["forecast"]["peak_memory"]
-        lines.append(
-            f"| {row['shape']} | {row['parameters']:,} | {row['precision']} | {seconds['forecast']:.1f} | "
-            f"{seconds['happened']:.1f} | {seconds['error']:+.1%} | {memory['forecast'] / 1e9:.3f} | "
-            f"{memory['happened'] / 1e9:.3f} | {memory['error']:+.1%} | {row['formula_error']:+.1%} |"
+        cells = [row["shape"], f"{row['parameters']:,}", row["precision"]]
+        cells += forecast_and_happened(row, "seconds", ".1f", 1.0) + forecast_and_happened(
+            row, "peak_memory", ".3f", 1e9
         )
+        lines.append(f"| {' | '.join([*cells, format(row['formula_error'], '+.1%')])} |")
     return "\n".join(lines)
+
+
+def forecast_and_happened(row: dict[str, Any], what: str, form: str, unit: float) -> list[str]:
+    """Three cells. A run that settled other threads than the plan measured (a core was busy) has no forecast."""
+    figures = (row["forecast"] or {}).get(what)
+    if not figures:
+        return ["none", "", ""]
+    return [
+        format(figures["forecast"] / unit, form),
+        format(figures["happened"] / unit, form),
+        f"{figures['error']:+.1%}",
+    ]
 
 
 if __name__ == "__main__":

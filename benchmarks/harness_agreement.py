@@ -35,7 +35,7 @@ from scratchlab.evaluation.items import Wording, read_items  # noqa: E402
 from scratchlab.evaluation.running import answered  # noqa: E402
 from scratchlab.evaluation.subjects import Subject, run_subject  # noqa: E402
 from scratchlab.evaluation.tasks import Record, Task, ask, chosen, chosen_by_character  # noqa: E402
-from scratchlab.interop.exports import export_run  # noqa: E402
+from scratchlab.interop.exports import write_run  # noqa: E402
 from scratchlab.interop.harness import register  # noqa: E402
 from scratchlab.interop.subjects import open_subject  # noqa: E402
 from scratchlab.runfolder import RunFolder  # noqa: E402
@@ -117,7 +117,7 @@ def run_pairs(run: Path, place: Path, rows: int) -> dict[str, tuple[Subject, Any
     subject = run_subject(run, device="cpu")
     pairs = {f"{run.name}, by the adapter": (subject, register()(run=str(run), device="cpu"))}
     try:
-        export_run(RunFolder.open(run), place / "export")
+        write_run(RunFolder.open(run), place / "export")
     except RunError as error:
         print(f"Not exported: {error}")
         return pairs

@@ -75,14 +75,14 @@ def main() -> None:
             results[precision] = {"left_out": f"this processor emulates {precision}"}
         else:
             with tempfile.TemporaryDirectory() as folder:
-                results[precision] = measure(make_run(arguments.recipe, precision, Path(folder) / "run"), arguments)
+                results[precision] = measure(make_run(arguments.recipe, Path(folder) / "run"), precision, arguments)
         arguments.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(results, indent=2))
 
 
-def make_run(recipe_path: Path, precision: Precision, path: Path) -> RunFolder:
+def make_run(recipe_path: Path, path: Path) -> RunFolder:
     """A run of no steps with the recipe's shape."""
-    recipe = load_recipe(recipe_path, ["training.steps=0", f"training.precision={precision}", "execution.device=cpu"])
+    recipe = load_recipe(recipe_path, ["training.steps=0", "training.precision=float32", "execution.device=cpu"])
     tokenizer = train_tokenizer("char", [SYMBOLS], end_of_text=False)
     model = build_model(recipe.model, tokenizer.vocab_size, seed=1)
     with torch.no_grad():
@@ -96,8 +96,8 @@ def make_run(recipe_path: Path, precision: Precision, path: Path) -> RunFolder:
     return RunFolder.create(path, recipe, recipe.replaced(settled), manifest, tokenizer.to_json(), begin)
 
 
-def measure(run: RunFolder, arguments: argparse.Namespace) -> dict[str, Any]:
-    model, tokenizer = load_model(run, device="cpu"), Tokenizer.load(run.tokenizer_path)
+def measure(run: RunFolder, precision: Precision, arguments: argparse.Namespace) -> dict[str, Any]:
+    model, tokenizer = load_model(run, device="cpu", precision=precision), Tokenizer.load(run.tokenizer_path)
     asked = alone(model, tokenizer, max(arguments.requests, arguments.clients), arguments.tokens)
     seconds: dict[str, list[list[float]]] = {mode: [] for mode in MODES}
     many: list[float] = []
@@ -105,7 +105,7 @@ def measure(run: RunFolder, arguments: argparse.Namespace) -> dict[str, Any]:
         ("answers", "errors", "the_same", "parted_at_a_tie", "parted_elsewhere", "largest_gap"), 0
     )
     for number in range(arguments.rounds):
-        with served(run) as url:
+        with served(run, precision) as url:
             client = Client(url, arguments.tokens)
             client.send(asked[:4], 4, streaming=False)  # warms up
             for mode in MODES if number % 2 else reversed(MODES):
@@ -138,9 +138,10 @@ def alone(model: Model, tokenizer: Tokenizer, count: int, tokens: int) -> list[A
 
 
 @contextmanager
-def served(run: RunFolder) -> Generator[str]:
+def served(run: RunFolder, precision: Precision) -> Generator[str]:
     """A server of its own; gives its address."""
     command = [sys.executable, "-m", "scratchlab", "serve", str(run.path), "--port", "0", "--device", "cpu"]
+    command += ["--precision", precision]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None

@@ -174,7 +174,7 @@ def measure(case: Case, arguments: argparse.Namespace, scratch: Path) -> dict[st
     outcome |= {"share_of_matmul": round(outcome["scratchlab"]["gflops"] / ceiling, 3)}
     ours_is = {
         "precision": precision,
-        **{name: resolved["execution"][name] for name in ("compile", "micro_batch_size")},
+        **{name: resolved["execution"][name] for name in ("compile", "micro_batch_size", "threads")},
     }
     theirs_is = {"precision": case.precision, "compile": case.compiled, "fused_adamw": case.auto}
     return outcome | {"scratchlab_settings": ours_is, "their_settings": theirs_is, "batch": shape.batch}
@@ -199,6 +199,7 @@ def our_recipe(case: Case, corpus: Corpus) -> Recipe:
         "training.steps": ENDLESS,
         "training.global_batch_size": shape.batch,
         "training.checkpoint_every": ENDLESS,
+        "execution.threads": hardware.usable_cores(),  # as the others have, whoever else is busy when it starts
         "evaluation.every": ENDLESS,
         "evaluation.snapshots": 0,
     }

@@ -1,8 +1,8 @@
 """A Hugging Face Hub of this machine for tests: repositories in memory, served to the real client libraries by HTTP.
 
 It speaks what they ask for: repository and tree API, `resolve` with ranges and with redirects to where large files lie,
-pre-upload, Git LFS batch and PUT, and commits. It can cut connections, be out of order and refuse tokens. `settings`
-points a process at it; `point_client_at` the client that is already imported.
+pre-upload, Git LFS batch and PUT, commits, branches and tags. It can cut connections, be out of order and refuse
+tokens. `settings` points a process at it; `point_client_at` the client that is already imported.
 """
 
 import base64
@@ -29,10 +29,11 @@ PAGE = 100
 
 @dataclass
 class Repository:
-    """The files of every commit, and which commit a branch is at."""
+    """The files of every commit, and which commit a branch or a tag is at."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
     private: bool = False
     gated: bool = False
 
@@ -47,8 +48,8 @@ class Repository:
         return commit
 
     def find(self, revision: str) -> str | None:
-        """The commit that a branch or a commit's name stands for."""
-        return revision if revision in self.commits else self.branches.get(revision)
+        """The commit that a branch, a tag or a commit's name stands for."""
+        return revision if revision in self.commits else self.branches.get(revision) or self.tags.get(revision)
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -133,9 +134,11 @@ class Hub:
         if self._server is None:
             self.start()
 
-    def dataset(self, name: str, files: Mapping[str, bytes | str], private: bool = False) -> Repository:
-        """Add a dataset repository with one commit of `files`."""
-        repository = self.repositories[f"datasets/{name}"] = Repository(private=private)
+    def dataset(
+        self, name: str, files: Mapping[str, bytes | str], private: bool = False, kind: str = "datasets"
+    ) -> Repository:
+        """Add a repository, of a dataset or of `kind`, with one commit of `files`."""
+        repository = self.repositories[f"{kind}/{name}"] = Repository(private=private)
         repository.commit({path: text.encode() if isinstance(text, str) else text for path, text in files.items()})
         return repository
 
@@ -291,16 +294,50 @@ class _Answers(BaseHTTPRequestHandler):
         assert commit
         return commit
 
+    def whoami(self) -> None:
+        role = "write" if self._may_write() else "read"
+        if role == "read" and self.headers.get("Authorization") != "Bearer reader":
+            self._refuse(401, message="Invalid credentials in Authorization header")
+        self._json({"name": "me", "type": "user", "auth": {"accessToken": {"displayName": "mine", "role": role}}})
+
     def create(self) -> None:
         self._check_writer()
         asked = json.loads(self.body)
-        name = f"{asked['organization']}/{asked['name']}"
-        url = f"{self.hub.url}/datasets/{name}"
-        if f"datasets/{name}" in self.hub.repositories:
-            return self._json({"error": "You already created this dataset repo", "url": url}, 409)
-        repository = self.hub.dataset(name, {".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n"})
+        kind, name = f"{asked.get('type', 'model')}s", f"{asked['organization']}/{asked['name']}"
+        url = f"{self.hub.url}/{'' if kind == 'models' else f'{kind}/'}{name}"
+        if f"{kind}/{name}" in self.hub.repositories:
+            return self._json({"error": f"You already created this {kind[:-1]} repo", "url": url}, 409)
+        attributes = {".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n"}
+        repository = self.hub.dataset(name, attributes, kind=kind)
         repository.private = asked.get("visibility", "private" if asked.get("private") else "public") == "private"
         return self._json({"url": url})
+
+    def refs(self, kind: str, name: str) -> None:
+        repository = self._repository(kind, name)
+
+        def told(where: str, places: Mapping[str, str]) -> list[dict[str, str]]:
+            return [{"name": n, "ref": f"refs/{where}/{n}", "targetCommit": c} for n, c in places.items()]
+
+        branches, tags = told("heads", repository.branches), told("tags", repository.tags)
+        self._json({"branches": branches, "tags": tags, "converts": []})
+
+    def branch(self, kind: str, name: str, branch: str) -> None:
+        self._check_writer()
+        repository = self._repository(kind, name)
+        if branch in repository.branches:
+            return self._json({"error": "Reference already exists"}, 409)
+        asked = json.loads(self.body or b"{}")
+        repository.branches[branch] = self._commit(repository, asked.get("startingPoint", "main"))
+        return self._json({})
+
+    def tag(self, kind: str, name: str, revision: str) -> None:
+        self._check_writer()
+        repository = self._repository(kind, name)
+        tag = json.loads(self.body)["tag"]
+        if tag in repository.tags:
+            return self._json({"error": "Tag reference exists already"}, 409)
+        repository.tags[tag] = self._commit(repository, revision)
+        return self._json({})
 
     def info(self, kind: str, name: str, _: str | None = None, revision: str | None = None) -> None:
         repository = self._repository(kind, name)
@@ -385,9 +422,12 @@ class _Answers(BaseHTTPRequestHandler):
         parent = header["value"].get("parentCommit")
         if parent and parent != self._commit(repository, branch):
             return self._refuse(412, message="A commit has happened since. Please refresh and try again.")
-        changes = dict[str, bytes]()
+        changes = dict[str, bytes | None]()
         for operation in operations:
             value = operation["value"]
+            if operation["key"] == "deletedFile":
+                changes[value["path"]] = None
+                continue
             large = operation["key"] == "lfsFile"
             changes[value["path"]] = self.hub.objects[value["oid"]] if large else base64.b64decode(value["content"])
         commit = repository.commit(changes, branch)
@@ -422,13 +462,17 @@ _REPOSITORY = r"/api/(datasets|models)/([^/]+/[^/]+)"
 _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("POST", "/api/repos/create", _Answers.create),
     ("POST", "/api/validate-yaml", _Answers.validate_yaml),
+    ("GET", "/api/whoami-v2", _Answers.whoami),
+    ("GET", _REPOSITORY + "/refs", _Answers.refs),
+    ("POST", _REPOSITORY + r"/branch/([^/]+)", _Answers.branch),
+    ("POST", _REPOSITORY + r"/tag/([^/]+)", _Answers.tag),
     ("GET", _REPOSITORY, _Answers.info),
     ("GET", _REPOSITORY + r"/(revision)/([^/]+)", _Answers.info),
     ("GET", _REPOSITORY + r"/tree/([^/]+)(?:/(.+))?", _Answers.tree),
     ("POST", _REPOSITORY + r"/paths-info/([^/]+)", _Answers.paths_info),
     ("POST", _REPOSITORY + r"/preupload/([^/]+)", _Answers.preupload),
     ("POST", _REPOSITORY + r"/commit/([^/]+)", _Answers.commit),
-    ("POST", r"/(datasets)/([^/]+/[^/]+)\.git/info/lfs/objects/batch", _Answers.batch),
+    ("POST", r"/((?:datasets/)?)([^/]+/[^/]+)\.git/info/lfs/objects/batch", _Answers.batch),
     ("GET HEAD", r"/((?:datasets/)?)([^/]+/[^/]+)/resolve/([^/]+)/(.+)", _Answers.resolve),
     ("GET", r"/objects/(\w+)", _Answers.get_object),
     ("PUT", r"/objects/(\w+)", _Answers.put_object),

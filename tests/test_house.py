@@ -25,7 +25,7 @@ ORDER = [
     ("errors",),
     ("seeds",),
     ("files",),
-    ("lines",),
+    ("lines", "words"),
     ("hardware", "problems", "processes"),
     ("devices",),
     ("recipe",),
@@ -212,7 +212,7 @@ def test_what_reports_has_json() -> None:
         "runs diff",
     ]
     reporting += ["tokenizer show", "tokenizer compare", "recipe check", "corpus verify", "corpus overlap"]
-    reporting += ["corpus push", "corpus pull", "import", "export"]
+    reporting += ["corpus push", "corpus pull", "import", "export", "publish", "verify"]
     reporting += ["ladder", "finetune", "answer", "judge", "label"]
     reporting += ["study plan", "study run", "study status", "study analyze", "study export", "study report"]
     for name in reporting:

@@ -53,13 +53,13 @@ def cuda_devices() -> int:
     return torch.cuda.device_count()
 
 
-def refuse_precision(device: str, precision: Precision) -> None:
-    """`DeviceError` if the device cannot compute in this precision, with what it can."""
+def refuse_precision(device: str, precision: Precision, asked: str = "training.precision") -> None:
+    """`DeviceError` if the device cannot compute in this precision, with what it can; `asked` is where it was said."""
     able = precisions_of(device)
     if precision not in able:
         name = f"{device_name(device)} ({device})" if device.startswith("cuda") else device
         raise DeviceError(
-            f"training.precision = {precision!r}: {name} cannot; it offers {', '.join(able)}, of which auto chooses."
+            f"{asked} = {precision!r}: {name} cannot; it offers {', '.join(able)}, of which auto chooses."
         )
 
 

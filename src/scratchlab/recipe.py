@@ -373,7 +373,8 @@ class FinetuningSection(Section):
     lora_dropout: Share = 0.0
     """Of what goes into an adapter."""
     lora_layers: Literal["all", "attention", "query_value", "mlp"] = "all"
-    """Which linear layers have an adapter; all: the head too, where it is a matrix of its own."""
+    """Which linear layers have an adapter; all: the head too, where it is a matrix of its own. query_value: the parts
+    of attention that make queries and values (Hu et al. 2021)."""
     beta: Positive = 0.1
     """Of preferences: how dear it is to leave the weights that the run began from (Rafailov et al. 2023)."""
 
@@ -383,6 +384,16 @@ class FinetuningSection(Section):
         if self.lora_rank is None and useless:
             raise ValueError(f"{useless[0]} says how adapters are, and there are none: set finetuning.lora_rank")
         return self
+
+    @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """The layers of `lora_layers`, by their names on the model's page."""
+        return {
+            "all": ("qkv", "out", "up", "gate", "down", "head"),
+            "attention": ("qkv", "out"),
+            "query_value": ("qkv",),
+            "mlp": ("up", "gate", "down"),
+        }[self.lora_layers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,6 +446,27 @@ class Recipe(Section):
             raise ValueError(
                 "execution.activation_checkpointing recomputes the blocks of a GPT, and a recurrent network has none: "
                 "leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def has_layers_to_adapt(self) -> Self:
+        finetuning, model = self.finetuning, self.model
+        if finetuning.lora_rank is None:
+            return self
+        if isinstance(model, RNNSection):
+            raise ValueError(
+                "finetuning.lora_rank adapts the layers of a GPT, and a recurrent network has none of them"
+            )
+        adapts_attention = "qkv" in finetuning.adapted_layers
+        if adapts_attention and model.attention == "torch":
+            raise ValueError(
+                "model.attention = 'torch' (PyTorch's MultiheadAttention) takes whole matrices, and no adapters: use "
+                "'fused', which computes the same, or finetuning.lora_layers = 'mlp'"
+            )
+        if adapts_attention and model.attention == "none" and finetuning.lora_layers != "all":
+            raise ValueError(
+                f"model.attention = 'none' leaves finetuning.lora_layers = {finetuning.lora_layers!r} none"
             )
         return self
 

@@ -9,6 +9,7 @@ samples.jsonl    what the model wrote along the way
 answers.jsonl    what it answered at its end to questions of the test split, if it was asked
 checkpoints/     the full state of the last two saves
 snapshots/       weights alone: the best, and some on the way
+reference/       of a run that learns from pairs: how the model it began from told their answers apart
 tokenizer.json   the corpus's, so that the run needs nothing else to write
 chat_template.jinja   the corpus's too, where that is of examples: how the run is spoken to
 charts/          PNG files
@@ -44,6 +45,7 @@ from scratchlab.recipe import Recipe, load_recipe, recipe_from
 
 FORMAT_VERSION = 1
 KEPT_CHECKPOINTS = 2
+BASE = "base"  # the snapshot of the weights that a run of adapters leaves as they are
 
 Record = dict[str, Any]
 WriteTensors = Callable[[Path], None]
@@ -65,11 +67,13 @@ class RunFolder:
         tokenizer: str,
         begin: tuple[WriteTensors, Mapping[str, Any]] | None = None,
         chat_template: str | None = None,
+        base: WriteTensors | None = None,
     ) -> "RunFolder":
         """Make a new run folder in one piece. `RunError` if something is there already.
 
         `begin` is the state before the first step (tensors, and what else a checkpoint holds), where the run does not
-        begin from fresh weights; `chat_template` is how it is spoken to, if it is.
+        begin from fresh weights; `chat_template` is how it is spoken to, if it is; `base` are the weights that stay as
+        they are, where the run trains adapters beside them: no checkpoint holds them then.
         """
         folder = cls(Path(path))
         folder.refuse_existing()
@@ -80,6 +84,8 @@ class RunFolder:
             write_atomically(partial / "tokenizer.json", tokenizer)
             if chat_template is not None:
                 write_atomically(partial / "chat_template.jinja", chat_template)
+            if base is not None:
+                cls(partial).save_snapshot(BASE, 0, base)
             if begin is not None:
                 cls(partial).save_checkpoint(0, *begin)
         return folder
@@ -215,12 +221,34 @@ class RunFolder:
             raise RunError(f"{self.path} has no {name} snapshot.")
         return _open_saved(self.path / "snapshots" / name)
 
+    def weight_files(self, path: Path) -> tuple[Path, ...]:
+        """Where all weights of a checkpoint or snapshot at `path` are: in that file, after that of the frozen ones, if
+        it holds adapters alone. `RunError` if those are damaged."""
+        return (self.snapshot(BASE)[0], path) if self.has_snapshot(BASE) else (path,)
+
+    def weights_sha256(self, state: Mapping[str, Any]) -> str:
+        """What the weights of a checkpoint or snapshot are known by, given its record: its hash, with that of the
+        frozen ones, if it holds adapters alone."""
+        own: str = state["sha256"]
+        return sha256_of_json([self.snapshot(BASE)[1]["sha256"], own]) if self.has_snapshot(BASE) else own
+
     def snapshot_steps(self) -> list[int]:
         """The steps of the snapshots that were kept on the way, in order: `step_name` gives the name of each."""
         return _steps(self.path / "snapshots")
 
     def has_snapshot(self, name: str) -> bool:
         return (self.path / "snapshots" / name).is_dir()
+
+    def save_reference(self, write_tensors: WriteTensors) -> None:
+        """Keep what is known of pairs by the weights before the first step, hashed."""
+        _save(self.path / "reference", "the reference", write_tensors, {})
+
+    def has_reference(self) -> bool:
+        return (self.path / "reference").is_dir()
+
+    def reference(self) -> Path:
+        """Its tensor file. `RunError` if it is missing or damaged."""
+        return _open_saved(self.path / "reference")[0]
 
     def chart(self, name: str) -> Path:
         return self.path / "charts" / f"{name}.png"

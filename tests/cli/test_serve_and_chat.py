@@ -168,11 +168,16 @@ class Terminal:
     def __init__(self, *arguments: str) -> None:
         self.master, slave = pty.openpty()
         command = [sys.executable, "-m", "scratchlab", *arguments]
-        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+        # Tests that run in the background of a shell ignore SIGINT, and what they start would too.
+        hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        self.process = subprocess.Popen(
+            command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=hears
+        )
         os.close(slave)
         self.seen = ""
 
     def type(self, text: str) -> None:
+        """At the prompt alone: a Ctrl-D that comes before the line is edited reads as nothing at all."""
         os.write(self.master, text.encode())
 
     def interrupt(self, pattern: str) -> None:
@@ -205,8 +210,10 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program(endless: Path
         terminal.interrupt("stopped; what was said is kept")
         terminal.wait_for("> ")
         terminal.interrupt("ends the conversation")
+        terminal.wait_for("> ")
         terminal.type("/undo\n")
         terminal.wait_for("taken back: ab")
+        terminal.wait_for("> ")
         terminal.type("\x04")
         assert terminal.process.wait(20) == 0
     finally:
@@ -239,6 +246,18 @@ def test_serve_answers_until_it_is_told_to_end(number: int, code: int, endless: 
             process.kill()
     assert "Traceback" not in told
     assert ("completions only" in told) == (served == untaught)
+
+
+@pytest.mark.parametrize(("options", "precision"), [((), "float32"), (("--precision", "bf16"), "bf16")])
+def test_on_a_cpu_a_run_is_served_in_float32_unless_told_otherwise(
+    options: tuple[str, ...], precision: str, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(folder: RunFolder, at: str, device: str, precision: str) -> Model:
+        raise RunError(f"loaded in {precision}")
+
+    monkeypatch.setattr("scratchlab.model.load.load_model", load)
+    with pytest.raises(RunError, match=f"loaded in {precision}"):
+        CliRunner().invoke(cli, ["serve", str(run), "--port", "0", "--device", "cpu", *options], catch_exceptions=False)
 
 
 def test_serve_says_what_it_cannot_do(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

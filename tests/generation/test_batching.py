@@ -9,7 +9,7 @@ import torch
 
 from scratchlab.errors import RunError
 from scratchlab.generation import batching
-from scratchlab.generation.batching import Batch, Row, Wish
+from scratchlab.generation.batching import TOGETHER, Batch, Row, Wish, write_all
 from scratchlab.generation.engine import Settings, generate
 from scratchlab.model.build import Model, build_model
 from scratchlab.model.layers import Cache
@@ -265,6 +265,23 @@ def test_a_model_that_diverged_says_so_of_each_text() -> None:
     assert isinstance(bad.error, RunError)
     assert "not finite" in str(bad.error)
     assert batch.rows() == []
+
+
+def test_all_that_is_wanted_is_written_each_once_at_its_place() -> None:
+    model, wishes = lively(), greedy(TOGETHER + 4)
+    done = list(write_all(model, wishes))
+    assert sorted(place for place, _ in done) == list(range(len(wishes)))
+    assert [place for place, _ in done] != list(range(len(wishes))), "as they are done"
+    assert {place: tokens(row) for place, row in done} == {n: alone(model, wish) for n, wish in enumerate(wishes)}
+    assert list(write_all(model, [])) == []
+
+
+def test_what_a_model_that_diverged_would_write_is_an_error() -> None:
+    model = lively()
+    with torch.no_grad():
+        model.token_embedding.weight[5] = torch.nan
+    with pytest.raises(RunError, match="not finite"):
+        list(write_all(model, [Wish(prompt=[5], settings=Settings(max_tokens=3))]))
 
 
 def test_uneven_rows_of_a_cache_are_stored_where_each_ends() -> None:

@@ -17,7 +17,7 @@ from scratchlab.evaluation.scorer import Question
 from scratchlab.evaluation.subjects import run_subject
 from scratchlab.evaluation.tasks import Task
 from scratchlab.interop import harness
-from scratchlab.interop.exports import export_run
+from scratchlab.interop.exports import write_run
 from scratchlab.interop.harness import RunModel
 from scratchlab.interop.subjects import open_subject
 from scratchlab.recipe import load_recipe
@@ -46,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changes = ["training.steps=60", "training.precision=float32", "model.context_length=64"]
     changes += ["evaluation.sample_tokens=0", f"corpus={place / 'corpus'}"]
     train(load_recipe(ROOT / "recipes/tiny.toml", changes), place / "run")
-    export_run(RunFolder.open(place / "run"), place / "export")
+    write_run(RunFolder.open(place / "run"), place / "export")
     return place / "run"
 
 

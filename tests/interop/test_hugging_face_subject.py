@@ -33,7 +33,7 @@ from scratchlab.evaluation.loss import evaluate_loss
 from scratchlab.evaluation.scorer import Question
 from scratchlab.evaluation.subjects import run_subject
 from scratchlab.interop import hugging_face_scorer
-from scratchlab.interop.exports import export_run
+from scratchlab.interop.exports import write_run
 from scratchlab.interop.hugging_face_scorer import CausalLMScorer
 from scratchlab.interop.subjects import open_subject
 from scratchlab.recipe import load_recipe
@@ -154,7 +154,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "evaluation.sample_tokens=0",
     ]
     train(load_recipe(ROOT / "recipes/tiny.toml", [*changes, f"corpus={place / 'corpus'}"]), place / "run")
-    export_run(RunFolder.open(place / "run"), place / "export")
+    write_run(RunFolder.open(place / "run"), place / "export")
     return place
 
 

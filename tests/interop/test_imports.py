@@ -20,7 +20,7 @@ from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.chat import CHATML, ChatTemplate, Message
 from scratchlab.corpus.tokenizer import GPT2_PATTERN, Tokenizer
 from scratchlab.errors import CorpusError, RecipeError, RunError, ScratchlabError, UsageError
-from scratchlab.interop.exports import export_run
+from scratchlab.interop.exports import write_run
 from scratchlab.interop.hugging_face_scorer import cache_name, cache_of
 from scratchlab.interop.imports import import_run
 from scratchlab.model.gpt import GPT
@@ -167,8 +167,10 @@ def test_a_tied_checkpoint_of_the_book_is_tied_here(saved_as: str, tmp_path: Pat
 def test_import_export_import_is_the_identity(kind: str, tmp_path: Path, tokenizer: Path) -> None:
     make_gpt2(tmp_path / "hf", tokenizer, **KINDS[kind])
     once = import_run(str(tmp_path / "hf"), tmp_path / "once")
-    files = export_run(once, tmp_path / "out")
-    assert files == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    write_run(once, tmp_path / "out")
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    written = ("config", "generation_config", "tokenizer", "tokenizer_config")
+    assert files == {"model.safetensors", *(f"{name}.json" for name in written)}
     theirs, back = (load_file(tmp_path / place / "model.safetensors") for place in ("hf", "out"))
     assert theirs.keys() == back.keys()
     assert all(torch.equal(theirs[name], back[name]) for name in theirs)
@@ -184,7 +186,7 @@ def test_import_export_import_is_the_identity(kind: str, tmp_path: Path, tokeniz
 def test_transformers_loads_an_export_by_itself(tmp_path: Path, tokenizer: Path) -> None:
     """Also of a model without biases and with a padded vocabulary, which GPT-2 there does not know."""
     weights = others.save_nano(tmp_path / "ckpt.pt", bias=False)
-    export_run(import_run(str(tmp_path), tmp_path / "run", str(tokenizer)), tmp_path / "out")
+    write_run(import_run(str(tmp_path), tmp_path / "run", str(tokenizer)), tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert type(model) is GPT2LMHeadModel
     text = tokens(2, 12)
@@ -200,7 +202,7 @@ def test_an_export_is_spoken_to_as_the_run_is(tmp_path: Path, tokenizer: Path) -
     make_gpt2(tmp_path / "hf", tmp_path / "tokenizer.json", vocab_size=spoken.vocab_size)
     run = import_run(str(tmp_path / "hf"), tmp_path / "run")
     run.chat_template_path.write_text(CHATML, encoding="utf-8")
-    export_run(run, tmp_path / "out")
+    write_run(run, tmp_path / "out")
     talk: list[Message] = [{"role": "user", "content": "Every effort"}, {"role": "assistant", "content": "moves you"}]
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert theirs.apply_chat_template(talk, tokenize=False) == ChatTemplate(CHATML).render(talk)
@@ -210,14 +212,24 @@ def test_an_export_is_spoken_to_as_the_run_is(tmp_path: Path, tokenizer: Path) -
     assert model.generation_config.eos_token_id == [spoken.end_of_text, spoken.specials["<|im_end|>"]]
 
 
-def test_what_is_no_gpt2_is_not_exported(tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+def test_what_has_no_class_there_is_not_exported(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT * 3, encoding="utf-8")
     build_corpus([str(tmp_path / "text.txt")], tmp_path / "corpus", "char")
-    changes = ["training.steps=0", "model.positions=rotary", "model.mlp=swiglu", f"corpus={tmp_path / 'corpus'}"]
-    train(load_recipe(ROOT / "recipes/tiny.toml", changes), tmp_path / "run")
-    with pytest.raises(RunError, match="positions = 'rotary'; mlp = 'swiglu'"):
-        export_run(RunFolder.open(tmp_path / "run"), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    usual = ["training.steps=0", f"corpus={tmp_path / 'corpus'}", "evaluation.sample_tokens=0"]
+    changes = [*usual, "model.positions=rotary", "model.mlp=swiglu", "model.residual=false"]
+    train(load_recipe(ROOT / "recipes/tiny.toml", changes), tmp_path / "gpt")
+    few = [*usual, "training.global_batch_size=4"]
+    train(load_recipe(ROOT / "recipes/char-rnn-karpathy.toml", few), tmp_path / "rnn")
+    for run, custom, complaint in (
+        ("gpt", False, "knows no residual = False; norm = 'layer'"),
+        ("rnn", False, "is a recurrent network"),
+        ("rnn", True, "is a recurrent network .*code of a GPT alone"),
+    ):
+        with pytest.raises(RunError, match=complaint):
+            write_run(RunFolder.open(tmp_path / run), tmp_path / "out", custom=custom)
+        assert not (tmp_path / "out").exists()
+    write_run(RunFolder.open(tmp_path / "gpt"), tmp_path / "out", custom=True)
+    assert (tmp_path / "out/modeling_scratchlab.py").is_file()
 
 
 # What an import is good for.
@@ -307,7 +319,7 @@ def change_json(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"model_type": "llama"}, "model_type = 'llama' and not 'gpt2'"),
+        ({"model_type": "opt"}, "model_type = 'opt'; known here are gpt2, llama"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon = 1e-06"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True"),
         ({"activation_function": "silu"}, "activation_function = 'silu'; known here are gelu_new"),
@@ -469,7 +481,7 @@ def test_gpt2_is_a_tokenizer_by_name(tmp_path: Path, tokenizer: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     run = import_run("hf", tmp_path / "run", "gpt2")
     assert Tokenizer.load(run.tokenizer_path).encode(TEXT).tolist() == spoken.encode(TEXT).tolist()
-    export_run(run, tmp_path / "out")
+    write_run(run, tmp_path / "out")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert theirs(TEXT)["input_ids"] == spoken.encode(TEXT).tolist()
     assert theirs.eos_token_id == SYMBOLS - 1

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 import scratchlab
-from scratchlab.errors import RunError
+from scratchlab.errors import DeviceError, RunError
 from scratchlab.model.gpt import GPT
 from scratchlab.model.load import load_model
 from scratchlab.runfolder import RunFolder
@@ -48,6 +48,9 @@ def test_a_model_comes_back_in_its_own_precision(tmp_path: Path) -> None:
     foreign = make_run(tmp_path / "foreign", {"training.precision": "tf32"})
     keep(foreign, tiny_gpt(), 8)
     assert load_model(foreign, device="cpu").compute_dtype == torch.float32, "what this device lacks becomes float32"
+    assert load_model(folder, device="cpu", precision="float32").compute_dtype == torch.float32
+    with pytest.raises(DeviceError, match="precision = 'fp16': cpu cannot; it offers float32, bf16"):
+        load_model(folder, device="cpu", precision="fp16")
 
 
 def test_a_run_without_weights_is_said(tmp_path: Path) -> None:

@@ -53,12 +53,6 @@ def test_a_deep_model_gets_enough_tokens_at_once_where_there_is_memory(monkeypat
     assert _micro_batch_size(recipe.replaced({"execution.micro_batch_size": 3})) == 3
 
 
-def test_adapters_are_refused_and_not_left_out() -> None:
-    recipe = tiny_recipe({"finetuning.lora_rank": 2})
-    with pytest.raises(RecipeError, match=r"finetuning\.lora_rank"):
-        resolve(recipe, VOCAB, Windows(random_stream(99), recipe.model.context_length), None, print)
-
-
 # Several processes.
 
 

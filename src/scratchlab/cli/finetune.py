@@ -31,11 +31,14 @@ LORA = {
               "of RUN, else alpaca]")  # fmt: skip
 @click.option("--split", default="auto", show_default=True, metavar="RULE", help="As of corpus build: hash:.9,.05,.05 "
               "or contiguous:.85,.05,.1, counted in examples.")  # fmt: skip
+@click.option(
+    "--pairs", is_flag=True, help="The data are pairs (prompt, chosen, rejected): learn what is better (DPO)."
+)
 @click.option("--learn-from", type=click.Choice(["responses", "all"]), help="What counts.  [default: responses]")
 @click.option(
     "--lora",
     metavar="r=16[,alpha=32]",
-    help="Low-rank adapters (r, alpha, dropout, layers), for --prepare: not trained yet.",
+    help="Train low-rank adapters alone: r, alpha, dropout, layers (all, attention, query_value, mlp).",
 )
 @click.option("--show-mask", type=click.IntRange(min=1), is_flag=False, flag_value=3, metavar="[N]", help="Show the "
               "first N examples (3) with what is learned from, and train nothing.")  # fmt: skip
@@ -48,28 +51,32 @@ def finetune(
     out: Path | None,
     template: str | None,
     split: str,
+    pairs: bool,
     learn_from: str | None,
     lora: str | None,
     show_mask: int | None,
     prepare: bool,
     as_json: bool,
 ) -> None:
-    """Teach RUN, trained here or imported, from examples: instructions with answers, or conversations.
+    """Teach RUN, trained here or imported, from examples: instructions with answers, conversations, pairs of answers.
 
     The examples become a corpus beside the new run (DIR-corpus), worded by a chat template, and the run learns what the
-    assistant says in them. It is resumed like any other: scratchlab train --resume DIR.
+    assistant says in them. With --pairs it learns to tell the chosen answer to a prompt from the rejected one (DPO):
+    such lines are made by scratchlab judge --pairs and scratchlab label. It is resumed like any other: scratchlab train
+    --resume DIR.
     """
     import tempfile
 
     from scratchlab.recipe import parse_override
     from scratchlab.runfolder import RunFolder
-    from scratchlab.training.finetuning import finetuning_recipe, first_examples, instruction_corpus
+    from scratchlab.training.finetuning import Kind, examples_corpus, finetuning_recipe, first_examples
 
     folder, changes = RunFolder.open(run), dict(map(parse_override, overrides))
+    kind: Kind = "pairs" if pairs else "instructions"
     finetuning = _lora(lora) | ({"learn_from": learn_from} if learn_from else {})
     if show_mask is not None:
         with tempfile.TemporaryDirectory() as scratch:
-            corpus = instruction_corpus(folder, data, Path(scratch) / "corpus", template, split)
+            corpus = examples_corpus(folder, data, Path(scratch) / "corpus", template, split, kind)
             recipe = finetuning_recipe(folder, corpus, finetuning, changes)
             _show_masks(first_examples(recipe, corpus, show_mask), as_json)
         return
@@ -78,7 +85,7 @@ def finetune(
     if out.exists():
         raise UsageError(f"{out} exists already; a new run needs a folder of its own. To go on with it: scratchlab "
                          f"train --resume {out}")  # fmt: skip
-    corpus = instruction_corpus(folder, data, out.with_name(f"{out.name}-corpus"), template, split)
+    corpus = examples_corpus(folder, data, out.with_name(f"{out.name}-corpus"), template, split, kind)
     recipe = finetuning_recipe(folder, corpus, finetuning, changes)
     if prepare:
         _prepare(recipe, corpus.path, out.with_name(f"{out.name}.toml"), as_json)
@@ -125,7 +132,7 @@ def _train(recipe: Any, corpus: Path, out: Path, as_json: bool) -> None:
 
 
 def _show_masks(examples: "list[Shown]", as_json: bool) -> None:
-    """What is learned from in green on a terminal, in brackets elsewhere."""
+    """What is learned from in green on a terminal, a rejected answer in red; elsewhere both in brackets."""
     from rich.console import Console
     from rich.text import Text
 
@@ -138,9 +145,13 @@ def _show_masks(examples: "list[Shown]", as_json: bool) -> None:
     for one in examples:
         text = Text(f"example {one.id}", style="bold")
         text.append(_remark(one), style="not bold")
+        compared = any(piece.rejected for piece in one.pieces)
         for piece in one.pieces:
             marked = piece.text if colored or not piece.learned else f"⟦{piece.text}⟧"
-            text.append(marked, style="not bold green" if piece.learned else "not bold dim")
+            if compared and piece.learned:
+                text.append("\nrejected: " if piece.rejected else "\nchosen: ", style="bold")
+            color = "red" if piece.rejected else "green"
+            text.append(marked, style=f"not bold {color}" if piece.learned else "not bold dim")
         console.print(text, end="\n\n")
 
 

@@ -1,5 +1,6 @@
 """`scratchlab judge`."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from scratchlab.cli.output import as_json, show
 Report = dict[str, Any]
 FOR_JUDGES = (
     *("repeats", "one_by_one", "seed", "tries", "at_once", "timeout", "temperature", "price", "max_cost", "dry_run"),
-    *("labels", "pairs", "folder"),
+    *("labels", "folder"),
 )
 """What means nothing where no judge is asked."""
 
@@ -39,7 +40,8 @@ FOR_JUDGES = (
 @click.option("--dry-run", is_flag=True, help="Say how much would be asked, and ask nothing.")
 @click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="A person's labels, to compare with.")
 @click.option("--pairs", type=click.Path(path_type=Path), metavar="FILE",
-              help="Write the best and the worst answer to each question: pairs to learn from.")  # fmt: skip
+              help="Write the best and the worst answer to each question: pairs to learn from. Of one model without a "
+              "judge: the reference and its answer.")  # fmt: skip
 @click.option("--markdown", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as a page too.")
 @click.option("--out", "folder", type=click.Path(path_type=Path), default=Path("judgments"), show_default=True,
               help="Where replies are kept: what was paid is not paid twice.")  # fmt: skip
@@ -86,7 +88,7 @@ def _place_of(baseline: str | None, models: list[str]) -> int:
 
 def _offline(found: Any, baseline: int, options: Report, as_json: bool) -> None:
     from scratchlab.cli.judge_text import offline_text
-    from scratchlab.judging.offline import score_offline
+    from scratchlab.judging.offline import offline_pairs, score_offline
 
     scores = score_offline(found, baseline, options["smallest_effect"]).to_json()
     report = {"data": found[0].head["data"], "baseline": found[baseline].model, **scores}
@@ -94,6 +96,8 @@ def _offline(found: Any, baseline: int, options: Report, as_json: bool) -> None:
         from scratchlab.judging.report_markdown import offline_markdown
 
         _write(options["markdown"], offline_markdown(report))
+    if options["pairs"]:
+        report["pairs"] = _write_lines(options["pairs"], offline_pairs(found, options["smallest_effect"]))
     show(report, as_json, offline_text)
 
 
@@ -101,9 +105,10 @@ def _judged(found: Any, baseline: int, options: Report, as_json: bool) -> None:
     from scratchlab.cli.judge_text import ahead_text, judged_text
     from scratchlab.errors import UnfinishedError
     from scratchlab.judging.contest import contest_of
-    from scratchlab.judging.labels import read_labels
+    from scratchlab.judging.labels import pairs_of, read_labels
     from scratchlab.judging.panel import ahead_of, panels_of
     from scratchlab.judging.report import Matter, report_of
+    from scratchlab.judging.scores import mean_of
 
     contest, plan = contest_of(found, options["seed"]), _plan(options)
     labels = None if options["labels"] is None else read_labels(options["labels"], contest)
@@ -125,7 +130,8 @@ def _judged(found: Any, baseline: int, options: Report, as_json: bool) -> None:
 
         _write(options["markdown"], judged_markdown(report))
     if options["pairs"]:
-        report["pairs"] = _write_pairs(options["pairs"], contest, panels[0], options["smallest_effect"])
+        values = mean_of(panels[0].scores.values, 1)  # those of the first judge
+        report["pairs"] = _write_lines(options["pairs"], pairs_of(contest, values, options["smallest_effect"]))
     show(report, as_json, judged_text)
     if left := sum(panel.asked.left for panel in panels):
         raise UnfinishedError(
@@ -169,13 +175,10 @@ def _write(path: Path, text: str) -> None:
     write_atomically(path, text)
 
 
-def _write_pairs(path: Path, contest: Any, panel: Any, least: float) -> int:
-    """Write preference pairs by the first judge's scores; gives their number."""
+def _write_lines(path: Path, records: Iterable[Report]) -> int:
+    """Write preference pairs; gives their number."""
     import json
 
-    from scratchlab.judging.labels import pairs_of
-    from scratchlab.judging.scores import mean_of
-
-    pairs = list(pairs_of(contest, mean_of(panel.scores.values, 1), least))
-    _write(path, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs))
-    return len(pairs)
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    _write(path, "".join(lines))
+    return len(lines)

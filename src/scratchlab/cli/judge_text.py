@@ -37,11 +37,14 @@ def offline_text(report: Report) -> str:
     head = (
         f"{report['questions']:,} questions of {report['data']} that have a reference; baseline {report['baseline']}."
     )
+    ranking = tables.offline_wins(report)
     return _joined(
         [
             [head, *tables.offline_notes(report)],
             _table(tables.offline_table(report)),
             tables.offline_lines(report),
+            _table(ranking) if ranking else [],
+            [f"{report['pairs']:,} preference pairs were written, by chrF."] if "pairs" in report else [],
         ]
     )
 

@@ -36,6 +36,8 @@ COMMANDS = {
     "runs": ("scratchlab.cli.runs:runs", "List runs, compare two, delete one."),
     "import": ("scratchlab.cli.interop:import_model", "Make a run of a model that another program trained."),
     "export": ("scratchlab.cli.interop:export_model", "Write a run as a model that other programs load."),
+    "publish": ("scratchlab.cli.publish:publish_model", "Put a run on the Hugging Face Hub, with its proof."),
+    "verify": ("scratchlab.cli.publish:verify_export", "Is an export still what was proved?"),
     "study": ("scratchlab.cli.study:study", "Which changes are real? Plan, run and judge a study."),
     "ladder": ("scratchlab.cli.ladder:ladder", "What makes a step fast on this machine, one thing after another."),
     "recipe": ("scratchlab.cli.recipe:recipe", "Check a recipe, or print the JSON Schema of all recipes."),

@@ -10,6 +10,8 @@ import click
 
 from scratchlab.files import pretty_json
 from scratchlab.training.progress import Bar, Lines, Reporter, Silent
+from scratchlab.words import duration as duration
+from scratchlab.words import with_error as with_error
 
 as_json: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
@@ -51,13 +53,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def with_error(value: float | None, error: float | None, digits: int = 4) -> str:
-    """`1.2345 ± 0.0067`, or the value alone where there is no error to give."""
-    if value is None:
-        return "not finite"
-    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
-
-
 def loss_text(loss: dict[str, Any]) -> str:
     """A loss in both units with its standard errors and what they rest on."""
     nats = with_error(loss["nats_per_token"], loss["nats_per_token_error"])
@@ -66,14 +61,16 @@ def loss_text(loss: dict[str, Any]) -> str:
     return f"{nats} nats/token, {bits} bits/byte (n = {loss['n_units']} {unit}, {loss['n_tokens']:,} tokens)"
 
 
+def pairs_text(figures: dict[str, Any]) -> str:
+    """What a run makes of pairs, with standard errors."""
+    accuracy = with_error(figures["accuracy"], figures["accuracy_error"], 3)
+    loss, gain = (with_error(figures[name], figures[f"{name}_error"]) for name in ("loss", "margin"))
+    return (
+        f"accuracy {accuracy}, {loss} nats/pair, chosen over rejected gained {gain} nats (n = {figures['pairs']:,} "
+        "pairs)"
+    )
+
+
 def count(n: int, what: str) -> str:
     """`1 layer`, `2 layers`."""
     return f"{n:,} {what}{'s' * (n != 1)}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    minutes = seconds / 60
-    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from scratchlab.cli.output import aligned, as_json, count, duration, loss_text, with_error
+from scratchlab.cli.output import aligned, as_json, count, duration, loss_text, pairs_text, with_error
 from scratchlab.cli.output import show as print_report
 from scratchlab.errors import ScratchlabError
 
@@ -159,24 +159,22 @@ def _import_lines(run: dict[str, Any]) -> list[str]:
 
 def _result_lines(result: dict[str, Any]) -> list[str]:
     cost, health = result["cost"], result["health"]
-    lines = [f"  test       {loss_text(result['test'])}"] if result["test"] else []
+    lines = _split_lines("test", result["test"]) if result["test"] else []
     if asked := result.get("answers"):
         chrf = with_error(asked["chrf"], asked["chrf_error"], 2)
         lines += [f"  answers    chrF {chrf} beside the references (n = {asked['n']:,} questions of the test split)"]
     if result["validation"]:
-        lines += [f"  validation {loss_text(result['validation'])}"]
-    if result["best_validation"]:  # a run that never had a finite loss has none
-        lines += [
-            f"  best       validation {result['best_validation']['nats_per_token']:.4f} nats/token at step "
-            f"{result['best_validation']['step']}"
-        ]
+        lines += _split_lines("validation", result["validation"])
+    if best := result["best_validation"]:  # a run that never had a finite loss has none
+        loss = f"{best['loss']:.4f} nats/pair" if "loss" in best else f"{best['nats_per_token']:.4f} nats/token"
+        lines += [f"  best       validation {loss} at step {best['step']}"]
     if stopping := result.get("early_stopping"):
         stopped = "ran to its end" if stopping["stopped_at"] is None else f"stopped at step {stopping['stopped_at']}"
         lines += [f"  patience   {stopped}; its weights are those of step {stopping['weights_of']}"]
     parts = ", ".join(f"{part} {duration(seconds)}" for part, seconds in cost["seconds"].items())
     nominal = cost["mfu_of_nominal_peak"]
     lines += [
-        f"  parameters {result['parameters']:,}, trained on {_tokens(result)} tokens",
+        f"  parameters {result['parameters']:,}{_adapters(result)}, trained on {_tokens(result)} tokens",
         f"  cost       {duration(cost['total_seconds'])} ({parts}), peak memory "
         f"{result['peak_memory_bytes'] / 1e9:.2f} GB",
         *_money_lines(cost),
@@ -188,6 +186,13 @@ def _result_lines(result: dict[str, Any]) -> list[str]:
         f"{len(health['spikes'])} loss spikes",
     ]
     return lines
+
+
+def _split_lines(name: str, figures: dict[str, Any]) -> list[str]:
+    """The loss on a split; of a run that learns from pairs on their chosen answers, with what it makes of the pairs."""
+    if "accuracy" not in figures:
+        return [f"  {name:<10} {loss_text(figures)}"]
+    return [f"  {name:<10} {pairs_text(figures)}", f"  {'':<10} chosen answers: {loss_text(figures)}"]
 
 
 def _money_lines(cost: dict[str, Any]) -> list[str]:
@@ -208,6 +213,11 @@ def _forecast_lines(forecast: dict[str, Any] | None) -> list[str]:
     if seconds["error"] is not None:
         said.insert(0, f"{duration(seconds['forecast'])} ({seconds['error']:+.0%})")
     return [f"  forecast   {', '.join(said)}; time by {forecast['basis']}"]
+
+
+def _adapters(result: dict[str, Any]) -> str:
+    trained = result.get("trained_parameters", result["parameters"])
+    return "" if trained == result["parameters"] else f" frozen, {trained:,} in adapters"
 
 
 def _tokens(result: dict[str, Any]) -> str:
@@ -244,7 +254,7 @@ def _flat_result(result: dict[str, Any] | None) -> dict[str, Any]:
     """The figures of a result that two runs are compared by."""
     flat: dict[str, Any] = {"parameters": (result or {}).get("parameters")}
     for part in ("test", "validation", "best_validation"):
-        for name in ("nats_per_token", "bits_per_byte"):
+        for name in ("nats_per_token", "bits_per_byte", "loss", "accuracy"):
             flat[f"{part}.{name}"] = ((result or {}).get(part) or {}).get(name)
     cost = (result or {}).get("cost") or {}
     return flat | {name: cost.get(name) for name in ("total_seconds", "training_tokens_per_second")}

@@ -12,17 +12,27 @@ import click
 @click.option("--host", default="127.0.0.1", show_default=True, help="Who may ask: this machine alone.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="0: any that is free.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or mps.")
+@click.option("--precision", type=click.Choice(["float32", "bf16", "fp16"]), help="Of products. In float32 greedy "
+              "answers do not depend on who else asks.  [default: float32 on a CPU, else as trained]")  # fmt: skip
 @click.option("--max-rows", type=click.IntRange(min=1), default=32, show_default=True, help="Texts written at once.")
 @click.option(
     "--max-waiting", type=click.IntRange(min=0), default=256, show_default=True, help="Texts that may wait; more: 429."
 )
 def serve(
-    run: str, at: Literal["final", "best"], host: str, port: int, device: str, max_rows: int, max_waiting: int
+    run: str,
+    at: Literal["final", "best"],
+    host: str,
+    port: int,
+    device: str,
+    precision: Literal["float32", "bf16", "fp16"] | None,
+    max_rows: int,
+    max_waiting: int,
 ) -> None:
     """Answer requests in the words of OpenAI's API with RUN, many at once, until Ctrl-C.
 
     Any client of that API will do; docs/serving.md has examples, and says what is supported.
     """
+    from scratchlab import hardware
     from scratchlab.errors import MissingExtraError
     from scratchlab.model.load import load_model
     from scratchlab.runfolder import RunFolder
@@ -40,7 +50,9 @@ def serve(
 
     folder = RunFolder.open(run)
     listening = listen(host, port)
-    model = load_model(folder, at, device)
+    if precision is None and hardware.choose_device(device) == "cpu":
+        precision = "float32"
+    model = load_model(folder, at, device, precision)
     served = Served.run(folder, model.most_tokens)
     writer = Writer(model, served.tokenizer, max_rows, max_waiting)
     click.echo(f"{served.name} is served at {address_of(listening)} until Ctrl-C.")

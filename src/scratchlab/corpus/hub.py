@@ -2,15 +2,22 @@
 
 import contextlib
 import difflib
+import hashlib
 import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
 from urllib.parse import unquote
 
-from scratchlab.errors import CorpusError, UnreachableError, UsageError
+from scratchlab.errors import CorpusError, ScratchlabError, UnreachableError, UsageError
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+    from huggingface_hub.hf_api import RepoFile
 
 SCHEME = "hf:"
+Kind = Literal["dataset", "model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +56,56 @@ def parse_location(location: str, known: Sequence[str]) -> Location:
     return Location(repository, parameters)
 
 
+# Files of a repository.
+
+
+def files_at(name: str, kind: Kind, commit: str) -> "dict[str, RepoFile]":
+    """The files of a repository at a commit, by their paths in it."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    entries = HfApi().list_repo_tree(name, recursive=True, revision=commit, repo_type=kind)
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+
+def is_there(file: Path, sha256: str, found: "RepoFile | None") -> bool:
+    """Whether `found` is this very file: large ones are known on the Hub by SHA-256, small ones by git's SHA-1."""
+    if found is None or found.size != file.stat().st_size:
+        return False
+    if found.lfs:
+        return found.lfs.sha256 == sha256
+    content = file.read_bytes()
+    return found.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def send(
+    name: str,
+    kind: Kind,
+    branch: str,
+    parent: str,
+    files: "Sequence[CommitOperationAdd]",
+    gone: "Sequence[CommitOperationDelete]" = (),
+    *,
+    message: str,
+) -> str:
+    """Upload files one after another, and let all appear, and others go, at once. Gives the commit."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    for file in files:  # each is whole in the Hub's storage before the next, and is not sent a second time
+        api.preupload_lfs_files(name, [file], repo_type=kind, revision=branch, free_memory=False)
+    everything = [*files, *gone]
+    return api.create_commit(
+        name, everything, commit_message=message, repo_type=kind, revision=branch, parent_commit=parent
+    ).oid
+
+
+# What can go wrong.
+
+
 @contextlib.contextmanager
-def hub_errors(where: str) -> Generator[None]:
-    """Turn what the Hub's client raises about `where` into a CorpusError that says what to do.
+def hub_errors(where: str, what: Kind = "dataset", failed: type[ScratchlabError] = CorpusError) -> Generator[None]:
+    """Turn what the Hub's client raises about `where` into an error of the kind `failed` that says what to do.
 
     What this machine's own disk raises is passed on.
     """
@@ -65,8 +119,8 @@ def hub_errors(where: str) -> Generator[None]:
         cause = _root(error)
         if isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, ConnectionError):
             raise
-        kind = UnreachableError if _may_pass(cause) else CorpusError
-        raise kind(_explain(cause, where)) from error
+        kind = UnreachableError if _may_pass(cause) else failed
+        raise kind(_explain(cause, where, what)) from error
 
 
 def _may_pass(error: BaseException) -> bool:
@@ -86,7 +140,7 @@ def _root(error: BaseException) -> BaseException:
     return _root(error.__cause__) if wrapped and error.__cause__ else error
 
 
-def _explain(error: BaseException, where: str) -> str:
+def _explain(error: BaseException, where: str, what: Kind) -> str:
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -104,7 +158,7 @@ def _explain(error: BaseException, where: str) -> str:
             return f"{where} wants its terms accepted first: do so on its page, then `hf auth login`."
         case RepositoryNotFoundError():
             return (
-                f"There is no dataset {where}, or it is private: then `hf auth login`, or set HF_TOKEN, with an "
+                f"There is no {what} {where}, or it is private: then `hf auth login`, or set HF_TOKEN, with an "
                 "account that may see it."
             )
         case RevisionNotFoundError():

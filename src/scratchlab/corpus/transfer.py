@@ -7,7 +7,6 @@ files there under their hashes, which are not sent again.
 """
 
 import contextlib
-import hashlib
 import os
 import shutil
 import tempfile
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
-from scratchlab.corpus.hub import SCHEME, Location, hub_errors, parse_location
+from scratchlab.corpus.hub import SCHEME, Location, files_at, hub_errors, is_there, parse_location, send
 from scratchlab.corpus.manifest import MANIFEST, FileRecord, Manifest, read_manifest
 from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.errors import CorpusError, UsageError
@@ -258,12 +257,13 @@ def _push_to_hub(corpus: Corpus, location: Location) -> Transfer:
         HfApi().create_repo(location.repository, repo_type="dataset", private=True, exist_ok=True)
         head = HfApi().dataset_info(location.repository, revision=branch).sha
         assert head
-        there = _files_at(location, head)
+        there = files_at(location.repository, "dataset", head)
         _check_repository(location, head, there, corpus.manifest)
         lacking = _lacking(corpus, there)
         if lacking:
-            head = _commit(location, branch, head, _operations(corpus, location, lacking, CARD not in there))
-            if wrong := _lacking(corpus, _files_at(location, head)):
+            files = _operations(corpus, location, lacking, CARD not in there)
+            head = send(location.repository, "dataset", branch, head, files, message="Corpus, by scratchlab")
+            if wrong := _lacking(corpus, files_at(location.repository, "dataset", head)):
                 raise CorpusError(f"{location.where}: {_some(wrong)} did not arrive as sent. Push again.")
     moved = [file for file in corpus.manifest.files if file.name in lacking]
     return replace(_report(str(corpus.path), f"{SCHEME}{location.repository}", corpus.manifest, moved), revision=head)
@@ -273,7 +273,7 @@ def _lacking(corpus: Corpus, there: "Mapping[str, RepoFile]") -> list[str]:
     """The files of the corpus, its manifest among them, that a repository with the files `there` has not."""
     hashes = {file.name: file.sha256 for file in corpus.manifest.files}
     hashes[MANIFEST] = sha256_of_file(corpus.path / MANIFEST)
-    return [name for name, sha256 in hashes.items() if not _is_there(corpus.path / name, sha256, there)]
+    return [name for name, sha256 in hashes.items() if not is_there(corpus.path / name, sha256, there.get(name))]
 
 
 def _operations(corpus: Corpus, location: Location, names: Iterable[str], card: bool) -> "list[CommitOperationAdd]":
@@ -285,19 +285,6 @@ def _operations(corpus: Corpus, location: Location, names: Iterable[str], card: 
     return operations
 
 
-def _commit(location: Location, branch: str, parent: str, operations: "Sequence[CommitOperationAdd]") -> str:
-    """Upload the files one after another, and let all appear at once. Gives the commit."""
-    from huggingface_hub import HfApi
-
-    api, name = HfApi(), location.repository
-    for operation in operations:  # each is whole in the Hub's storage before the next, and is not sent a second time
-        api.preupload_lfs_files(name, [operation], repo_type="dataset", revision=branch, free_memory=False)
-    message = "Corpus, by scratchlab"
-    return api.create_commit(
-        name, operations, commit_message=message, repo_type="dataset", revision=branch, parent_commit=parent
-    ).oid
-
-
 def _check_repository(location: Location, commit: str, there: Iterable[str], manifest: Manifest) -> None:
     """CorpusError if the repository holds another corpus, or other things."""
     if MANIFEST in there:
@@ -305,25 +292,6 @@ def _check_repository(location: Location, commit: str, there: Iterable[str], man
             _check_same(location.where, manifest, read_manifest(present))
     elif others := set(there) - OF_THE_HUB:
         raise CorpusError(f"{location.where} holds other things ({_some(others)}) and no corpus. Give a new name.")
-
-
-def _files_at(location: Location, commit: str) -> "dict[str, RepoFile]":
-    from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import RepoFile
-
-    entries = HfApi().list_repo_tree(location.repository, recursive=True, revision=commit, repo_type="dataset")
-    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
-
-
-def _is_there(path: Path, sha256: str, files: "Mapping[str, RepoFile]") -> bool:
-    """Whether the repository has this very file: large ones are known there by SHA-256, small ones by git's SHA-1."""
-    found = files.get(path.name)
-    if found is None or found.size != path.stat().st_size:
-        return False
-    if found.lfs:
-        return found.lfs.sha256 == sha256
-    content = path.read_bytes()
-    return found.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _card(repository: str, manifest: Manifest) -> str:

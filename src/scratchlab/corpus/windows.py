@@ -29,7 +29,7 @@ class TokenStream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Sequences side by side. `weights` says how much each target counts: 1, or 0 for padding."""
+    """Sequences side by side. `weights` says how much each target counts: 1, or 0 for padding; of pairs: `Paired`."""
 
     tokens: Ints  # (B, T)
     targets: Ints  # (B, T)
@@ -38,15 +38,20 @@ class Batch:
     """The number of the first sequence, counted from the start of the run."""
     continues: bool = False
     """Whether each sequence goes on where the same row of the batch before ended."""
-    packing: "Packing | None" = None
+    packing: "Packing | Paired | None" = None
     """Where several texts share a row."""
+
+    @property
+    def weight(self) -> float:
+        """What a mean over the batch is taken of: targets, each as much as it counts; or pairs."""
+        return float(len(self.tokens) if isinstance(self.packing, Paired) else self.weights.sum())
 
     def split(self, size: int) -> "Iterator[Batch]":
         """Micro-batches of at most `size` sequences, in order."""
         for start in range(0, len(self.tokens), size):
             rows = slice(start, start + size)
             first = self.first_sequence + start
-            packing = self.packing and Packing(*(part[rows] for part in self.packing))
+            packing = self.packing and self.packing.rows(rows)
             yield Batch(self.tokens[rows], self.targets[rows], self.weights[rows], first, self.continues, packing)
 
 
@@ -57,6 +62,23 @@ class Packing(NamedTuple):
     """The number of each token's text; the same numbers in another row mean nothing."""
     positions: Ints  # (B, T)
     """Its place in that text."""
+
+    def rows(self, rows: slice) -> "Packing":
+        return Packing(self.documents[rows], self.positions[rows])
+
+
+class Paired(NamedTuple):
+    """Rows with two answers to a prompt: weights are 1 where a token of the chosen one is predicted, -1 where one of
+    the rejected, 0 elsewhere."""
+
+    documents: Ints  # (B, T)
+    positions: Ints  # (B, T)
+    """Those of both answers go on from the prompt."""
+    margins: npt.NDArray[np.float32]  # (B,)
+    """By how many nats the chosen answer was likelier than the rejected one to the model that the run began from."""
+
+    def rows(self, rows: slice) -> "Paired":
+        return Paired(self.documents[rows], self.positions[rows], self.margins[rows])
 
 
 class Sequences(Protocol):

@@ -63,9 +63,8 @@ def run_subject(path: str | Path, at: At = "final", device: str = "auto") -> Sub
     model, tokenizer = load_model(folder, at, device), run_tokenizer(folder)
     name = str(path) if at == "final" else f"{path}{BEST}"
     saved = folder.snapshot("best") if at == "best" else folder.checkpoint(folder.checkpoint_steps()[-1])
-    return model_subject(
-        name, sha256_of_json([saved[1]["sha256"], tokenizer.meaning, str(model.compute_dtype)]), model, tokenizer
-    )
+    identity = sha256_of_json([folder.weights_sha256(saved[1]), tokenizer.meaning, str(model.compute_dtype)])
+    return model_subject(name, identity, model, tokenizer)
 
 
 def model_subject(name: str, identity: str, model: Model, tokenizer: Tokenizer) -> Subject:

@@ -1,7 +1,11 @@
 """Making a run folder of a model that another program trained."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from scratchlab import hardware
 from scratchlab.corpus.pretrained import KNOWN_TOKENIZERS, find_tokenizer, open_tokenizer
@@ -17,13 +21,13 @@ from scratchlab.interop.hugging_face import CONFIG, read_hugging_face
 from scratchlab.interop.names import listed
 from scratchlab.interop.nanogpt import is_nanogpt, read_nanogpt
 from scratchlab.interop.onnx_files import read_onnx
-from scratchlab.recipe import Recipe, fingerprint, recipe_from
+from scratchlab.recipe import GPTSection, fingerprint, recipe_from
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.checkpoint import write_tensors
 
 KNOWN = (
-    "Known are Hugging Face's GPT-2 (a folder with config.json, or a name on the Hub), nanoGPT's ckpt.pt, "
-    "checkpoints of the book's GPT (.pth or .safetensors, with its model.json), and GGUF (.gguf)"
+    "Known are Hugging Face's GPT-2, Llama and their like (a folder with config.json, or a name on the Hub), nanoGPT's "
+    "ckpt.pt, checkpoints of the book's GPT (.pth or .safetensors, with its model.json), GGUF and ONNX"
 )
 WEIGHTS = (".pt", ".pth", ".safetensors", ".gguf", ".onnx")
 MULTIPLES = (1, 8, 16, 32, 64, 128, 256, 512, 1024)  # what others pad a vocabulary to a multiple of
@@ -41,13 +45,35 @@ def import_run(source: str, out: str | Path, tokenizer: str | None = None, revis
     find, foreign = _find_model(source, revision)
     spoken = _find_tokenizer(source, find, tokenizer, foreign.tokenizer)
     hashes = {path.name: sha256_of_file(path) for path in foreign.files}
-    recipe = _recipe(source, str(out), foreign, spoken)
+    origin: Record = {"source": _lasting(source), "format": foreign.format, "files": hashes}
+    if not Path(source).exists():
+        origin["revision"] = commit_of(foreign.files[0])
+    model = _padded(source, foreign, spoken).model_dump(exclude_defaults=True)
+    return imported_run(out, {"model": model}, spoken, origin, foreign.tensors, chat_template=foreign.chat_template)
+
+
+def imported_run(
+    out: str | Path,
+    sections: Mapping[str, Any],
+    spoken: Tokenizer,
+    origin: Record,
+    tensors: dict[str, Tensor],
+    base: dict[str, Tensor] | None = None,
+    chat_template: str | None = None,
+) -> RunFolder:
+    """Make the folder of a run of no steps that has these weights; or adapters, beside the weights `base`.
+
+    Its recipe says: begin from these weights, on a corpus and for a length still to be named. `origin` says where they
+    come from: with the hashes of the `files` that were read.
+    """
+    unsaid = {"corpus": "", "training": {"steps": 0}, "start": {"weights": str(out)}}
+    recipe = recipe_from({**unsaid, **sections}, where=origin["source"])
     settled = {"training.precision": "float32", "execution.device": "cpu", "execution.compile": False}
     resolved = recipe.replaced(settled | {"execution.micro_batch_size": 1, "execution.threads": 1})
     nothing = {"path": None, "sha256": None}
     manifest: Record = {
-        "fingerprint": fingerprint(resolved, "", None, sha256_of_json(hashes)),
-        "imported": {"source": _lasting(source), "format": foreign.format, "files": hashes},
+        "fingerprint": fingerprint(resolved, "", None, sha256_of_json(origin["files"])),
+        "imported": origin,
         "lineage": [],
         "seeds": resolved.seeds.model_dump(),
         "corpus": nothing,
@@ -58,18 +84,17 @@ def import_run(source: str, out: str | Path, tokenizer: str | None = None, revis
         "environment": hardware.environment("cpu"),
         "command": sys.argv,
     }
-    if not Path(source).exists():
-        manifest["imported"]["revision"] = commit_of(foreign.files[0])
-    begin = (lambda path: write_tensors(foreign.tensors, path)), {}
-    return RunFolder.create(out, recipe, resolved, manifest, spoken.to_json(), begin, foreign.chat_template)
+    begin = (lambda path: write_tensors(tensors, path)), {}
+    frozen = None if base is None else lambda path: write_tensors(base, path)
+    return RunFolder.create(out, recipe, resolved, manifest, spoken.to_json(), begin, chat_template, frozen)
 
 
 def _lasting(source: str) -> str:
     return str(Path(source).absolute()) if Path(source).exists() else source
 
 
-def _recipe(source: str, out: str, foreign: Foreign, tokenizer: Tokenizer) -> Recipe:
-    """What the import's recipe.toml says: begin from these weights, on a corpus and for a length still to be named."""
+def _padded(source: str, foreign: Foreign, tokenizer: Tokenizer) -> GPTSection:
+    """The model, with as many rows in its embedding as it came with."""
     rows, symbols = foreign.rows, tokenizer.vocab_size
     multiple = next((m for m in MULTIPLES if -(-symbols // m) * m == rows), None)
     if multiple is None:
@@ -77,10 +102,7 @@ def _recipe(source: str, out: str, foreign: Foreign, tokenizer: Tokenizer) -> Re
             f"{source} has {rows:,} rows in its embedding and its tokenizer {symbols:,} symbols: they do not belong "
             "together. Name the tokenizer it was trained with: --tokenizer PATH."
         )
-    padded = foreign.config.model_copy(update={"vocab_multiple": multiple})
-    model = padded.model_dump(exclude_defaults=True)
-    tables = {"corpus": "", "model": model, "training": {"steps": 0}, "start": {"weights": out}}
-    return recipe_from(tables, where=source)
+    return foreign.config.model_copy(update={"vocab_multiple": multiple})
 
 
 def _find_model(source: str, revision: str | None) -> tuple[Find, Foreign]:

@@ -35,6 +35,8 @@ def offline_markdown(report: Facts) -> str:
         _table(tables.offline_table(report)),
         _list(tables.offline_lines(report)),
     ]
+    if (ranking := tables.offline_wins(report)) is not None:
+        parts.append(_table(ranking))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -38,11 +38,16 @@ def versus_cells(versus: Facts) -> tuple[str, str, str, str]:
     return _signed(versus["effect"], versus["error"]), _interval(versus, signed=True), p, versus["verdict"]
 
 
-def rank_table(panel: Facts) -> TextTable | None:
+def rank_table(panel: Facts, title: str = "Ranking by who is preferred to whom") -> TextTable | None:
     """Who is preferred to whom; None for a single model."""
     rows = tuple(_rank_row(one) for one in panel["ranking"])
     head = ("rank", "", "strength", "95% interval", "wins", "95% interval")
-    return TextTable("Ranking by who is preferred to whom", head, rows) if rows else None
+    return TextTable(title, head, rows) if rows else None
+
+
+def offline_wins(report: Facts) -> TextTable | None:
+    """Whose answers have the higher chrF; None for a single model."""
+    return rank_table(report, "Ranking by whose answer has the higher chrF, which is no judge of what is right")
 
 
 def _rank_row(one: Facts) -> tuple[str, ...]:

@@ -14,10 +14,10 @@ from scratchlab.evaluation import scorer
 from scratchlab.evaluation.scorer import ModelScorer
 from scratchlab.evaluation.subjects import Subject
 from scratchlab.files import sha256_of_json
-from scratchlab.generation.engine import Settings, generate
+from scratchlab.generation.batching import Wish, write_all
+from scratchlab.generation.engine import Settings
 from scratchlab.judging.answers import Question, Written
 from scratchlab.judging.author import Author, likelihoods, seed_of
-from scratchlab.model.build import Model
 from scratchlab.runfolder import RunFolder
 
 
@@ -35,11 +35,18 @@ def run_author(name: str, subject: Subject, given: str | None) -> Author:
     ends = {template.end_of_turn(tokenizer), *([] if tokenizer.end_of_text is None else [tokenizer.end_of_text])}
 
     def write(questions: Sequence[Question], settings: Settings) -> Iterator[tuple[int, Written]]:
-        prompts = [_prompt(template, tokenizer, one) for one in questions]
-        seeds = [seed_of(settings.seed, one) for one in questions]
-        for place, tokens, ended in write_all(found.model, prompts, settings, seeds, ends):
-            cut = max(0, len(prompts[place]) - (found.model.most_tokens or len(prompts[place])))
-            yield place, Written(tokenizer.decode(tokens), len(tokens), ended, cut)
+        wishes = [
+            Wish(
+                prompt=_prompt(template, tokenizer, one),
+                settings=replace(settings, seed=seed_of(settings.seed, one)),
+                ends=ends,
+            )
+            for one in questions
+        ]
+        for place, row in write_all(found.model, wishes):
+            tokens, asked = [one.token for one in row.written], len(row.wish.prompt)
+            cut = max(0, asked - (found.model.most_tokens or asked))
+            yield place, Written(tokenizer.decode(tokens), len(tokens), row.finish == "stop", cut)
 
     def pair(question: Question) -> scorer.Question | None:
         return _as_scored(template, tokenizer, question)
@@ -73,19 +80,6 @@ def _named(path: Path) -> tuple[ChatTemplate, str]:
         raise UsageError(f"{path} is no template: it is not text in UTF-8 ({error.reason}).") from None
     known = {text: name for name, text in TEMPLATES.items()}
     return ChatTemplate(source), known.get(source) or sha256_of_json(source)
-
-
-def write_all(
-    model: Model, prompts: Sequence[list[int]], settings: Settings, seeds: Sequence[int], ends: set[int]
-) -> Iterator[tuple[int, list[int], bool]]:
-    """What a model writes after each prompt: its place, its tokens, and whether one of `ends` ended it."""
-    for place, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
-        tokens, ended = list[int](), False
-        for token in generate(model, prompt, replace(settings, seed=seed)):
-            if ended := token in ends:
-                break
-            tokens.append(token)
-        yield place, tokens, ended
 
 
 def _prompt(template: ChatTemplate, tokenizer: Tokenizer, question: Question) -> list[int]:

@@ -61,7 +61,8 @@ Table = Mapping[str, Rule]
 
 def gpt_table(config: GPTSection) -> Table:
     """The rule of each parameter, by patterns of its name: the first that matches holds."""
-    ones = {"*norm.weight": Constant(1.0), "*norm.bias": Constant(0.0)}
+    norms: dict[str, Rule] = {"*norm.weight": Constant(1.0), "*norm.bias": Constant(0.0)}
+    ones = _adapters(config) | norms
     if config.initialization in ("pytorch", "book"):
         outer, inner = Uniform(1 / math.sqrt(config.d_model)), Uniform(1 / math.sqrt(config.mlp_width))
         head = outer if config.initialization == "pytorch" and config.tie_weights else Normal(1.0)
@@ -72,6 +73,13 @@ def gpt_table(config: GPTSection) -> Table:
     output = Constant(0.0) if config.initialization == "zero_output" else Normal(into_stream)
     outputs = {"*.attention.out.weight": output, "*.mlp.down.weight": output}
     return ones | {"*.bias": Constant(0.0)} | outputs | {"*.weight": Normal(usual)}
+
+
+def _adapters(config: GPTSection) -> dict[str, Rule]:
+    """Of low-rank adapters, whatever the initialization: A as a linear layer of torch.nn, B zero, so that they begin
+    as nothing (Hu et al. 2021, section 4.1; its A is normal, peft's as here)."""
+    outer, inner = Uniform(1 / math.sqrt(config.d_model)), Uniform(1 / math.sqrt(config.mlp_width))
+    return {"*.lora_b": Constant(0.0), "*.mlp.down.lora_a": inner, "*.lora_a": outer}
 
 
 def rnn_table(config: RNNSection) -> Table:

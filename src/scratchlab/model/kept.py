@@ -11,9 +11,9 @@ number in the compute type.
 from dataclasses import dataclass, replace
 
 from scratchlab.model.attention import ENTRIES, QUERIES, SHORT, has_amx
-from scratchlab.model.count import GATES
+from scratchlab.model.count import FULL_FINETUNING, GATES, trains_head
 from scratchlab.model.loss import CHUNK_ENTRIES
-from scratchlab.recipe import GPTSection, ModelSection, RNNSection
+from scratchlab.recipe import FinetuningSection, GPTSection, ModelSection, RNNSection
 
 FLOAT = 4
 STATISTICS = 8  # a mean and a deviation, or what stands for them
@@ -65,18 +65,24 @@ def recomputed(kept: Kept, stream: int) -> Kept:
     return replace(kept, layers=(stream,) * len(kept.layers), layer_passing=max(kept.layers) + kept.layer_passing)
 
 
-def kept_bytes(model: ModelSection, vocab_size: int, shape: Shape) -> Kept:
-    """What training on `shape` keeps."""
+def kept_bytes(
+    model: ModelSection, vocab_size: int, shape: Shape, finetuning: FinetuningSection = FULL_FINETUNING
+) -> Kept:
+    """What training on `shape` keeps. Beside adapters no more than this: frozen layers need not keep what they read."""
     if isinstance(model, RNNSection):
         return _kept_by_rnn(model, vocab_size, shape)
     C, n = model.d_model, shape.n
     head = FLOAT if model.float32_head else shape.compute_bytes
-    logits, passing = _loss(n, C, model.padded(vocab_size), head, model.logit_cap is not None)
+    trained = trains_head(model, finetuning)
+    logits, passing = _loss(n, C, model.padded(vocab_size), head, model.logit_cap is not None, trained)
     last = 0 if model.norm_position == "post" else _norm(model, shape)
     around = last + (DROPPED * n * C if model.dropped("embedding") else 0)
     if not _in_chunks(n, model.padded(vocab_size)):  # what the head reads, and its weights in the compute type
         around += head * n * C + _weights(model.padded(vocab_size) * C, head)
-    layers = tuple(_layer(model, layer, shape) for layer in range(model.n_layer))
+    if trained and finetuning.lora_rank is not None:  # the head's weights beside those of its adapter
+        around += FLOAT * model.padded(vocab_size) * (C + finetuning.lora_rank)
+    adapters = _adapters(model, finetuning, shape)
+    layers = tuple(_layer(model, layer, shape) + adapters for layer in range(model.n_layer))
     return Kept(layers, around, logits, passing, _layer_passing(model, shape))
 
 
@@ -105,6 +111,16 @@ def layer_bytes_per_sequence(model: ModelSection, again: bool = False) -> int:
 def _layer(m: GPTSection, layer: int, shape: Shape) -> int:
     mlp = _mlp(m, shape)
     return mlp if m.attention == "none" else mlp + _attention(m, layer, shape)
+
+
+def _adapters(m: GPTSection, finetuning: FinetuningSection, shape: Shape) -> int:
+    """Of the adapters of a layer: what lies between their two matrices, and of what they read what was not dropped."""
+    rank, c, n = finetuning.lora_rank or 0, shape.compute_bytes, shape.n
+    widths = {"qkv": m.d_model, "out": m.d_model, "up": m.d_model, "down": m.mlp_width}
+    widths |= {"gate": m.d_model} if m.mlp == "swiglu" else {}
+    read = [width for name, width in widths.items() if rank and name in finetuning.adapted_layers]
+    between = rank * (len(read) + 2 * ("qkv" in finetuning.adapted_layers))
+    return n * (c * between + ((c + DROPPED) * sum(read) if finetuning.lora_dropout else 0))
 
 
 def _norm(m: GPTSection, shape: Shape) -> int:
@@ -208,7 +224,7 @@ def _in_chunks(n: int, vocab: int) -> bool:
     return n * vocab > CHUNK_ENTRIES
 
 
-def _loss(n: int, width: int, vocab: int, head_bytes: int, capped: bool) -> tuple[int, int]:
+def _loss(n: int, width: int, vocab: int, head_bytes: int, capped: bool, trained: bool = True) -> tuple[int, int]:
     """Bytes that the loss keeps, and those that pass while it and its gradient are computed."""
     if not _in_chunks(n, vocab):  # log-probabilities, their gradient, and the gradient of the logits
         square = FLOAT * n * vocab
@@ -221,7 +237,7 @@ def _loss(n: int, width: int, vocab: int, head_bytes: int, capped: bool) -> tupl
     # its weights in the compute type.
     beside = head_bytes * (hidden + cast * weights)
     forward = beside + max(3 * chunk, chunk + cast * chunk // 2 + head_bytes * weights)
-    return head_bytes * hidden + FLOAT * weights, forward
+    return head_bytes * hidden + FLOAT * weights * trained, forward
 
 
 def _layer_passing(m: GPTSection, shape: Shape) -> int:

@@ -22,6 +22,14 @@ class Linear(nn.Linear):
         """Weight and bias in the compute type."""
         return self.weight.to(self.compute_dtype), self.bias.to(self.compute_dtype) if self.has_bias else None
 
+    def operand(self, x: Tensor) -> Tensor:
+        """Of a head, whose product the loss does by itself: what its `matrix` is multiplied with."""
+        return x
+
+    def matrix(self) -> Tensor:
+        """Of a head, float32."""
+        return self.weight
+
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x @ weight.T + bias` over the last dimension, as `F.linear`, by the kernel that is fastest for its rows."""

@@ -1,6 +1,7 @@
 """A trained model out of its run folder."""
 
 import typing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from scratchlab import hardware
 from scratchlab.errors import RunError, UsageError
 from scratchlab.model.build import Model, build_model, empty_model
+from scratchlab.model.lora import adapt, merged
+from scratchlab.recipe import Recipe
 from scratchlab.runfolder import RunFolder, step_name
 
 At = Literal["final", "best"]
@@ -32,18 +35,58 @@ def load(run: str | Path, at: At = "final", device: str = "auto") -> Logits:
     return Logits(load_model(RunFolder.open(run), at, device)).eval()
 
 
-def load_model(folder: RunFolder, at: At | int = "final", device: str = "auto") -> Model:
+def load_model(
+    folder: RunFolder, at: At | int = "final", device: str = "auto", precision: hardware.Precision | None = None
+) -> Model:
     """The weights of the last checkpoint, the best snapshot or that of a step, in the precision they were trained in.
 
-    On a device that does not have that precision, in float32. `RunError` if there are no such weights.
+    On a device that does not have that precision, in float32. `precision` is another one, DeviceError if it is not to
+    be had. Adapters are merged. `RunError` if there are no such weights.
     """
     if not isinstance(at, int) and at not in typing.get_args(At):
         raise UsageError(f"at = {at!r}: the weights are those of {' or '.join(typing.get_args(At))}.")
-    device, manifest = hardware.choose_device(device), folder.manifest()
-    dtype = _compute_dtype(folder, device)
-    model = empty_model(folder.resolved().model, manifest["vocab_size"], dtype, manifest.get("end_of_text"))
-    model.load_state_dict(_weights(folder, at, [name for name, _ in model.named_parameters()]), assign=True)
-    return model.to(device).eval()
+    device = hardware.choose_device(device)
+    if precision is not None:
+        hardware.refuse_precision(device, precision, "precision")
+    dtype = _compute_dtype(folder, device) if precision is None else hardware.compute_dtype(precision)
+    path = weights_at(folder, at)
+    model = adapt(_empty(folder, dtype), folder.resolved().finetuning)
+    try:
+        stored = StoredTensors(*folder.weight_files(path))
+        model.load_state_dict({name: stored[name] for name, _ in model.named_parameters()}, assign=True)
+    except SafetensorError as error:
+        raise RunError(f"{path} is damaged or does not hold this model: {error}.") from None
+    return merged(model).to(device).eval()
+
+
+def merged_tensors(recipe: Recipe, vocab_size: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All weights of the plain model, where `tensors` are those of a run of `recipe` that may have adapters."""
+    model = adapt(empty_model(recipe.model, vocab_size, end_of_text=0), recipe.finetuning)
+    model.load_state_dict({name: tensors[name] for name, _ in model.named_parameters()}, assign=True)
+    return {name: parameter.detach() for name, parameter in merged(model).named_parameters()}
+
+
+class StoredTensors(Mapping[str, Tensor]):
+    """The tensors of files, read as they are asked for: no more than one has to be in memory at a time.
+
+    What is in several comes from the last.
+    """
+
+    def __init__(self, *paths: Path) -> None:
+        files = [safe_open(path, framework="pt") for path in paths]
+        self._file_of = {name: file for file in files for name in list(file.keys())}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._file_of[name].get_tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._file_of
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file_of)
+
+    def __len__(self) -> int:
+        return len(self._file_of)
 
 
 def fresh_model(folder: RunFolder, device: str = "auto") -> Model:
@@ -53,24 +96,24 @@ def fresh_model(folder: RunFolder, device: str = "auto") -> Model:
     return build_model(recipe.model, vocab_size, recipe.seeds.init, dtype, device, end_of_text).eval()
 
 
+def _empty(folder: RunFolder, dtype: torch.dtype) -> Model:
+    manifest = folder.manifest()
+    return empty_model(folder.resolved().model, manifest["vocab_size"], dtype, manifest.get("end_of_text"))
+
+
 def _compute_dtype(folder: RunFolder, device: str) -> torch.dtype:
     precision = folder.resolved().settled.precision
     return hardware.compute_dtype(precision if precision in hardware.precisions_of(device) else "float32")
 
 
-def _weights(folder: RunFolder, at: At | int, names: list[str]) -> dict[str, Tensor]:
+def weights_at(folder: RunFolder, at: At | int) -> Path:
+    """The file of the weights that are asked for; of adapters, where the run trains those."""
     if at != "final":
-        path, _ = folder.snapshot(step_name(at) if isinstance(at, int) else at)
-    else:
-        found, problems = folder.last_good_checkpoint()
-        if problems:
-            remedy = f"To train those steps again: scratchlab train --resume {folder.path}"
-            raise RunError("\n".join([*problems, remedy]))
-        if found is None:
-            raise RunError(f"{folder.path} has no checkpoint to take weights from.")
-        path, _ = found
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise RunError(f"{path} is damaged or does not hold this model: {error}.") from None
+        return folder.snapshot(step_name(at) if isinstance(at, int) else at)[0]
+    found, problems = folder.last_good_checkpoint()
+    if problems:
+        remedy = f"To train those steps again: scratchlab train --resume {folder.path}"
+        raise RunError("\n".join([*problems, remedy]))
+    if found is None:
+        raise RunError(f"{folder.path} has no checkpoint to take weights from.")
+    return found[0]

@@ -73,7 +73,8 @@ def weighted_cross_entropy(
     """Sum over N of weight times -log softmax(scores)[target], with no more logits at once than needed."""
     if len(hidden_NC) * len(head_VC) <= CHUNK_ENTRIES:
         return plain_cross_entropy(hidden_NC, head_VC, targets_N, weights_N, readout)
-    return _ChunkedCrossEntropy.apply(hidden_NC, head_VC, targets_N, weights_N, readout)  # pyright: ignore[reportReturnType]
+    trained = head_VC.requires_grad
+    return _ChunkedCrossEntropy.apply(hidden_NC, head_VC, targets_N, weights_N, readout, trained)  # pyright: ignore[reportReturnType]
 
 
 def plain_cross_entropy(
@@ -105,10 +106,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor, weights_N: Tensor, readout: Readout
+        ctx: Any,
+        hidden_NC: Tensor,
+        head_VC: Tensor,
+        targets_N: Tensor,
+        weights_N: Tensor,
+        readout: Readout,
+        trained: bool,
     ) -> Tensor:
         rows = max(1, CHUNK_ENTRIES // len(head_VC))
-        hidden_gradient, head_gradient = torch.empty_like(hidden_NC), torch.zeros_like(head_VC)
+        hidden_gradient, head_gradient = torch.empty_like(hidden_NC), torch.zeros_like(head_VC) if trained else None
         head_VC = head_VC.to(hidden_NC.dtype)
         loss_sum = hidden_NC.new_zeros((), dtype=torch.float32)
         for start in range(0, len(hidden_NC), rows):
@@ -123,17 +130,20 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 gradient[:, : readout.vocab_size] *= slope[:, : readout.vocab_size]
             gradient = gradient.mul_(weights_N[here, None]).to(head_VC.dtype)
             torch.mm(gradient, head_VC, out=hidden_gradient[here])
-            _add(head_gradient, gradient.t() @ hidden_NC[here])
+            if head_gradient is not None:  # a frozen head, beside adapters, has none
+                _add(head_gradient, gradient.t() @ hidden_NC[here])
         ctx.save_for_backward(hidden_gradient, head_gradient)
         return loss_sum
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
         hidden_gradient, head_gradient = ctx.saved_tensors
         (scale,) = outputs
         # In place: they are read once, and autograd refuses a second time.
         hidden_gradient.mul_(scale.to(hidden_gradient.dtype))
-        return hidden_gradient, head_gradient.mul_(scale.to(head_gradient.dtype)), None, None, None
+        if head_gradient is not None:
+            head_gradient.mul_(scale.to(head_gradient.dtype))
+        return hidden_gradient, head_gradient, None, None, None, None
 
 
 def _add(total_VC: Tensor, part_VC: Tensor) -> None:

@@ -34,8 +34,10 @@ from scratchlab.study.sections import Arm, Changes, Design, StudyFile, StudySect
 
 SPLITS = ("test", "validation", "best_validation")
 LOSSES = ("bits_per_byte", "nats_per_token", "perplexity")
+PREFERENCES = ("loss", "accuracy")
+"""Figures of runs that learn which answer of two is better."""
 METRICS = (
-    *(f"{split}.{loss}" for split in SPLITS for loss in LOSSES),
+    *(f"{split}.{figure}" for split in SPLITS for figure in (*LOSSES, *PREFERENCES)),
     "answers.chrf",
     "cost.total_seconds",
     "cost.seconds.training",

@@ -89,7 +89,7 @@ def _figures(study: Study, settled: SettledStudy, folder: RunFolder, result: Rec
     device = manifest["environment"]["device"]
     return Figures(
         value=None if result is None else figure(result, metric),
-        validation=figure(result, "validation.nats_per_token") if result and result["validation"] else None,
+        validation=figure(result, tuned_by(result["validation"])) if result and result["validation"] else None,
         evaluation=manifest["evaluation_corpus"]["sha256"],
         hardware=_hardware(manifest["environment"], settled.environment),
         seconds=training,
@@ -97,6 +97,11 @@ def _figures(study: Study, settled: SettledStudy, folder: RunFolder, result: Rec
         price=price_of(study, device, total),
         price_without_evaluation=price_of(study, device, total - evaluating),
     )
+
+
+def tuned_by(validation: Mapping[str, Any]) -> str:
+    """The figure that says which trial of an arm went best."""
+    return "validation.loss" if "loss" in validation else "validation.nats_per_token"
 
 
 def has_diverged(folder: RunFolder) -> bool:

@@ -267,7 +267,7 @@ def curves_figure(report: Report, kind: str) -> Figure | None:
         if name in known:
             data += _band(name, known[name], color, dash, shown)
         data += [_diverged(name, one, color, shown) for one in diverged.get(name, ())]
-    unit = report.curve_loss if kind == "validation" else "nats_per_token"
+    unit = report.curve_loss if kind == "validation" or report.curve_loss == "loss" else "nats_per_token"
     seen = [known[name] for name in first if name in known]
     yaxis = _named(unit.replace("_", " ")) | {"range": _range(seen)}
     layout = _framed(400 + 12 * min(len(report.curves), 24), _named("tokens") | {"exponentformat": "SI"}, yaxis)

@@ -15,7 +15,7 @@ from scratchlab.evaluation.loss import UnitLosses, paired_error
 from scratchlab.runfolder import RunFolder
 from scratchlab.study.analysis import Analysis
 from scratchlab.study.arms import value_of
-from scratchlab.study.definition import LOSSES, Study
+from scratchlab.study.definition import LOSSES, PREFERENCES, Study
 from scratchlab.study.design import Figures, Known, PlannedRun, tuning_runs
 from scratchlab.study.noise import factor_effects, rerun_floor, split_noise, step_noise
 from scratchlab.study.report_curves import Curve, RunCurves
@@ -33,11 +33,15 @@ Trials = Sequence[tuple[PlannedRun, Figures | None]]
 LAST_EVALUATIONS = 10
 """The end of a run, by which step noise is judged."""
 CURVE_POINTS = 81
+PAIRED = ("bits_per_byte", "nats_per_token")
+"""Losses whose differences have an error by the units of the text."""
 
 
 def curve_loss(metric: str) -> str:
     """The figure of an evaluation that goes with a metric: its own unit where it is a loss."""
     name = metric.rpartition(".")[2]
+    if name in PREFERENCES:
+        return "loss"
     return name if name in LOSSES else "nats_per_token"
 
 
@@ -96,7 +100,7 @@ def _evaluation_noise(study: Study, counted: Counted) -> Record:
     own = {
         run.block: run.name for run, f in counted if run.arm == BASELINE and run.is_replicate and f.value is not None
     }
-    pairs = _paired_errors(study, counted, own, loss) if split == "test" and loss != "perplexity" else []
+    pairs = _paired_errors(study, counted, own, loss) if split == "test" and loss in PAIRED else []
     if pairs:
         pooled = math.sqrt(statistics.fmean(error**2 for error, _ in pairs))
         return {"evaluation": pooled, "evaluation_pairs": len(pairs), "evaluation_unit": pairs[0][1]}

@@ -19,11 +19,11 @@ from scratchlab.files import disk_errors
 from scratchlab.model.count import training_flops_per_token
 from scratchlab.recipe import Recipe, RNNSection, fingerprint
 from scratchlab.study.arms import value_of
-from scratchlab.study.definition import Study
+from scratchlab.study.definition import PREFERENCES, SPLITS, Study
 from scratchlab.study.folder import arms_with_runs, price_of
 from scratchlab.study.sections import BASELINE, Arm
 from scratchlab.study.settled import SettledArm, SettledStudy, read_settled, write_settled
-from scratchlab.training.data import check_data, training_sequences
+from scratchlab.training.data import check_data, holds_pairs, training_sequences
 from scratchlab.training.memory import divisors
 from scratchlab.training.resolve import resolve
 from scratchlab.training.source import find_source
@@ -131,8 +131,12 @@ def _open(study: Study, arm: Arm) -> Opened:
 
 
 def _need_splits(study: Study, yardstick: Corpus) -> None:
-    """`UsageError` if the corpus that scores lacks the split that the metric, or tuning, is of."""
-    needed = {study.file.study.metric.partition(".")[0].removeprefix("best_"): "study.metric"}
+    """`UsageError` if the corpus that scores lacks the split that the metric, or tuning, is of, or has no pairs where
+    the metric is of pairs."""
+    of, _, figure = study.file.study.metric.partition(".")
+    if of in SPLITS and figure in PREFERENCES and not holds_pairs(yardstick):
+        raise UsageError(f"{study.path}: study.metric: {of}.{figure} is of pairs, and {yardstick.path} has none.")
+    needed = {of.removeprefix("best_"): "study.metric"}
     if study.file.study.retune:
         needed["validation"] = "study.retune"
     for split, place in needed.items():
@@ -209,7 +213,7 @@ def tokens_per_step(recipe: Recipe) -> int:
 
 
 def flops_per_step(recipe: Recipe, vocab_size: int) -> int:
-    return tokens_per_step(recipe) * training_flops_per_token(recipe.model, vocab_size)
+    return tokens_per_step(recipe) * training_flops_per_token(recipe.model, vocab_size, recipe.finetuning)
 
 
 def _refuse_unpriced(study: Study, settled: SettledStudy) -> None:

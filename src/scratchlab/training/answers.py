@@ -1,12 +1,14 @@
 """What a run answers: to the first question of a split on its way, to those of the test split at its end."""
 
 import math
+from collections.abc import Sequence
 
 from scratchlab.corpus.examples.asked import Asked, read_asked
 from scratchlab.corpus.store import Corpus
 from scratchlab.evaluation.chrf import chrf_scores
 from scratchlab.evaluation.processes import gathered, own_share
-from scratchlab.generation.engine import Settings, generate
+from scratchlab.generation.batching import Wish, write_all
+from scratchlab.generation.engine import Settings
 from scratchlab.generation.text import stream_text
 from scratchlab.model.build import Model
 from scratchlab.runfolder import Record
@@ -17,7 +19,7 @@ ANSWER_TOKENS = 256  # the book's; a model that has not learned to stop goes on 
 def first_answer(model: Model, corpus: Corpus, split: str, most: int) -> Record:
     """What the model answers to the first question of a split, and the question."""
     asked = read_asked(corpus.split(split), 0)
-    return {"prompt": corpus.tokenizer.decode(asked.prompt), "text": _answer(model, corpus, asked, most)}
+    return {"prompt": corpus.tokenizer.decode(asked.prompt), "text": _answers(model, corpus, [asked], most)[0]}
 
 
 def answer_test(model: Model, corpus: Corpus, most: int) -> list[Record]:
@@ -28,7 +30,8 @@ def answer_test(model: Model, corpus: Corpus, most: int) -> list[Record]:
     split, share, decode = corpus.split("test"), own_share(), corpus.tokenizer.decode
     asked = [read_asked(split, number) for number in range(min(most, len(split.document_bytes)))]
     own = range(share.rank, len(asked), share.count)
-    answered = dict(gathered([(number, _answer(model, corpus, asked[number], ANSWER_TOKENS)) for number in own]))
+    said = _answers(model, corpus, [asked[number] for number in own], ANSWER_TOKENS)
+    answered = dict(gathered(list(zip(own, said, strict=True))))
     answers, references = [answered[number] for number in range(len(asked))], [decode(one.response) for one in asked]
     scores = chrf_scores(answers, references).tolist()
     return [
@@ -45,11 +48,19 @@ def score_of(answers: list[Record]) -> Record:
     return {"chrf": mean, "chrf_error": error, "n": n}
 
 
-def _answer(model: Model, corpus: Corpus, asked: Asked, most: int) -> str:
+def _answers(model: Model, corpus: Corpus, asked: Sequence[Asked], most: int) -> list[str]:
     """Greedy, to the end of the assistant's turn or of the model's context."""
     template, tokenizer = corpus.chat_template, corpus.tokenizer
     assert template is not None
+    ends = (template.end_of_turn(tokenizer),)
+    wishes = [Wish(prompt=one.prompt.tolist(), settings=_settings(model, one, most), ends=ends) for one in asked]
+    rows = dict(write_all(model, wishes))
+    return [
+        "".join(stream_text((one.token for one in rows[place].written), tokenizer.token_bytes))
+        for place in range(len(asked))
+    ]
+
+
+def _settings(model: Model, asked: Asked, most: int) -> Settings:
     room = max(1, (model.most_tokens or most) - len(asked.prompt))
-    settings = Settings(max_tokens=min(most, room), temperature=0)
-    tokens = generate(model, asked.prompt.tolist(), settings, template.end_of_turn(tokenizer))
-    return "".join(stream_text(tokens, tokenizer.token_bytes))
+    return Settings(max_tokens=min(most, room), temperature=0)

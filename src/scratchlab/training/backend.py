@@ -33,11 +33,15 @@ class Backend(Protocol):
         ...
 
     def model(self, state: Any) -> Model:
-        """The weights as they are, as a torch model in evaluation mode."""
+        """The weights as they are, as a torch model in evaluation mode; adapters are merged into it."""
+        ...
+
+    def weights(self, state: Any) -> dict[str, Tensor]:
+        """Those that are trained, on the CPU, by parameter name: all of them, or the adapters alone."""
         ...
 
     def tensors(self, state: Any) -> dict[str, Tensor]:
-        """Everything to keep, on the CPU: weights by parameter name, moments as `name.exp_avg` and so on."""
+        """Everything to keep, on the CPU: the same, and their moments as `name.exp_avg` and so on."""
         ...
 
     def extras(self, state: Any) -> dict[str, Any]:
@@ -45,5 +49,5 @@ class Backend(Protocol):
         ...
 
     def restore(self, tensors: Mapping[str, Tensor], extras: Mapping[str, Any]) -> Any:
-        """The state that gave these tensors and extras."""
+        """The state that gave these tensors and extras. Frozen weights are among the tensors too."""
         ...

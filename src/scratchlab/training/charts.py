@@ -32,15 +32,19 @@ def draw_charts(folder: RunFolder, recipe: Recipe) -> None:
 
 
 def _loss_chart(steps: Sequence[Record], validations: Sequence[Record]) -> Figure:
-    figure, axes = _axes("loss (nats per token)")
+    pairs = any("margin" in record for record in steps)
+    figure, axes = _axes(f"loss (nats per {'pair' if pairs else 'token'})")
     _draw_band(axes, steps, "loss", "training batches: median, 5% to 95%")
-    validations = [record for record in validations if record["validation"]["nats_per_token"] is not None]
+    unit = "loss" if any("loss" in record["validation"] for record in validations) else "nats_per_token"
+    if pairs and unit != "loss":  # instructions that a run of pairs is scored by: in another unit
+        validations = []
+    validations = [record for record in validations if record["validation"][unit] is not None]
     losses = [record["validation"] for record in validations]
     if validations:
         axes.errorbar(
             [record["step"] for record in validations],
-            [loss["nats_per_token"] for loss in losses],
-            [loss["nats_per_token_error"] or 0.0 for loss in losses],
+            [loss[unit] for loss in losses],
+            [loss[f"{unit}_error"] or 0.0 for loss in losses],
             fmt="o-",
             color="tab:orange",
             capsize=3,
@@ -48,7 +52,7 @@ def _loss_chart(steps: Sequence[Record], validations: Sequence[Record]) -> Figur
         )
     # The first steps fall from ln(vocabulary) and would flatten all that is worth seeing.
     shown = [r["loss"] for r in steps[len(steps) // 50 :] if r["loss"] is not None]
-    shown += [loss["nats_per_token"] for loss in losses]
+    shown += [loss[unit] for loss in losses]
     if shown:
         low, high = min(shown), max(shown)
         axes.set_ylim(low - 0.05 * (high - low) - 0.01, high + 0.05 * (high - low) + 0.01)

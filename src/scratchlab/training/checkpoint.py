@@ -1,21 +1,23 @@
 """The full state of a run at a step, on disk and back.
 
 One format whatever trained it: a safetensors file keyed `name`, `name.exp_avg`, `name.exp_avg_sq`, `name.step`, and a
-JSON file for the rest. No random state is kept, for there is none: every stream is a function of seed and step.
+JSON file for the rest. No random state is kept, for there is none: every stream is a function of seed and step. Of a
+run that trains adapters it holds those alone; the frozen weights are in the snapshot `base`, once.
 """
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from scratchlab.errors import RunError
-from scratchlab.model.count import parameter_count
+from scratchlab.model.count import parameter_count, trained_count
+from scratchlab.model.load import StoredTensors
 from scratchlab.recipe import Recipe
 from scratchlab.runfolder import KEPT_CHECKPOINTS, Record, RunFolder
 from scratchlab.training.backend import Backend
@@ -40,13 +42,9 @@ def save_checkpoint(
 
 
 def save_snapshot(folder: RunFolder, backend: Backend, state: Any, name: str, step: int, world: World) -> None:
-    """Keep the weights alone, as the snapshot `name`. All processes take part."""
-    model = backend.model(state)
-
-    def write(path: Path) -> None:
-        write_tensors({name: parameter.detach().cpu() for name, parameter in model.named_parameters()}, path)
-
-    world.by_first(lambda: folder.save_snapshot(name, step, write))
+    """Keep the weights that are trained, and no moments, as the snapshot `name`. All processes take part."""
+    weights = backend.weights(state)
+    world.by_first(lambda: folder.save_snapshot(name, step, lambda path: write_tensors(weights, path)))
 
 
 def snapshot_steps(recipe: Recipe) -> frozenset[int]:
@@ -74,26 +72,6 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, st
         raise (OSError(int(code[1]), os.strerror(int(code[1]))) if code else error) from error
 
 
-class StoredTensors(Mapping[str, Tensor]):
-    """The tensors of a file, read as they are asked for: no more than one has to be in memory at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = safe_open(path, framework="pt")
-        self._names = frozenset(self._file.keys())
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._file.get_tensor(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
 def restore_checkpoint(
     folder: RunFolder, backend: Backend, say: Callable[[str], None], world: World
 ) -> tuple[Any, Record]:
@@ -114,17 +92,21 @@ def restore_checkpoint(
     path, record = found
     if problems:
         say(f"Falling back to the checkpoint of step {record['step']}.")
-    state = backend.restore(StoredTensors(path), record)
+    state = backend.restore(StoredTensors(*world.by_first(lambda: folder.weight_files(path))), record)
     say(f"Going on from step {record['step']}.")
     return state, record
 
 
 def check_disk(free_bytes: int, recipe: Recipe, vocab_size: int) -> int:
-    """Bytes the checkpoints and snapshots of a resolved recipe will take. `RunError` if the disk does not have them."""
-    parameters = parameter_count(recipe.model, vocab_size)
+    """Bytes the checkpoints and snapshots of a resolved recipe will take. `RunError` if the disk does not have them.
+
+    Beside adapters there is the base, once.
+    """
+    trained = trained_count(recipe.model, vocab_size, recipe.finetuning)
+    base = 0 if recipe.finetuning.lora_rank is None else 4 * parameter_count(recipe.model, vocab_size)
     # One more checkpoint than is kept, and one more `best`: each is written before the old one goes.
     on_the_way = 4 * len(snapshot_steps(recipe))
-    needed = parameters * (BYTES_PER_PARAMETER * (KEPT_CHECKPOINTS + 1) + 2 * 4 + on_the_way)
+    needed = base + trained * (BYTES_PER_PARAMETER * (KEPT_CHECKPOINTS + 1) + 2 * 4 + on_the_way)
     if needed > free_bytes:
         few = " Or keep fewer: evaluation.snapshots=0." if on_the_way else ""
         raise RunError(

@@ -1,10 +1,11 @@
-"""What a run learns from: the windows of a text, or the examples of a corpus; and what cannot be asked of which."""
+"""What a run learns from: the windows of a text, examples, or pairs of answers; and what cannot be asked of which."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from scratchlab.corpus.examples.fit import SHOWN, fit_instructions
 from scratchlab.corpus.examples.packing import PackedRows
+from scratchlab.corpus.examples.pairs import Margins, PairRows, fit_pairs
 from scratchlab.corpus.store import Corpus
 from scratchlab.corpus.windows import Sequences, Windows
 from scratchlab.errors import CorpusError, RecipeError
@@ -12,15 +13,23 @@ from scratchlab.evaluation.chrf import require_chrf
 from scratchlab.recipe import GPTSection, Recipe, RNNSection
 
 
-def training_sequences(recipe: Recipe, corpus: Corpus) -> Sequences:
-    """The windows of the training split, in the order that the recipe asks for; or rows of its examples."""
+def holds_pairs(corpus: Corpus) -> bool:
+    """Whether a run on this corpus learns which answer of two is better."""
+    return corpus.manifest.examples is not None and corpus.manifest.examples.kind == "pairs"
+
+
+def training_sequences(recipe: Recipe, corpus: Corpus, margins: Margins | None = None) -> Sequences:
+    """The windows of the training split, in the order that the recipe asks for; or rows of its examples. Rows of pairs
+    come with `margins`, if they are known yet."""
     split, model, examples = corpus.split("train"), recipe.model, corpus.manifest.examples
     if examples is None:
         parallel = recipe.training.global_batch_size if recipe.training.order == "streams" else None
         return Windows(split, model.context_length, parallel)
-    forgets = isinstance(model, GPTSection) and model.document_mask
+    parted_at = corpus.tokenizer.end_of_text if isinstance(model, GPTSection) and model.document_mask else None
+    if holds_pairs(corpus):
+        return PairRows(split, model.context_length, parted_at, margins)
     learned = "labels" if examples.kind == "labels" else recipe.finetuning.learn_from
-    return PackedRows(split, model.context_length, learned, corpus.tokenizer.end_of_text if forgets else None)
+    return PackedRows(split, model.context_length, learned, parted_at)
 
 
 def check_data(recipe: Recipe, corpus: Corpus, yardstick: Corpus) -> None:
@@ -28,7 +37,7 @@ def check_data(recipe: Recipe, corpus: Corpus, yardstick: Corpus) -> None:
 
     `MissingExtraError` for what it takes to score answers, now rather than at the run's end.
     """
-    problems = [*_problems(recipe, corpus), *_problems_of_scoring(recipe, yardstick)]
+    problems = [*_problems(recipe, corpus), *_problems_of_scoring(recipe, yardstick, holds_pairs(corpus))]
     if problems:
         raise RecipeError("\n  ".join(["The recipe and its corpus do not go together:", *problems]))
     if recipe.evaluation.answers:
@@ -41,9 +50,13 @@ def _problems(recipe: Recipe, corpus: Corpus) -> Iterator[str]:
         for name in sorted(given.keys() & {"learn_from", "beta"}):
             yield f"finetuning.{name}: {corpus.path} is text, not examples: leave it out."
         return
-    if examples.kind != "instructions":
-        yield f"corpus: {corpus.path} holds {examples.kind}, and what is learned from here are instructions."
-    if "beta" in given:
+    if examples.kind == "labels":
+        yield f"corpus: {corpus.path} holds labels, and what is learned from here are instructions or pairs."
+    if examples.kind == "pairs" and "learn_from" in given:
+        yield f"finetuning.learn_from is for instructions, and {corpus.path} holds pairs: leave it out."
+    if examples.kind == "pairs" and recipe.start.weights is None:
+        yield f"start.weights: {corpus.path} holds pairs, which are judged against the model that a run begins from."
+    if examples.kind != "pairs" and "beta" in given:
         yield f"finetuning.beta is for pairs, and {corpus.path} holds {examples.kind}: leave it out."
     if isinstance(recipe.model, RNNSection):
         yield (
@@ -54,12 +67,16 @@ def _problems(recipe: Recipe, corpus: Corpus) -> Iterator[str]:
         yield "training.order = 'streams' reads a text on from step to step, and examples are none: leave it out."
 
 
-def _problems_of_scoring(recipe: Recipe, yardstick: Corpus) -> Iterator[str]:
+def _problems_of_scoring(recipe: Recipe, yardstick: Corpus, pairs: bool) -> Iterator[str]:
+    """`pairs`: what is learned from are pairs, so that there is a reference to score others against."""
     examples, splits = yardstick.manifest.examples, yardstick.manifest.splits
-    if examples is not None and examples.kind != "instructions":
-        yield f"evaluation.corpus: {yardstick.path} holds {examples.kind}, by which no run is scored."
-    if recipe.evaluation.answers and (examples is None or "test" not in splits):
-        has = "is text" if examples is None else "has no test split"
+    if examples is not None and (examples.kind == "labels" or (examples.kind == "pairs" and not pairs)):
+        whom = "only runs that learn from pairs are" if examples.kind == "pairs" else "no run is"
+        yield f"evaluation.corpus: {yardstick.path} holds {examples.kind}, by which {whom} scored."
+    asked = examples is not None and examples.kind == "instructions"
+    if recipe.evaluation.answers and not (asked and "test" in splits):
+        holds = "is text" if examples is None else f"holds {examples.kind}"
+        has = "has no test split" if asked else holds
         yield f"evaluation.answers: {yardstick.path} {has}, and what is answered are the instructions of one."
     if recipe.training.patience is not None and "validation" not in splits:
         yield f"training.patience: {yardstick.path} has no validation split to tell when to stop."
@@ -73,14 +90,15 @@ def what_fits(
     `say` is told of those that do not fit. CorpusError where a split that scores has none that does.
     """
     examples: dict[str, Any] = {}
+    fit = fit_pairs if holds_pairs(yardstick) else fit_instructions
     if yardstick.manifest.examples is not None:
         for name in [name for name in yardstick.manifest.splits if name != "train"]:
             split = yardstick.split(name)
-            examples[name] = fit_instructions(split, recipe.model.context_length).to_json(split)
+            examples[name] = fit(split, recipe.model.context_length).to_json(split)
             if not examples[name]["examples"]:
                 raise CorpusError(
-                    f"None of the examples of the {name} split of {yardstick.path} has any of its response within "
-                    f"model.context_length = {recipe.model.context_length} tokens."
+                    f"None of the examples of the {name} split of {yardstick.path} has any of its response (of pairs: "
+                    f"of both answers) within model.context_length = {recipe.model.context_length} tokens."
                 )
     windows = {"windows": sequences.counts()} if isinstance(sequences, Windows) else {}
     if not windows:
@@ -99,6 +117,6 @@ def _misfits(split: str, counts: dict[str, Any], context_length: int) -> Iterato
     if counts["left_out"]:
         more = ", ..." if counts["left_out"] > SHOWN else ""
         yield (
-            f"{split}: {counts['left_out']:,} of {total:,} examples begin to answer beyond {context}: they are left "
+            f"{split}: {counts['left_out']:,} of {total:,} examples have no room to answer in {context}: they are left "
             f"out ({', '.join(counts['left_out_ids'])}{more})."
         )

@@ -222,8 +222,8 @@ def seconds_of_size(
     usable = forecast.room if recipe.settled.device == "cpu" else round(forecast.room * (1 - HEADROOM))
     if largest_micro_batch(recipe, vocab_size, usable, process, work.longest_text) is None:
         return None
-    rate = forecast.tokens_per_second * training_flops_per_token(like.model, vocab_size)
-    training = work.steps * work.tokens_per_step * training_flops_per_token(recipe.model, vocab_size)
+    rate = forecast.tokens_per_second * training_flops_per_token(like.model, vocab_size, like.finetuning)
+    training = work.steps * work.tokens_per_step * training_flops_per_token(recipe.model, vocab_size, recipe.finetuning)
     return (training + work.scored_tokens * forward_flops_per_token(recipe.model, vocab_size)) / rate
 
 

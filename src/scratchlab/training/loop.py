@@ -15,18 +15,21 @@ from scratchlab import hardware
 from scratchlab.devices import nominal_rate, price_per_hour, rent_source
 from scratchlab.errors import RunError, Terminated
 from scratchlab.evaluation.examples import evaluate_examples
-from scratchlab.evaluation.loss import UnitLosses, byte_lengths, evaluate_units
+from scratchlab.evaluation.loss import LossResult, UnitLosses, byte_lengths, evaluate_units
+from scratchlab.evaluation.pairs import preferred, score_pairs
 from scratchlab.evaluation.results import TaskResult
 from scratchlab.evaluation.running import score_task
 from scratchlab.evaluation.subjects import model_subject
 from scratchlab.generation.engine import Settings
 from scratchlab.generation.text import write
-from scratchlab.model.count import parameter_count, training_flops_per_token
+from scratchlab.model.count import parameter_count, trained_count, training_flops_per_token
+from scratchlab.model.load import StoredTensors
 from scratchlab.recipe import GPTSection, ModelSection, Recipe, load_recipe
 from scratchlab.runfolder import Record, RunFolder, step_name
 from scratchlab.training.answers import answer_test, first_answer, score_of
 from scratchlab.training.charts import draw_charts
-from scratchlab.training.checkpoint import StoredTensors, save_checkpoint, save_snapshot, snapshot_steps
+from scratchlab.training.checkpoint import save_checkpoint, save_snapshot, snapshot_steps
+from scratchlab.training.data import holds_pairs
 from scratchlab.training.forecast import happened
 from scratchlab.training.launch import launch
 from scratchlab.training.lighter import memory_told
@@ -34,7 +37,7 @@ from scratchlab.training.progress import Reporter, Silent
 from scratchlab.training.schedule import learning_rate
 from scratchlab.training.signals import StopRequest, stop_on_signals
 from scratchlab.training.start import Run, create_run, holds_same, pick_up
-from scratchlab.training.summary import cost, health, out_of_patience, validation_records
+from scratchlab.training.summary import cost, health, out_of_patience, validation_loss, validation_records
 from scratchlab.training.world import CommonStop, World, joined
 
 KEPT_UNITS = 2_000  # of the test split's losses: a file of a hundred kilobytes
@@ -164,7 +167,8 @@ def end(run: Run, step: int) -> None:
     run.weights_of, extras = record["step"], run.backend.extras(run.state)
     with run.journal.spent_on("checkpoints"):
         run.state = None  # its memory is needed
-        run.state = run.backend.restore(StoredTensors(path), extras)
+        files = run.world.by_first(lambda: run.folder.weight_files(path))
+        run.state = run.backend.restore(StoredTensors(*files), extras)
         save_checkpoint(run.folder, run.backend, run.state, step, run.world, run.weights_of)
     run.report.say(f"The weights are those of step {run.weights_of}, where the validation loss was lowest.")
 
@@ -181,13 +185,14 @@ def evaluate(run: Run, step: int) -> None:
     write_metrics(run)
     with run.journal.spent_on("evaluation"):
         if "validation" in run.yardstick.manifest.splits:
-            result = split_loss(run, "validation", run.recipe.evaluation.max_tokens).summary()
-            run.journal.note({"step": step, "validation": result.to_json()})
-            nats, bits = result.nats_per_token, result.bits_per_byte
-            run.report.say(f"step {step}: validation loss {nats:.4f} nats/token, {bits:.4f} bits/byte")
-            better = nats < run.best
-            run.validated.append(nats if math.isfinite(nats) else math.inf)
-            if not math.isfinite(nats):
+            units, compared = split_loss(run, "validation", run.recipe.evaluation.max_tokens)
+            figures = units.summary().to_json() | compared
+            run.journal.note({"step": step, "validation": figures})
+            run.report.say(f"step {step}: validation {told(units.summary(), compared)}")
+            loss = validation_loss(figures)
+            better = loss < run.best
+            run.validated.append(loss)
+            if not math.isfinite(loss):
                 return  # it has diverged: nothing to keep, and nothing it could write
             if better:
                 save_snapshot(run.folder, run.backend, run.state, "best", step, run.world)
@@ -220,14 +225,26 @@ def figures_of(result: TaskResult) -> Record:
     return {name: value for name, value in result.to_json().items() if name not in ("model", "task")}
 
 
-def split_loss(run: Run, split: str, max_tokens: int | None = None) -> UnitLosses:
+def told(loss: LossResult, compared: Record) -> str:
+    """A validation in a line."""
+    if compared:
+        nats, share, pairs = compared["loss"], compared["accuracy"], compared["pairs"]
+        return f"loss {math.nan if nats is None else nats:.4f} nats/pair, accuracy {share:.1%} (n = {pairs:,} pairs)"
+    return f"loss {loss.nats_per_token:.4f} nats/token, {loss.bits_per_byte:.4f} bits/byte"
+
+
+def split_loss(run: Run, split: str, max_tokens: int | None = None) -> tuple[UnitLosses, Record]:
     """Loss of the weights as they are on one split of the corpus that scores, unit by unit: of examples, on what the
-    assistant says in each."""
+    assistant says in each; of pairs, on the chosen answers, and what is made of the preferences (`preferred`)."""
     scorer, model = run.backend.scorer(run.state), run.recipe.model
     text, sizes = run.yardstick.split(split), byte_lengths(run.yardstick.tokenizer)
+    if holds_pairs(run.yardstick):
+        scored = score_pairs(scorer, text, model.context_length, sizes, max_tokens)
+        gains = scored.margins - run.reference[split][scored.numbers]
+        return scored.chosen, preferred(gains, run.recipe.finetuning.beta)
     if run.yardstick.manifest.examples is not None:
-        return evaluate_examples(scorer, text, model.context_length, sizes, max_tokens)
-    return evaluate_units(
+        return evaluate_examples(scorer, text, model.context_length, sizes, max_tokens), {}
+    units = evaluate_units(
         scorer.windows,
         text,
         model.context_length,
@@ -236,6 +253,7 @@ def split_loss(run: Run, split: str, max_tokens: int | None = None) -> UnitLosse
         symbol_bytes=sizes,
         device=run.recipe.settled.device,
     )
+    return units, {}
 
 
 def write_sample(run: Run) -> Record:
@@ -265,31 +283,32 @@ def check_first_loss(loss: float | None, vocab_size: int, model: ModelSection, r
 def finish(run: Run) -> Record:
     """Score the final weights on the test split, add everything up, draw the charts, and write result.json."""
     with run.journal.spent_on("evaluation"):
-        test = split_loss(run, "test") if "test" in run.yardstick.manifest.splits else None
+        test, compared = split_loss(run, "test") if "test" in run.yardstick.manifest.splits else (None, {})
         asked = run.recipe.evaluation.answers
         answers = answer_test(run.backend.model(run.state), run.yardstick, asked) if asked else []
-    return run.world.by_first(lambda: write_result(run, test, answers))
+    return run.world.by_first(lambda: write_result(run, test, compared, answers))
 
 
-def write_result(run: Run, test: UnitLosses | None, answers: list[Record]) -> Record:
-    """What the run came to, from all that its folder says."""
+def write_result(run: Run, test: UnitLosses | None, compared: Record, answers: list[Record]) -> Record:
+    """What the run came to, from all that its folder says; `compared` is what it makes of pairs of the test split."""
     recipe, folder = run.recipe, run.folder
     device, precision = run.journal.device, recipe.settled.precision  # this process's own, where each has one
-    flops_per_token = training_flops_per_token(recipe.model, run.corpus.vocab_size)
+    flops_per_token = training_flops_per_token(recipe.model, run.corpus.vocab_size, recipe.finetuning)
     tokens_per_step = recipe.training.global_batch_size * recipe.model.context_length
     manifest = folder.manifest()
     lineage = manifest.get("lineage", [])
     run.journal.write()
     metrics, meters = folder.metrics(), folder.meters()
     validations = [record | record.pop("validation") for record in validation_records(metrics)]
-    finite = [record for record in validations if record["nats_per_token"] is not None]
+    finite = [record for record in validations if math.isfinite(validation_loss(record))]
     result: Record = {
         "steps": run.step,
         "tokens_with_lineage": run.step * tokens_per_step + sum(earlier["tokens"] for earlier in lineage),
         "parameters": parameter_count(recipe.model, run.corpus.vocab_size),
-        "test": test and test.summary().to_json(),
+        "trained_parameters": trained_count(recipe.model, run.corpus.vocab_size, recipe.finetuning),
+        "test": test and test.summary().to_json() | compared,
         "validation": validations[-1] if validations else None,
-        "best_validation": min(finite, key=lambda record: record["nats_per_token"], default=None),
+        "best_validation": min(finite, key=validation_loss, default=None),
         "health": health(metrics, recipe.training.clip_norm),
         "cost": cost(
             meters,

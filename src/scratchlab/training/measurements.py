@@ -48,6 +48,8 @@ def shape_key(recipe: Recipe, vocab_size: int) -> str:
         "execution": recipe.execution.model_dump(),
         "environment": hardware.environment(recipe.execution.device),
     }
+    if recipe.finetuning.lora_rank is not None:
+        parts["finetuning"] = recipe.finetuning.model_dump(exclude_defaults=True)
     return sha256_of_json(parts)[:16]
 
 

@@ -1,15 +1,15 @@
 """How much memory training takes, part by part, as functions of the recipe. Nothing here is measured or fitted.
 
-What a step holds at its fullest: weights, their gradients and the optimizer's moments in float32; what the forward pass
-keeps (`model/kept.py`); logits. On a GPU that is what PyTorch reports as allocated. A process on a CPU has more in main
-memory: what it takes before it has a model, and the holes between tensors that the C library keeps
-(`hardware.keep_freed_memory`): a tenth to two fifths of the rest, which only running it tells.
+What a step holds at its fullest: weights in float32, gradients and the optimizer's moments of those that are trained;
+what the forward pass keeps (`model/kept.py`); logits. On a GPU that is what PyTorch reports as allocated. A process on
+a CPU has more in main memory: what it takes before it has a model, and the holes between tensors that the C library
+keeps (`hardware.keep_freed_memory`): a tenth to two fifths of the rest, which only running it tells.
 """
 
 from dataclasses import asdict, dataclass, replace
 
 from scratchlab.evaluation.loss import STREAMS, rows_at_once
-from scratchlab.model.count import parameter_count
+from scratchlab.model.count import adapted_matrices, adapter_count, parameter_count, trained_count, trains_head
 from scratchlab.model.kept import FLOAT, Kept, Shape, kept_bytes, recomputed, scoring_bytes
 from scratchlab.recipe import ModelSection, Recipe, RNNSection
 
@@ -52,17 +52,19 @@ def memory_of(recipe: Recipe, vocab_size: int, process: int = 0) -> Memory:
 def with_evaluation(memory: Memory, recipe: Recipe, vocab_size: int, tokens: int | None = None) -> Memory:
     """The same of a run that also scores a text of so many tokens (None: of very many), in between or at the end.
 
-    Weights, gradients and moments are there then; and where each process has a part, a whole copy of the weights.
+    Weights, gradients and moments are there then; where each process has a part, a whole copy of the weights; and
+    beside adapters a copy of the matrices that they are merged into.
     """
     length = recipe.model.context_length
     rows = STREAMS if recipe.model.remembers else rows_at_once(length, recipe.execution.device)
     if tokens is not None and not recipe.model.remembers:
         rows = min(rows, -(-tokens // length))
-    weights = FLOAT * parameter_count(recipe.model, vocab_size)
+    weights, trained = _weights(recipe, vocab_size), _trained(recipe, vocab_size)
     own = _own_part(recipe, weights)
-    scoring = scoring_bytes(recipe.model, vocab_size, _shape(recipe, rows)) + (weights if own < weights else 0)
+    whole = (weights if own < weights else 0) + _merged(recipe, vocab_size)
+    scoring = scoring_bytes(recipe.model, vocab_size, _shape(recipe, rows)) + whole
     step = memory.total - memory.process
-    return replace(memory, evaluation=max(0, own + own + memory.optimizer + scoring - step))
+    return replace(memory, evaluation=max(0, own + _own_part(recipe, trained) + memory.optimizer + scoring - step))
 
 
 def largest_micro_batch(
@@ -80,10 +82,10 @@ def largest_micro_batch(
 
 def offloaded_bytes(recipe: Recipe, vocab_size: int) -> int:
     """What a process has in main memory of weights, gradients and moments that are off-loaded there: 16 bytes a
-    parameter with AdamW. 0 where they are not."""
+    parameter that is trained, with AdamW. 0 where they are not."""
     if not recipe.execution.optimizer_offload:
         return 0
-    return (2 + MOMENTS[recipe.training.optimizer]) * FLOAT * parameter_count(recipe.model, vocab_size)
+    return (2 + MOMENTS[recipe.training.optimizer]) * _trained(recipe, vocab_size)
 
 
 def sequences_a_process(recipe: Recipe) -> int:
@@ -100,7 +102,7 @@ def divisors(n: int) -> list[int]:
 def kept_of(recipe: Recipe, vocab_size: int, micro_batch_size: int) -> Kept:
     """What a micro-batch of a recipe keeps for its backward pass, its device and its precision settled."""
     shape = _shape(recipe, micro_batch_size)
-    kept = kept_bytes(recipe.model, vocab_size, shape)
+    kept = kept_bytes(recipe.model, vocab_size, shape, recipe.finetuning)
     if not recipe.execution.activation_checkpointing:
         return kept
     return recomputed(kept, FLOAT * shape.n * recipe.model.d_model)
@@ -112,18 +114,18 @@ def _shape(recipe: Recipe, rows: int) -> Shape:
 
 
 def _memory(recipe: Recipe, vocab_size: int, micro_batch_size: int, process: int) -> Memory:
-    weights = FLOAT * parameter_count(recipe.model, vocab_size)
+    weights, trained = _weights(recipe, vocab_size), _trained(recipe, vocab_size)
     kept = kept_of(recipe, vocab_size, micro_batch_size)
-    head = FLOAT * _head_size(recipe.model, vocab_size)
-    earlier = weights if sequences_a_process(recipe) > micro_batch_size else 0  # gradients of micro-batches before
-    at_loss, at_end = _gradients(recipe, weights, earlier, head)
+    head = FLOAT * _head_size(recipe.model, vocab_size) * trains_head(recipe.model, recipe.finetuning)
+    earlier = trained if sequences_a_process(recipe) > micro_batch_size else 0  # gradients of micro-batches before
+    at_loss, at_end = _gradients(recipe, trained, earlier, head)
     logits = min(kept.logits + kept.logits_passing, kept.peak - sum(kept.layers))
-    passing = weights if recipe.training.optimizer == "rmsprop" else head  # in the update; at the end of the backward
+    passing = trained if recipe.training.optimizer == "rmsprop" else head  # in the update; at the end of the backward
     if at_loss + kept.peak > at_end + passing:
         gradients, activations = at_loss, kept.peak - logits
     else:
         gradients, activations, logits = at_end, passing, 0
-    moments = MOMENTS[recipe.training.optimizer] * _own_part(recipe, weights)
+    moments = MOMENTS[recipe.training.optimizer] * _own_part(recipe, trained)
     return Memory(
         weights=_own_part(recipe, weights) + _gathered(recipe, vocab_size, weights),
         gradients=gradients,
@@ -134,13 +136,31 @@ def _memory(recipe: Recipe, vocab_size: int, micro_batch_size: int, process: int
     )
 
 
+def _weights(recipe: Recipe, vocab_size: int) -> int:
+    """Bytes of all weights, with adapters."""
+    adapters = adapter_count(recipe.model, vocab_size, recipe.finetuning)
+    return FLOAT * (parameter_count(recipe.model, vocab_size) + adapters)
+
+
+def _trained(recipe: Recipe, vocab_size: int) -> int:
+    """Bytes of the weights that are trained."""
+    return FLOAT * trained_count(recipe.model, vocab_size, recipe.finetuning)
+
+
+def _merged(recipe: Recipe, vocab_size: int) -> int:
+    """Bytes of the matrices that adapters are merged into."""
+    matrices = adapted_matrices(recipe.model, vocab_size, recipe.finetuning)
+    return FLOAT * sum(n_in * n_out * n for n_in, n_out, n in matrices)
+
+
 def _own_part(recipe: Recipe, whole: int) -> int:
     """Bytes that one process has of `whole`, which several may share out."""
     return -(-whole // recipe.execution.processes) if recipe.execution.shard else whole
 
 
-def _gradients(recipe: Recipe, weights: int, earlier: int, head: int) -> tuple[int, int]:
-    """Bytes of gradients that are there at the loss, and at the end of the backward pass.
+def _gradients(recipe: Recipe, trained: int, earlier: int, head: int) -> tuple[int, int]:
+    """Bytes of gradients that are there at the loss, and at the end of the backward pass, of so many bytes
+    of weights.
 
     Between the micro-batches of a step they are whole in every process, for they are summed with those of the last
     one. DDP sums them in buckets, which are there at all times: a second place for every gradient. FSDP2 lets go of a
@@ -148,10 +168,10 @@ def _gradients(recipe: Recipe, weights: int, earlier: int, head: int) -> tuple[i
     """
     at_loss = earlier or head  # the head's own come with the loss
     if recipe.execution.shard:
-        return at_loss, earlier or _own_part(recipe, weights)
+        return at_loss, earlier or _own_part(recipe, trained)
     if recipe.execution.processes > 1:
-        return weights + at_loss, weights + earlier
-    return at_loss, weights
+        return trained + at_loss, trained + earlier
+    return at_loss, trained
 
 
 def _gathered(recipe: Recipe, vocab_size: int, weights: int) -> int:

@@ -4,22 +4,25 @@ How is chosen once, when a backend is built. Gradients are summed, not averaged,
 of the whole batch already; and they are summed once a step, with those of its last micro-batch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from scratchlab.model.build import Model
 from scratchlab.model.gpt import GPT
 from scratchlab.model.loss import Objective
+from scratchlab.model.preferences import Preferences
 from scratchlab.training.world import World
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
+
+Learned = Objective | Preferences
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Spread:
 
     shard: Callable[[Model, str, bool], None]
     """(model without values, device, whether to compile): each process keeps its part of every parameter."""
-    wrap: Callable[[Objective, bool], Any]
+    wrap: Callable[[Learned, bool], Any]
     """(objective of the model with its values, whether to compile): what a micro-batch goes through."""
     passing: Callable[[Any, bool], AbstractContextManager[Any]]
     """(what was wrapped, whether it is the last micro-batch of a step): around its forward and backward pass."""
@@ -44,7 +47,7 @@ def spread_of(world: World, shard: bool) -> Spread:
 # One process.
 
 
-def _compiled(objective: Objective, compile: bool) -> Objective:
+def _compiled(objective: Learned, compile: bool) -> Learned:
     if compile:
         objective.compile(dynamic=False)
     return objective
@@ -56,7 +59,7 @@ PLAIN = Spread(shard=lambda model, device, compile: None, wrap=_compiled, passin
 # A copy in each: DDP.
 
 
-def _replicated(objective: Objective, compile: bool) -> DistributedDataParallel:
+def _replicated(objective: Learned, compile: bool) -> DistributedDataParallel:
     replicas = DistributedDataParallel(_compiled(objective, compile), gradient_as_bucket_view=True)
     replicas.register_comm_hook(None, sum_gradients)
     return replicas
@@ -99,7 +102,7 @@ def _shard(model: Model, device: str, compile: bool) -> None:
     register_fsdp_forward_method(model, "hidden")  # what the objective calls of a model
 
 
-def _passing_shards(objective: Objective, last: bool) -> AbstractContextManager[None]:
+def _passing_shards(objective: Learned, last: bool) -> AbstractContextManager[None]:
     objective.model.set_requires_gradient_sync(last)
     return nullcontext()
 
@@ -135,12 +138,13 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if _is_part(tensor) else tensor
 
 
-def whole_model(model: Model, parameters: Mapping[str, nn.Parameter], empty: Callable[[], Model]) -> Model:
+def whole_model(model: Model, empty: Callable[[], Model]) -> Model:
     """The model with all its weights in this process: itself, or a copy of it (made of `empty`) where it has parts.
 
     For what goes forward only: with no gradients and moments the whole has room, and each process is free to score as
     many batches as are its share. All processes must ask.
     """
+    parameters = dict(model.named_parameters())
     if not any(_is_part(parameter) for parameter in parameters.values()):
         return model
     copy = empty()

@@ -9,7 +9,7 @@ from scratchlab import hardware
 from scratchlab.corpus.store import Corpus
 from scratchlab.devices import CURRENCY, device_table, find_device, own_table
 from scratchlab.errors import CorpusError, DeviceError, TooLargeError, UsageError
-from scratchlab.model.count import parameter_count, training_flops_per_token
+from scratchlab.model.count import parameter_count, trained_count, training_flops_per_token
 from scratchlab.recipe import Recipe
 from scratchlab.training.chinchilla import TOKENS_PER_PARAMETER, choose_size
 from scratchlab.training.data import check_data, training_sequences
@@ -93,9 +93,10 @@ class Planned:
 
     def to_json(self) -> dict[str, Any]:
         model, vocab_size = self.given.model, self.text.vocab_size
-        per_token = training_flops_per_token(model, vocab_size)
+        per_token = training_flops_per_token(model, vocab_size, self.given.finetuning)
         return {
             "parameters": parameter_count(model, vocab_size),
+            "trained_parameters": trained_count(model, vocab_size, self.given.finetuning),
             "vocab_size": vocab_size,
             "steps": self.steps,
             "tokens": self.tokens,

@@ -17,7 +17,7 @@ import torch
 from scratchlab import hardware
 from scratchlab.errors import DeviceError, TooLargeError
 from scratchlab.files import pretty_json, user_file, write_atomically
-from scratchlab.model.count import parameter_count
+from scratchlab.model.count import trained_count
 from scratchlab.model.kept import FLOAT
 from scratchlab.recipe import Recipe, recipe_from
 from scratchlab.training.measurements import shape_key
@@ -78,7 +78,9 @@ def _room(recipe: Recipe, vocab_size: int) -> int:
         room = round(hardware.available_memory() * (1 - HEADROOM)) // execution.processes
     else:
         room = round(hardware.device_memory(execution.device) * (1 - HEADROOM / 2))
-    buckets = FLOAT * parameter_count(recipe.model, vocab_size)  # which DDP sums gradients in, beside the gradients
+    buckets = FLOAT * trained_count(
+        recipe.model, vocab_size, recipe.finetuning
+    )  # which DDP sums gradients in, beside the gradients
     return max(0, room - (buckets if execution.processes > 1 else 0))
 
 

@@ -31,8 +31,6 @@ def resolve(
     `world` are the processes that torchrun started.
     """
     execution, training = recipe.execution, recipe.training
-    if recipe.finetuning.lora_rank is not None:
-        raise RecipeError("finetuning.lora_rank (--lora): this version trains no adapters yet. Leave it out.")
     device = hardware.choose_device(execution.device)
     precision = _precision(recipe, device)
     processes, here = _processes(recipe, device, world)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from scratchlab.corpus.store import Corpus
@@ -13,6 +12,8 @@ from scratchlab.errors import RecipeError, RunError, UsageError
 from scratchlab.generation.text import run_tokenizer, speaks
 from scratchlab.model.build import empty_model
 from scratchlab.model.initialize import initial_value
+from scratchlab.model.load import StoredTensors, merged_tensors
+from scratchlab.model.lora import adapt, is_adapter
 from scratchlab.recipe import GPTSection, ModelSection, Recipe
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.optimizers import MOMENTS
@@ -22,8 +23,9 @@ from scratchlab.training.optimizers import MOMENTS
 class Source:
     """The run that another begins from, as it was when that one was made."""
 
-    path: Path
-    """The file with its tensors."""
+    files: tuple[Path, ...]
+    """Those with its tensors; the last one's take the place of others of their names."""
+    recipe: Recipe
     sha256: str
     steps: int
     sequences: int
@@ -37,6 +39,8 @@ class Source:
 def find_source(recipe: Recipe, corpus: Corpus) -> Source | None:
     """The run that `recipe` names in `[start]`; `RecipeError` if this recipe cannot begin from it."""
     start = recipe.start
+    if start.weights is None and recipe.finetuning.lora_rank is not None:
+        raise RecipeError("finetuning.lora_rank: adapters go beside weights that a run has learned: set start.weights.")
     if start.weights is None:
         return None
     if start.steps_before or start.sequences_before:
@@ -47,6 +51,10 @@ def find_source(recipe: Recipe, corpus: Corpus) -> Source | None:
     path, state = folder.snapshot("best") if start.at == "best" else _last_checkpoint(folder)
     earlier, manifest = folder.resolved(), folder.manifest()
     _check(recipe, corpus, earlier, folder, start.weights)
+    sha256 = folder.weights_sha256(state)
+    for which, other in (("this recipe", recipe), (start.weights, earlier)):
+        if start.optimizer == "kept" and other.finetuning.lora_rank is not None:
+            raise RecipeError(f"start.optimizer = 'kept': {which} trains adapters, which begin anew in every run.")
     if start.optimizer == "kept" and "imported" in manifest:
         raise RecipeError(f"start.optimizer = 'kept': {start.weights} was imported, and has weights alone.")
     if start.optimizer == "kept" and earlier.training.optimizer != recipe.training.optimizer:
@@ -64,14 +72,15 @@ def find_source(recipe: Recipe, corpus: Corpus) -> Source | None:
         "at": start.at,
         "step": steps,
         "tokens": sequences * earlier.model.context_length,
-        "weights_sha256": state["sha256"],
+        "weights_sha256": sha256,
     }
     if "imported" in manifest:
         record["imported"] = manifest["imported"]
     before = earlier.settled
     return Source(
-        path=path,
-        sha256=state["sha256"],
+        files=folder.weight_files(path),
+        recipe=earlier,
+        sha256=sha256,
         steps=before.steps_before + steps,
         sequences=before.sequences_before + sequences,
         state=state,
@@ -165,8 +174,10 @@ def _shapes(model: ModelSection, vocab_size: int) -> dict[str, tuple[int, ...]]:
 
 
 def starting_tensors(recipe: Recipe, source: Source, vocab_size: int) -> dict[str, Tensor]:
-    """What the first checkpoint of the new run holds: weights, moments if they are kept, and what was remembered."""
-    tensors = load_file(source.path)
+    """What the new run begins from: weights (adapters are merged), moments if they are kept, what was remembered."""
+    tensors = dict(StoredTensors(*source.files))
+    if source.recipe.finetuning.lora_rank is not None:
+        tensors = merged_tensors(source.recipe, source.vocab_size, tensors)
     if vocab_size > source.vocab_size:
         assert isinstance(recipe.model, GPTSection), "a recurrent network learns from no examples"
         grown = [name for name in VOCABULARY if name in tensors]
@@ -178,6 +189,17 @@ def starting_tensors(recipe: Recipe, source: Source, vocab_size: int) -> dict[st
         for name, tensor in tensors.items()
         if (kept or not name.endswith(tuple(f".{part}" for part in MOMENTS)))
         and (remembered or not name.startswith("carried."))
+    }
+
+
+def fresh_adapters(recipe: Recipe, vocab_size: int) -> dict[str, Tensor]:
+    """What the adapters of a recipe begin as, by name."""
+    model = adapt(empty_model(recipe.model, vocab_size, end_of_text=0), recipe.finetuning)
+    table, seed = model.initial_table(), recipe.seeds.init
+    return {
+        name: initial_value(name, tuple(parameter.shape), table, seed)
+        for name, parameter in model.named_parameters()
+        if is_adapter(name)
     }
 
 

@@ -15,20 +15,21 @@ from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.corpus.windows import Sequences
 from scratchlab.errors import CorpusError, RecipeError, RunError
 from scratchlab.files import nearest_existing
-from scratchlab.model.count import parameter_count, training_flops_per_token
+from scratchlab.model.count import parameter_count, trained_count, training_flops_per_token
 from scratchlab.recipe import GPTSection, Recipe, fingerprint
 from scratchlab.runfolder import RunFolder
 from scratchlab.training.backend import Backend
 from scratchlab.training.checkpoint import check_disk, restore_checkpoint, write_tensors
-from scratchlab.training.data import check_data, training_sequences, what_fits
+from scratchlab.training.data import check_data, holds_pairs, training_sequences, what_fits
 from scratchlab.training.forecast import forecast_here, tried_micro_batch
 from scratchlab.training.journal import Journal
 from scratchlab.training.measurements import known_measurement
 from scratchlab.training.progress import Reporter
+from scratchlab.training.reference import Reference, kept_reference, make_reference
 from scratchlab.training.resolve import resolve
-from scratchlab.training.source import find_source, starting_extras, starting_tensors
+from scratchlab.training.source import find_source, fresh_adapters, starting_extras, starting_tensors
 from scratchlab.training.step import TorchBackend, fresh_extras
-from scratchlab.training.summary import validation_records
+from scratchlab.training.summary import validation_loss, validation_records
 from scratchlab.training.tasks import AskedTask, check_identities, identities, tasks_of
 from scratchlab.training.work import split_tokens
 from scratchlab.training.world import ALONE, World
@@ -46,6 +47,8 @@ class Run:
     """The corpus that scores: `corpus`, unless the recipe names another."""
     tasks: list[AskedTask]
     """What it is asked while it trains."""
+    reference: Reference
+    """Of a run that learns from pairs, what they are held against."""
     loader: Loader
     backend: Backend
     state: Any
@@ -54,7 +57,7 @@ class Run:
     weights_of: int | None
     """Of a run with patience that is over: the step of its best evaluation, whose weights are now the run's."""
     validated: list[float]
-    """The validation losses so far, in nats; infinite where it diverged."""
+    """The validation losses so far, in nats a token (of pairs, a pair); infinite where it diverged."""
     journal: Journal
     report: Reporter
     world: World
@@ -132,15 +135,26 @@ def create_run(
     }
     if tasks:
         manifest["tasks"] = identities(tasks)
-    begin, template = None, corpus.chat_template
+    begin, base, template = None, None, corpus.chat_template
     if template is not None:
         manifest["chat_template_sha256"] = sha256(template.source.encode()).hexdigest()
     if source is not None:
         extras = starting_extras(resolved, source, fresh_extras(resolved.settled))
-        tensors = starting_tensors(resolved, source, corpus.vocab_size)
-        begin = (lambda path: write_tensors(tensors, path)), extras
-    spoken = corpus.tokenizer.to_json(), begin, template and template.source
+        tensors = trained = starting_tensors(resolved, source, corpus.vocab_size)
+        if recipe.finetuning.lora_rank is not None:
+            trained = fresh_adapters(resolved, corpus.vocab_size)
+            base = lambda path: write_tensors(tensors, path)  # noqa: E731
+            if corpus.vocab_size > source.vocab_size:
+                say(FROZEN_TOKENS)
+        begin = (lambda path: write_tensors(trained, path)), extras
+    spoken = corpus.tokenizer.to_json(), begin, template and template.source, base
     return RunFolder.create(out, recipe, resolved, manifest, *spoken)
+
+
+FROZEN_TOKENS = (
+    "The tokens that the corpus adds to the vocabulary keep the rows that they begin with: adapters leave embeddings "
+    "frozen."
+)
 
 
 def holds_same(out: str | Path, recipe: Recipe) -> bool:
@@ -155,14 +169,23 @@ def pick_up(folder: RunFolder, report: Reporter, world: World = ALONE) -> Run:
     Of several processes all call this, and each gets its part. They may be more or fewer than the run had before.
     """
     recipe, corpus, yardstick, tasks = world.agreed(lambda: _reopened(folder, world))
-    backend = TorchBackend(recipe, corpus.vocab_size, corpus.tokenizer.end_of_text, world)
+    backend = TorchBackend(recipe, corpus.vocab_size, corpus.tokenizer.end_of_text, world, holds_pairs(corpus))
     state, record = restore_checkpoint(folder, backend, report.say, world)
     step, weights_of = record["step"], record.get("weights_of")
     # What was written at the very step of a checkpoint came after it, but for the end of a run.
     validated = world.by_first(lambda: _rewound(folder, step if weights_of is None else step + 1))
-    sequences = training_sequences(recipe, corpus)
     tokens_per_step = recipe.training.global_batch_size * recipe.model.context_length
-    flops_per_token = training_flops_per_token(recipe.model, corpus.vocab_size)
+    flops_per_token = training_flops_per_token(recipe.model, corpus.vocab_size, recipe.finetuning)
+    journal = Journal(folder, tokens_per_step, flops_per_token, recipe.settled, world)
+    reference: Reference = {}
+    if holds_pairs(corpus):
+        reference = kept_reference(folder, step, world) or {}
+    if holds_pairs(corpus) and not reference:
+        report.say("What the weights make of the pairs is scored once, before the first step.")
+        with journal.spent_on("reference"):
+            scored = corpus, yardstick, recipe.model.context_length
+            reference = make_reference(folder, backend.scorer(state), *scored, world)
+    sequences = training_sequences(recipe, corpus, reference.get("train"))
     if step == 0:
         report.say(_what_is_ahead(folder, recipe, corpus.vocab_size, sequences, world))
     return Run(
@@ -171,6 +194,7 @@ def pick_up(folder: RunFolder, report: Reporter, world: World = ALONE) -> Run:
         corpus=corpus,
         yardstick=yardstick,
         tasks=tasks,
+        reference=reference,
         loader=Loader(
             sequences,
             recipe.training.global_batch_size,
@@ -184,7 +208,7 @@ def pick_up(folder: RunFolder, report: Reporter, world: World = ALONE) -> Run:
         step=step,
         weights_of=weights_of,
         validated=validated,
-        journal=Journal(folder, tokens_per_step, flops_per_token, recipe.settled, world),
+        journal=journal,
         report=report,
         world=world,
     )
@@ -211,15 +235,16 @@ def _reopened(folder: RunFolder, world: World) -> tuple[Recipe, Corpus, Corpus, 
 def _rewound(folder: RunFolder, step: int) -> list[float]:
     """The folder goes back to `step`; gives the validation losses that are left."""
     folder.rewind(step)
-    losses = [record["validation"]["nats_per_token"] for record in validation_records(folder.metrics())]
-    return [math.inf if loss is None else loss for loss in losses]
+    return [validation_loss(record["validation"]) for record in validation_records(folder.metrics())]
 
 
 def _what_is_ahead(folder: RunFolder, recipe: Recipe, vocab_size: int, sequences: Sequences, world: World) -> str:
     steps, taken = recipe.settled.steps, recipe.settled.steps * recipe.training.global_batch_size
     tokens, megabytes = taken * recipe.model.context_length, folder.manifest()["disk_bytes_needed"] / 1e6
+    trained = trained_count(recipe.model, vocab_size, recipe.finetuning)
+    adapters = f"{trained:,} in adapters beside " if recipe.finetuning.lora_rank else ""
     return (
-        f"{parameter_count(recipe.model, vocab_size):,} parameters, {steps:,} steps, {tokens:,} tokens "
+        f"{adapters}{parameter_count(recipe.model, vocab_size):,} parameters, {steps:,} steps, {tokens:,} tokens "
         f"({taken / len(sequences):.1f} epochs), up to {megabytes:,.0f} MB of disk, "
         f"on {hardware.device_name(world.device(recipe.settled.device))}"
         + (f", {world.size} processes" if world.size > 1 else "")

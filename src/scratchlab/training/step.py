@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from scratchlab.corpus.loader import share
-from scratchlab.corpus.windows import Batch
+from scratchlab.corpus.windows import Batch, Packing, Paired
 from scratchlab.evaluation.processes import gathered
 from scratchlab.evaluation.scorer import ModelScorer, Scorer
 from scratchlab.hardware import CUBLAS_WORKSPACE, allow_tf32, compute_dtype, keep_freed_memory
 from scratchlab.model.build import Model, empty_model
 from scratchlab.model.initialize import initialize
+from scratchlab.model.lora import adapt, merged
 from scratchlab.model.loss import Objective
+from scratchlab.model.preferences import Preferences
 from scratchlab.model.rnn import Carried
 from scratchlab.recipe import Recipe, Settled
 from scratchlab.seeds import noise_seed
@@ -42,9 +44,9 @@ class TorchState:
 
     model: Model
     objective: Any
-    """`Objective(model)`, compiled if the recipe says so, and spread over the processes of the run."""
+    """`Objective(model)`, or `Preferences`: compiled if the recipe says so, and spread over the run's processes."""
     parameters: dict[str, torch.nn.Parameter]
-    """The model's, found once: looking for them goes through every module."""
+    """Those that are trained, all or the adapters alone; found once, for looking goes through every module."""
     updated: dict[str, torch.nn.Parameter]
     """What the optimizer moves: the same, or their copies on the CPU (`execution.optimizer_offload`)."""
     optimizer: torch.optim.Optimizer
@@ -66,7 +68,8 @@ class MicroBatch:
     blank: bool = False
     """Whether it stands in where a process has fewer of them than another: nothing in it counts."""
     packing: tuple[Tensor, ...] = ()
-    """The texts that its tokens belong to and their places in them, both (B, T), where several share a row."""
+    """The texts that its tokens belong to and their places in them, both (B, T), where several share a row; of pairs
+    the margins, too (`corpus.windows.Paired`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class SentBatch:
 
     micro_batches: list[MicroBatch]
     weight: float
-    """Of all targets of this process."""
+    """Of all targets, or pairs, of this process."""
     continues: bool
 
 
@@ -85,9 +88,17 @@ class TorchBackend:
     With several processes each has one, takes its share of every batch, and comes to the same update.
     """
 
-    def __init__(self, recipe: Recipe, vocab_size: int, end_of_text: int | None = None, world: World = ALONE) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        vocab_size: int,
+        end_of_text: int | None = None,
+        world: World = ALONE,
+        pairs: bool = False,
+    ) -> None:
+        """`pairs`: batches are of pairs, and what is learned is which answer of two is better."""
         self.recipe, self.settled, self.vocab_size, self.end_of_text = recipe, recipe.settled, vocab_size, end_of_text
-        self.world = world
+        self.world, self.pairs = world, pairs
         self.device = self.world.device(self.settled.device)
         self.spread = spread_of(self.world, self.settled.shard)
         keep_freed_memory()
@@ -114,9 +125,10 @@ class TorchBackend:
         model = self._empty_model()
         self.spread.shard(model, device, compile)
         initialize(model, model.initial_table(), recipe.seeds.init, device, fill)
-        objective = self.spread.wrap(Objective(model), compile)
+        learned = Preferences(model, recipe.finetuning.beta) if self.pairs else Objective(model)
+        objective = self.spread.wrap(learned, compile)
         scale, good_steps = (torch.tensor(value, device=device) for value in fresh_extras(self.settled).values())
-        parameters = dict(model.named_parameters())
+        parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
         updated = host_copies(parameters) if recipe.execution.optimizer_offload else parameters
         optimizer = make_optimizer(list(updated.values()), recipe.training)
         if self.world.size > 1:
@@ -126,14 +138,15 @@ class TorchBackend:
     def _empty_model(self) -> Model:
         dtype = compute_dtype(self.settled.precision)
         recompute = self.recipe.execution.activation_checkpointing
-        return empty_model(self.recipe.model, self.vocab_size, dtype, self.end_of_text, recompute)
+        model = empty_model(self.recipe.model, self.vocab_size, dtype, self.end_of_text, recompute)
+        return adapt(model, self.recipe.finetuning)
 
     def _rehearse(self, objective: Any) -> None:
         """DDP lays its buckets out by the first backward pass it sees, and sums of many processes depend on them: a run
         that is resumed must not see another first one than it saw when it was begun."""
-        blank = self._blank()
+        blank = self._blank(Paired if self.pairs else None)
         with self.spread.passing(objective, True):
-            objective(blank.tokens, blank.targets, blank.weights, None)[0].backward()
+            objective(blank.tokens, blank.targets, blank.weights, None, *blank.packing)[0].backward()
         objective.zero_grad(set_to_none=True)
 
     def send(self, batch: Batch) -> SentBatch:
@@ -154,9 +167,9 @@ class TorchBackend:
             for micro in batch.split(self.settled.micro_batch_size)
         ]
         if self.world.size > 1:  # all go through the model as often as the one with the most rows
-            blank = self._blank(batch.packing is not None)
+            blank = self._blank(None if batch.packing is None else type(batch.packing))
             micro_batches += [blank for _ in range(len(micro_batches), self._passes)]
-        return SentBatch(micro_batches, float(batch.weights.sum()), batch.continues)
+        return SentBatch(micro_batches, batch.weight, batch.continues)
 
     @property
     def _rows(self) -> int:
@@ -167,16 +180,17 @@ class TorchBackend:
     def _passes(self) -> int:
         return -(-self._rows // self.settled.micro_batch_size)
 
-    def _blank(self, packed: bool = False) -> MicroBatch:
+    def _blank(self, packed: type[Packing | Paired] | None) -> MicroBatch:
         shape = min(self._rows, self.settled.micro_batch_size), self.recipe.model.context_length
         # Two tensors: torch.compile would make a graph of its own for tokens that are the targets too.
         tokens, targets = (torch.zeros(shape, dtype=torch.int64, device=self.device) for _ in range(2))
         packing = (torch.zeros_like(tokens), torch.arange(shape[1], device=self.device).expand(shape)) if packed else ()
+        packing += (torch.zeros(shape[0], device=self.device),) if packed is Paired else ()
         return MicroBatch(tokens, targets, torch.zeros(shape, device=self.device), 0, blank=True, packing=packing)
 
     def step(self, state: TorchState, batch: Batch | SentBatch, step: int) -> tuple[TorchState, dict[str, Tensor]]:
         """Accumulate the gradient of the mean loss over the batch, then update. Never waits for the device."""
-        loss = self._accumulate_gradients(state, self.send(batch) if isinstance(batch, Batch) else batch, step)
+        metrics = self._accumulate_gradients(state, self.send(batch) if isinstance(batch, Batch) else batch, step)
         gradients = [parameter.grad for parameter in state.parameters.values() if parameter.grad is not None]
         norm = clipped_norm = _norm(gradients) / state.loss_scale
         skipped = ~torch.isfinite(norm)
@@ -186,16 +200,18 @@ class TorchBackend:
                 local(gradient).clamp_(-limit, limit)
             clipped_norm = _norm(gradients) / state.loss_scale
         self._update(state, clipped_norm, skipped, step)
-        return state, {"loss": loss, "gradient_norm": norm, "skipped": skipped}
+        return state, {**metrics, "gradient_norm": norm, "skipped": skipped}
 
-    def _accumulate_gradients(self, state: TorchState, batch: SentBatch, step: int) -> Tensor:
-        """Leaves the gradient, times the loss scale, in `.grad`; gives the mean loss in nats. Both of all processes."""
+    def _accumulate_gradients(self, state: TorchState, batch: SentBatch, step: int) -> dict[str, Tensor]:
+        """Leaves the gradient, times the loss scale, in `.grad`; gives the mean loss in nats, and of pairs the share of
+        which the chosen answer has gained more than the rejected one, and by how many nats. All of all processes."""
         if not state.model.training:
             state.model.train()
         for parameter in state.parameters.values():
             parameter.grad = None
         loss, weight = torch.zeros((), device=self.device), self._total_weight(batch)
-        carried, ends = state.carried if batch.continues else None, []
+        carried, ends = state.carried if batch.continues else None, list[Carried]()
+        told = torch.zeros(2, device=self.device)
         for micro in batch.micro_batches:
             self._seed_noise(noise_seed(self.recipe.seeds.noise, step, micro.first_sequence))
             row = micro.first_sequence - batch.micro_batches[0].first_sequence
@@ -205,13 +221,19 @@ class TorchBackend:
             if isinstance(end, Carried) and not micro.blank:
                 ends.append(end)
             loss += loss_sum / weight
+            if isinstance(end, Tensor):
+                told += end / weight
         state.carried = Carried.joined(ends) if ends else None
-        return self.world.total(loss)
+        if not self.pairs:
+            return {"loss": self.world.total(loss)}
+        accuracy, margin = self.world.total(told)
+        return {"loss": self.world.total(loss), "accuracy": accuracy, "margin": margin}
 
     def _backward(
         self, state: TorchState, micro: MicroBatch, remembered: Carried | None, factor: Tensor
     ) -> tuple[Tensor, Any]:
-        """Add the gradient of the loss sum times `factor` to `.grad`; gives the sum, and what is remembered.
+        """Add the gradient of the loss sum times `factor` to `.grad`; gives the sum, and what is remembered, or told of
+        pairs.
 
         In fp16 the factor weighs the targets. The chunked loss takes its gradients as it goes forward, and without the
         factor, which holds the loss scale, they would vanish in fp16, or be infinite at whatever scale.
@@ -223,7 +245,7 @@ class TorchBackend:
         weights = micro.weights * factor
         scaled_sum, _, end = state.objective(micro.tokens, micro.targets, weights, remembered, *micro.packing)
         scaled_sum.backward()
-        return scaled_sum.detach() / factor, end
+        return scaled_sum.detach() / factor, end / factor if self.pairs else end
 
     def _total_weight(self, batch: SentBatch) -> float | Tensor:
         """Of the global batch: what every gradient is divided by. 1 where nothing counts: all gradients are 0 then."""
@@ -273,19 +295,27 @@ class TorchBackend:
         return ModelScorer(self.model(state))
 
     def model(self, state: TorchState) -> Model:
-        return whole_model(state.model, state.parameters, self._empty_model).eval()
+        return merged(whole_model(state.model, self._empty_model)).eval()
+
+    def weights(self, state: TorchState) -> dict[str, Tensor]:
+        return self._in_main_memory({name: parameter.detach() for name, parameter in state.parameters.items()})
 
     def tensors(self, state: TorchState) -> dict[str, Tensor]:
-        kept: dict[str, Tensor] = {}
-        for name, parameter in state.parameters.items():
-            moments = state.optimizer.state[state.updated[name]]
-            tensors = {f"{name}.{part}": moments[part] for part in MOMENTS if part in moments}
-            for key, tensor in {name: parameter.detach(), **tensors}.items():
-                full = in_full(tensor)  # one at a time, and only the first process keeps it
-                if self.world.first:
-                    kept[key] = full.cpu()
+        kept = self.weights(state)
+        for name, updated in state.updated.items():
+            moments = state.optimizer.state[updated]
+            kept |= self._in_main_memory({f"{name}.{part}": moments[part] for part in MOMENTS if part in moments})
         for number, part in enumerate(self._gathered_memory(state)):
             kept[f"carried.{number}"] = part.cpu().contiguous()
+        return kept
+
+    def _in_main_memory(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All of each: gathered one at a time, and only the first process keeps it."""
+        kept: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            full = in_full(tensor)
+            if self.world.first:
+                kept[name] = full.cpu()
         return kept
 
     def _gathered_memory(self, state: TorchState) -> Sequence[Tensor]:
@@ -302,6 +332,9 @@ class TorchBackend:
     def restore(self, tensors: Mapping[str, Tensor], extras: Mapping[str, Any]) -> TorchState:
         state = self.init()
         with torch.no_grad():
+            for name, frozen in state.model.named_parameters():
+                if name not in state.parameters:
+                    fill(frozen, tensors[name])
             for name, updated in state.updated.items():
                 for weight in {state.parameters[name], updated}:
                     fill(weight, tensors[name])

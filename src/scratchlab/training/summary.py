@@ -23,6 +23,13 @@ def validation_records(metrics: Sequence[Record]) -> list[Record]:
     return [record for record in metrics if "validation" in record]
 
 
+def validation_loss(figures: Record) -> float:
+    """What the best evaluation is told by: nats per pair, where answers are compared, or nats per token. Infinite where
+    it is not finite."""
+    loss = figures["loss"] if "loss" in figures else figures["nats_per_token"]
+    return math.inf if loss is None else loss
+
+
 def out_of_patience(losses: Sequence[float], patience: int | None) -> bool:
     """Whether the last `patience` evaluations, of these losses in order, brought no new best: the run is to stop."""
     best = min(losses, default=math.inf)

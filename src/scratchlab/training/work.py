@@ -11,7 +11,12 @@ from dataclasses import dataclass
 
 from scratchlab.corpus.store import Corpus
 from scratchlab.devices import RULE_OF_THUMB, Device
-from scratchlab.model.count import forward_flops_per_token, parameter_count, training_flops_per_token
+from scratchlab.model.count import (
+    forward_flops_per_token,
+    parameter_count,
+    trained_count,
+    training_flops_per_token,
+)
 from scratchlab.model.kept import FLOAT
 from scratchlab.recipe import Recipe
 from scratchlab.training.checkpoint import BYTES_PER_PARAMETER, snapshot_steps
@@ -40,6 +45,8 @@ class Work:
     checkpoints: int
     snapshots: int
     parameters: int
+    trained: int
+    """Of the parameters; or the numbers of the adapters beside them."""
     devices: int
 
     @staticmethod
@@ -57,6 +64,7 @@ class Work:
             checkpoints=max(1, -(-steps // recipe.training.checkpoint_every)),
             snapshots=len(snapshot_steps(recipe)),
             parameters=parameter_count(recipe.model, vocab_size),
+            trained=trained_count(recipe.model, vocab_size, recipe.finetuning),
             devices=recipe.settled.devices,
         )
 
@@ -85,11 +93,16 @@ def seconds_by_table(recipe: Recipe, vocab_size: int, work: Work, device: Device
     rows = -(-recipe.training.global_batch_size // work.devices)
     passes = -(-rows // settled.micro_batch_size)
     again = 4 / 3 if recipe.execution.activation_checkpointing else 1  # a second forward pass, which is a third of all
-    flops = again * training_flops_per_token(recipe.model, vocab_size) * rows * recipe.model.context_length
+    flops = (
+        again
+        * training_flops_per_token(recipe.model, vocab_size, recipe.finetuning)
+        * rows
+        * recipe.model.context_length
+    )
     launches = again * passes * recipe.model.n_layer * LAUNCHES_PER_LAYER * LAUNCH_SECONDS
     moved = _bytes_moved(recipe, vocab_size, work, passes) / (device.bandwidth * 1e9) if device.bandwidth else 0
     scoring = work.scored_tokens * forward_flops_per_token(recipe.model, vocab_size) / rate / work.devices
-    checkpoint = BYTES_PER_PARAMETER * work.parameters / DISK_RATE
+    checkpoint = BYTES_PER_PARAMETER * work.trained / DISK_RATE
     return {
         "training": work.steps * (max(flops / rate, moved, launches) + _seconds_away(recipe, work)),
         "evaluation": scoring + work.evaluations * checkpoint * FLOAT / BYTES_PER_PARAMETER,
@@ -99,10 +112,11 @@ def seconds_by_table(recipe: Recipe, vocab_size: int, work: Work, device: Device
 
 
 def _bytes_moved(recipe: Recipe, vocab_size: int, work: Work, passes: int) -> int:
-    """The least a step moves: what is kept is written and read, weights are read twice, and seven numbers updated."""
+    """The least a step moves: what is kept is written and read, weights are read twice, and seven numbers updated for
+    each that is trained."""
     kept = kept_of(recipe, vocab_size, recipe.settled.micro_batch_size)
     weights = FLOAT * work.parameters
-    return passes * 2 * (kept.total + kept.logits_passing + weights) + 7 * weights
+    return passes * 2 * (kept.total + kept.logits_passing + weights) + 7 * FLOAT * work.trained
 
 
 def _seconds_away(recipe: Recipe, work: Work) -> float:
@@ -110,7 +124,7 @@ def _seconds_away(recipe: Recipe, work: Work) -> float:
     weights come back."""
     if not recipe.execution.optimizer_offload:
         return 0.0
-    return FLOAT * work.parameters * (2 / LINK_RATE + 7 / HOST_RATE)
+    return FLOAT * work.trained * (2 / LINK_RATE + 7 / HOST_RATE)
 
 
 def tokens_per_second(work: Work, seconds: Mapping[str, float] | None) -> float | None:

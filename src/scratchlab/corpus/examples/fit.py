@@ -29,13 +29,17 @@ class Fit:
 
     def to_json(self, split: Split) -> dict[str, object]:
         """The counts, and what those that are left out are called."""
-        names = [split.ids[number] for number in self.useless[:SHOWN].tolist()]
-        return {
-            "examples": len(self.stops) - len(self.useless),
-            "cut": len(self.cut),
-            "left_out": len(self.useless),
-            "left_out_ids": names,
-        }
+        return fit_counts(split, self.cut, self.useless)
+
+
+def fit_counts(split: Split, cut: Ints, useless: Ints) -> dict[str, object]:
+    """How many examples of a split are learned from, cut and left out, and what those that are left out are called."""
+    return {
+        "examples": len(split.document_starts) - 1 - len(useless),
+        "cut": len(cut),
+        "left_out": len(useless),
+        "left_out_ids": [split.ids[number] for number in useless[:SHOWN].tolist()],
+    }
 
 
 def fit_instructions(split: Split, context_length: int) -> Fit:

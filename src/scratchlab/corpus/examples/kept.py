@@ -93,6 +93,8 @@ def _lacks(example: Example) -> str | None:
             return "no response"
         case Conversation(reference=response):
             return None if str(response).strip() else EMPTY
+        case Pair(prompt=()):
+            return "neither preferred"
         case Pair(chosen=chosen, rejected=rejected):
             return "equal answers" if chosen == rejected else None if chosen.strip() and rejected.strip() else EMPTY
 

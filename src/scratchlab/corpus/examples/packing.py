@@ -57,11 +57,7 @@ class PackedRows:
 
     def batch(self, first_sequence: int, size: int, seed: int) -> Batch:
         """Samples `first_sequence` and the `size` - 1 that follow it."""
-        epochs, places = np.divmod(np.arange(first_sequence, first_sequence + size), len(self))
-        rows = np.concatenate(
-            [permute(places[epochs == epoch], len(self), seed, "data", epoch) for epoch in np.unique(epochs).tolist()]
-            or [places]
-        )
+        rows = rows_of_samples(first_sequence, size, len(self), seed)
         tokens, targets, documents, positions = np.zeros((4, size, self.context_length), np.int64)
         weights = np.zeros((size, self.context_length), np.float32)
         for place, row in enumerate(rows.tolist()):
@@ -113,6 +109,13 @@ class PackedRows:
         positions = places - np.maximum.accumulate(np.where(begins, places, 0))
         parted = begins if self.parted_at is None else begins | (tokens == self.parted_at)
         return np.cumsum(parted, dtype=np.int64), positions
+
+
+def rows_of_samples(first_sequence: int, size: int, rows: int, seed: int) -> Ints:
+    """Which of so many `rows` sample `first_sequence` and the `size` - 1 that follow it are."""
+    epochs, places = np.divmod(np.arange(first_sequence, first_sequence + size), rows)
+    of_epochs = [permute(places[epochs == epoch], rows, seed, "data", epoch) for epoch in np.unique(epochs).tolist()]
+    return np.concatenate(of_epochs or [places])
 
 
 def best_fit(sizes: Sequence[int], room: int) -> list[list[int]]:

@@ -96,7 +96,8 @@ def gather_conversations(path: str | Path) -> Gathered[Conversation]:
 def gather_pairs(path: str | Path) -> Gathered[Pair]:
     """The pairs of a file or a dataset, as `read_conversations` has them: rows of prompt, chosen and rejected.
 
-    A prompt is a text or messages; an answer a text, or messages of which the last one is it.
+    A prompt is a text or messages; an answer a text, or messages of which the last one is it. A label that prefers
+    neither answer (`scratchlab label`) is a pair without a prompt.
     """
     return _gathered(path, _pair)
 
@@ -205,6 +206,8 @@ def _by_sharegpt(said: Any) -> list[dict[str, Any]]:
 
 
 def _pair(row: Row, own: str) -> Pair:
+    if row.get("preferred") == "neither" and "prompt" not in row:
+        return Pair((), "", "", own)
     given = row.get("prompt")
     prompt = check_messages([{"role": "user", "content": given}] if isinstance(given, str) else given)
     if prompt[-1]["role"] != "user":

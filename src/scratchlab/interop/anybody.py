@@ -1,0 +1,147 @@
+"""An export as anybody loads it: by transformers alone.
+
+A program of its own, which `proof.py` runs by its path in a fresh process. Nothing of scratchlab is imported here, and
+code that comes with an export could not import it either.
+
+    python -P anybody.py FOLDER ORDER ANSWERS LOGITS
+
+ORDER is JSON: token sequences by name and the positions to give logits of, a prompt and what should follow it, texts by
+name, perhaps a conversation. ANSWERS is JSON, with what failed by its part; LOGITS is safetensors, a tensor
+(positions, V) a sequence.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+MOST_TIES = 20  # a text that goes on from so many would show little
+
+
+def main(folder: str, order_file: str, answers_file: str, logits_file: str) -> None:
+    """Do all that is ordered; what fails is told, and the rest is done all the same."""
+    sys.modules["scratchlab"] = None  # pyright: ignore[reportArgumentType]  an import of it fails, as where it is not
+    order = json.loads(Path(order_file).read_text(encoding="utf-8"))
+    answers: Record = {"failures": {}}
+
+    def attempt(part: str, what: Callable[[], Record]) -> None:
+        try:
+            answers[part] = what()
+        except Exception as error:  # transformers raises whatever it meets on its way
+            answers["failures"][part] = first_line(error)
+
+    attempt("tokenizer", lambda: speak(folder, order))
+    models: list[Any] = []
+    attempt("loading", lambda: load(folder, order["code"], models))
+    if models:
+        attempt("logits", lambda: compute(models[0], order, logits_file))
+        attempt("generation", lambda: write(models[0], order["prompt"], order["greedy"], order["tie"]))
+    Path(answers_file).write_text(json.dumps(answers), encoding="utf-8")
+
+
+def load(folder: str, code: bool, models: list[Any]) -> Record:
+    """Append the model to `models`, on the CPU in the precision that its configuration says."""
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    loader: Any = transformers.AutoModelForCausalLM
+    model, report = loader.from_pretrained(folder, trust_remote_code=code, output_loading_info=True)
+    models.append(model.eval())
+    ends = model.generation_config.eos_token_id
+    return {
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "class": type(model).__name__,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "parameters": model.num_parameters(),
+        "ends": [] if ends is None else ends if isinstance(ends, list) else [ends],
+        **{kind: sorted(map(str, report[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")},
+    }
+
+
+def speak(folder: str, order: Record) -> Record:
+    """What its tokenizer makes of texts, and of the conversation if there is one."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    loader: Any = transformers.AutoTokenizer
+    tokenizer = loader.from_pretrained(folder, trust_remote_code=order["code"])
+    ids = {name: tokenizer(text)["input_ids"] for name, text in order["texts"].items()}
+    talk, worded = order["conversation"], None
+    if talk is not None:
+        worded = tokenizer.apply_chat_template(talk, add_generation_prompt=True, tokenize=True, return_dict=True)
+    return {
+        "symbols": len(tokenizer),
+        "end_of_text": tokenizer.eos_token_id,
+        "ids": ids,
+        "texts": {name: tokenizer.decode(row) for name, row in ids.items()},
+        "conversation": worded and list(worded["input_ids"]),
+    }
+
+
+def compute(model: Any, order: Record, logits_file: str) -> Record:
+    """Write the logits of every sequence at the positions that are asked for."""
+    import torch
+    from safetensors.torch import save_file
+
+    logits: dict[str, Any] = {}
+    with torch.inference_mode():
+        for name, tokens in order["sequences"].items():
+            found = model(torch.tensor([tokens])).logits[0, order["positions"][name]]
+            logits[name] = found.float().contiguous().clone()
+    save_file(logits, logits_file)
+    return {}
+
+
+def write(model: Any, prompt: list[int], wanted: list[int], tie: float) -> Record:
+    """Whether it writes `wanted` after `prompt`, the likeliest token each time, with its cache.
+
+    Where it takes another token, and the two lie within `tie` of each other in a pass without a cache, that counts as
+    equal: it goes on from the one that was wanted.
+    """
+    import torch
+
+    model.generation_config.eos_token_id = None  # a text that ends early would show less
+    written: list[int] = []
+    ties: list[Record] = []
+    while len(written) < len(wanted):
+        tokens, rest = torch.tensor([[*prompt, *written]]), wanted[len(written) :]
+        settings: Record = {"max_new_tokens": len(rest), "do_sample": False, "use_cache": True, "pad_token_id": 0}
+        with torch.inference_mode():
+            following = model.generate(tokens, attention_mask=torch.ones_like(tokens), **settings)
+        more = following[0, tokens.shape[1] :].tolist()
+        same = next(
+            (place for place, pair in enumerate(zip(more, rest, strict=False)) if pair[0] != pair[1]), len(more)
+        )
+        written += more[:same]
+        if same == len(rest):
+            break
+        gap = None if same == len(more) else gap_between(model, [*prompt, *written], more[same], rest[same])
+        parting = {"token": len(written), "gap": gap}
+        if gap is None or not gap <= tie or len(ties) == MOST_TIES:
+            return {"identical": len(written), "ties": ties, "parted": parting}
+        ties.append(parting)
+        written.append(rest[same])
+    return {"identical": len(written), "ties": ties, "parted": None}
+
+
+def gap_between(model: Any, tokens: list[int], one: int, other: int) -> float:
+    """How far the logits of two tokens lie apart after `tokens`, without a cache."""
+    import torch
+
+    with torch.inference_mode():
+        scores = model(torch.tensor([tokens])).logits[0, -1].float()
+    return abs(float(scores[one] - scores[other]))
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in a line."""
+    said = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,190 @@
+"""What an export should give: out of the run itself, or out of the record of its proof."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from scratchlab.corpus.chat import ChatTemplate, Message
+from scratchlab.corpus.store import open_corpus
+from scratchlab.corpus.tokenizer import Tokenizer
+from scratchlab.errors import CorpusError, RunError
+from scratchlab.generation.engine import Settings, generate
+from scratchlab.generation.text import run_template, run_tokenizer
+from scratchlab.interop.hard_strings import hard_strings, library_text, spoken, without_specials
+from scratchlab.model.build import empty_model
+from scratchlab.model.gpt import GPT
+from scratchlab.model.load import At, load_model
+from scratchlab.runfolder import Record, RunFolder
+
+TIE = 1e-4
+"""Of two tokens whose logits lie no farther apart, either may be written."""
+WRITTEN, PROMPT = 200, 32
+"""Tokens that are written, and of the prompt before them, where the context has room."""
+COMPARED = 2**23
+"""Logits that are compared of a sequence, at most."""
+RECORDED, COLUMNS = 8, 24
+"""Positions of a sequence whose logits are recorded, and of how many tokens, besides the likeliest ones."""
+MOST_TEXT = 2000
+"""Characters of ordinary text that are tried on the tokenizer."""
+PRIVATE = "corpus"
+"""The text of the run's own corpus, which is compared and not recorded."""
+FACTS = ("symbols", "end_of_text", "ends", "conversation")
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What should come out. Sequences and texts go by their names."""
+
+    order: Record
+    """What is asked for, as `anybody.py` takes it, but for `code`."""
+    logits: Mapping[str, Floats]
+    """Of shape (positions, tokens)."""
+    columns: Sequence[int] | None
+    """Of which tokens; None for all."""
+    ids: Mapping[str, Sequence[int]]
+    """The tokens of the texts."""
+    texts: Mapping[str, str]
+    """What they are when they come back."""
+    facts: Record
+    """Symbols of the tokenizer, its end of text, where writing ends, a conversation's tokens."""
+
+
+def in_float32(folder: RunFolder, at: At | int) -> GPT:
+    """The run's model, computing in float32. RunError for a recurrent network."""
+    trained = load_model(folder, at, "cpu")
+    if not isinstance(trained, GPT):
+        raise RunError(f"{folder.path} is a recurrent network, which Hugging Face has no class for.")
+    model = empty_model(trained.config, trained.vocab_size, torch.float32, trained.end_of_text)
+    model.load_state_dict(trained.state_dict(), assign=True)
+    assert isinstance(model, GPT)
+    return model.eval().requires_grad_(False)
+
+
+def expected_of(folder: RunFolder, model: GPT) -> Expected:
+    """What the run itself computes with `model`, which is its own."""
+    tokenizer, length = run_tokenizer(folder), model.config.context_length
+    texts = {str(number): text for number, text in enumerate(hard_strings(tokenizer))}
+    library = spoken(tokenizer, library_text())
+    texts["library"] = library[:MOST_TEXT]
+    plain = tokenizer.encode(library).tolist() or list(range(tokenizer.vocab_size))
+    sequences = {"library": plain[:length], "random": _random_tokens(tokenizer.vocab_size, length)}
+    if own := _own_tokens(folder, length):
+        sequences[PRIVATE] = own
+        texts |= {PRIVATE: text} if without_specials(tokenizer, text := tokenizer.decode(own)) else {}
+    prompt = plain[: min(PROMPT, max(1, length // 4))]
+    greedily = Settings(max_tokens=min(WRITTEN, length - len(prompt)), temperature=0)
+    most = max(RECORDED, COMPARED // model.vocab_size)
+    places = {name: _places(len(row), most) for name, row in sequences.items()}
+    ids = {name: tokenizer.encode(text).tolist() for name, text in texts.items()}
+    talk, facts = _facts(tokenizer, run_template(folder))
+    order = {
+        "sequences": sequences,
+        "positions": places,
+        "prompt": prompt,
+        "greedy": list(generate(model, prompt, greedily, model.end_of_text)),
+        "tie": TIE,
+        "texts": texts,
+        "conversation": talk,
+    }
+    logits = {name: _logits(model, row, places[name]) for name, row in sequences.items()}
+    return Expected(order, logits, None, ids, {name: tokenizer.decode(row) for name, row in ids.items()}, facts)
+
+
+def _random_tokens(vocab_size: int, length: int) -> list[int]:
+    return np.random.default_rng(0).integers(0, vocab_size, length).tolist()
+
+
+def _places(length: int, most: int) -> list[int]:
+    """At most so many positions, evenly spaced from the first to the last."""
+    return np.unique(np.linspace(0, length - 1, min(most, length)).round().astype(int)).tolist()
+
+
+def _own_tokens(folder: RunFolder, length: int) -> list[int]:
+    """The beginning of held-out text, if the corpus is where it was; else nothing."""
+    recorded = folder.manifest().get("evaluation_corpus") or {}
+    if not recorded.get("path"):
+        return []
+    try:
+        corpus = open_corpus(recorded["path"])
+    except CorpusError:
+        return []
+    held_out = [name for name in ("validation", "test", "train") if name in corpus.manifest.splits]
+    if corpus.sha256 != recorded["sha256"] or not held_out:
+        return []
+    split = corpus.split(held_out[0])
+    return split.read(0, min(length, len(split))).tolist()
+
+
+@torch.inference_mode()
+def _logits(model: GPT, tokens: Sequence[int], places: Sequence[int]) -> Floats:
+    hidden_BTC, _ = model.hidden(torch.tensor([tokens]))
+    return model.logits(hidden_BTC[0, list(places)]).numpy()
+
+
+def _facts(tokenizer: Tokenizer, template: ChatTemplate | None) -> tuple[list[Message] | None, Record]:
+    """A conversation, if the run is spoken to by a template, and what is to be known of the tokenizer."""
+    ends = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
+    facts: Record = {"symbols": tokenizer.vocab_size, "end_of_text": tokenizer.end_of_text}
+    if template is None:
+        return None, facts | {"ends": ends, "conversation": None}
+    talk: list[Message] = [{"role": "user", "content": spoken(tokenizer, "Hello, who are you?")}]
+    ends = sorted({*ends, template.end_of_turn(tokenizer)})
+    return talk, facts | {"ends": ends, "conversation": template.prompt(tokenizer, talk)}
+
+
+# On record.
+
+
+def recorded(expected: Expected) -> Record:
+    """What of it goes into proof.json: enough to compare with, and nothing of the run's own corpus."""
+    order = expected.order
+    sequences = {name: row for name, row in order["sequences"].items() if name != PRIVATE}
+    kept = {name: _places(len(expected.logits[name]), RECORDED) for name in sequences}
+    likeliest = {int(token) for name in sequences for token in expected.logits[name][kept[name]].argmax(-1)}
+    columns = sorted(likeliest | set(_places(expected.facts["symbols"], COLUMNS)))
+    return {
+        "sequences": sequences,
+        "positions": {name: [order["positions"][name][place] for place in kept[name]] for name in sequences},
+        "columns": columns,
+        "logits": {name: _rounded(expected.logits[name][kept[name]][:, columns]) for name in sequences},
+        "prompt": order["prompt"],
+        "greedy": order["greedy"],
+        "texts": {
+            name: {"text": order["texts"][name], "ids": expected.ids[name], "back": expected.texts[name]}
+            for name in order["texts"]
+            if name != PRIVATE
+        },
+        "conversation": order["conversation"],
+        "facts": expected.facts,
+    }
+
+
+def _rounded(logits: Floats) -> list[list[float]]:
+    """To the digits that float32 has."""
+    return [[float(f"{value:.8g}") for value in row] for row in logits]
+
+
+def from_record(reference: Record) -> Expected:
+    """What `recorded` kept. KeyError, TypeError or ValueError for what it cannot have written."""
+    texts: dict[str, Any] = reference["texts"]
+    order = {name: reference[name] for name in ("sequences", "positions", "prompt", "greedy", "conversation")}
+    order |= {"tie": TIE, "texts": {name: text["text"] for name, text in texts.items()}}
+    logits = {name: np.array(rows, np.float32) for name, rows in reference["logits"].items()}
+    for name, row in order["sequences"].items():
+        places = order["positions"][name]
+        if logits[name].shape != (len(places), len(reference["columns"])) or not max(places) < len(row):
+            raise ValueError(f"the logits of {name!r} are not those of its positions")
+    return Expected(
+        order=order,
+        logits=logits,
+        columns=reference["columns"],
+        ids={name: text["ids"] for name, text in texts.items()},
+        texts={name: text["back"] for name, text in texts.items()},
+        facts={name: reference["facts"][name] for name in FACTS},
+    )

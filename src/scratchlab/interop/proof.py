@@ -1,0 +1,308 @@
+"""Proof that an export computes what the run does: transformers alone, in a process of its own, beside the run.
+
+`prove` compares logits, a text written greedily, texts to tokens and back, and the number of parameters, and writes
+proof.json beside the weights. With it goes what a later `verify` compares with, on any machine and without the run: the
+hash of every file, a few hundred logits, the text, the tokens of hard strings.
+
+All is computed on the CPU in float32, whatever the run was trained in.
+"""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from scratchlab import __version__
+from scratchlab.corpus.sources.opened import require
+from scratchlab.errors import RunError
+from scratchlab.files import pretty_json, sha256_of_file, write_atomically
+from scratchlab.interop import anybody
+from scratchlab.interop.expected import (
+    PRIVATE,
+    TIE,
+    Expected,
+    Floats,
+    expected_of,
+    from_record,
+    in_float32,
+    recorded,
+)
+from scratchlab.interop.files import read_json
+from scratchlab.interop.names import listed
+from scratchlab.model.count import parameter_count
+from scratchlab.model.load import At
+from scratchlab.runfolder import Record, RunFolder
+
+PROOF, CARD, CHARTS = "proof.json", "README.md", "charts"
+BESIDE = (PROOF, CARD, ".gitattributes", ".gitignore", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")
+BESIDE_FOLDERS = (CHARTS, ".git", ".cache")
+"""What changes nothing about what is loaded: it may be written and changed after the proof."""
+FORMAT_VERSION = 1
+LARGEST, MEAN = 1e-4, 1e-5
+"""What the largest and the mean difference of logits may be, as shares of the largest logit."""
+NAMES = {"library": "Python's own documentation", "random": "random tokens", PRIVATE: "held-out text of its corpus"}
+QUIET = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+ALONE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+SECRET = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+Checks = dict[str, Record]
+"""By part: whether it `passed`, what is `said` of it, and its figures."""
+
+
+def prove(exported: Path, folder: RunFolder, at: At | int = "final") -> Record:
+    """Compare the export in the folder `exported` with the run, and write its proof.json; gives its content.
+
+    RunError names every part in which they differ; then nothing is written. MissingExtraError without transformers.
+    """
+    require("Proving that an export is right", "transformers", "transformers")
+    ours, code = in_float32(folder, at), needs_code(exported)
+    expected = expected_of(folder, ours)
+    answers, logits = ask_anybody(exported, expected.order, code)
+    checks = compare(expected, answers, logits, exported)
+    if failed := failures(checks):
+        raise RunError(
+            f"The export of {folder.path} is not what the run is, when transformers loads it. {' '.join(failed)} "
+            "Nothing was kept of it."
+        )
+    manifest, loaded = folder.manifest(), answers["loading"]
+    proof: Record = {
+        "format_version": FORMAT_VERSION,
+        "class": loaded["class"],
+        "needs_code": code,
+        "run": {
+            "name": folder.path.absolute().name,
+            "fingerprint": manifest["fingerprint"],
+            "at": at,
+            "parameters": parameter_count(ours.config, ours.vocab_size),
+        },
+        "software": {"scratchlab": __version__, "transformers": loaded["transformers"], "torch": loaded["torch"]},
+        "tolerance": {"largest": LARGEST, "mean": MEAN, "of": "the largest logit", "tie": TIE},
+        "checks": checks,
+        "files": {name: sha256_of_file(exported / name) for name in hashed_files(exported)},
+        "reference": recorded(expected) | {"parameters": loaded["parameters"]},
+    }
+    write_atomically(exported / PROOF, _numbers_in_lines(pretty_json(proof)))
+    return proof
+
+
+def _numbers_in_lines(pretty: str) -> str:
+    """JSON whose lists of numbers take a line each, and not one a number. (No text in JSON has a newline.)"""
+    return re.sub(r'\[\n[^][{}"]*\]', lambda found: f"[{' '.join(found[0][1:-1].split())}]", pretty)
+
+
+def verify(exported: Path, trust_code: bool = False) -> Record:
+    """Compare a folder with the proof.json in it: its files by their hashes, and what transformers makes of them.
+
+    Gives `passed`, and the checks by part. RunError where there is no proof to compare with, and for a folder that
+    brings code, which is executed only with `trust_code`.
+    """
+    require("Verifying an export", "transformers", "transformers")
+    proof, code = read_proof(exported), needs_code(exported)
+    if code and not trust_code:
+        raise RunError(
+            f"{exported} brings code of its own, which transformers would have to execute. If you trust where it comes "
+            "from: scratchlab verify --trust-code."
+        )
+    try:
+        expected, files = from_record(proof["reference"]), _check_files(exported, proof["files"])
+        parameters = int(proof["reference"]["parameters"])
+        about = {name: proof[name] for name in ("class", "run", "software")}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{exported / PROOF} is damaged ({type(error).__name__}: {error}).") from None
+    answers, logits = ask_anybody(exported, expected.order, code)
+    checks = {"files": files, **compare(expected, answers, logits, exported, parameters)}
+    return {"path": str(exported), "passed": not failures(checks), **about, "checks": checks}
+
+
+def read_proof(exported: Path) -> Record:
+    """The content of the proof.json in a folder. RunError if there is none that can be read here."""
+    if not (exported / PROOF).is_file():
+        raise RunError(f"{exported} has no {PROOF}: it is no folder that scratchlab export or publish made.")
+    proof = read_json(exported / PROOF)
+    if (version := proof.get("format_version")) != FORMAT_VERSION:
+        raise RunError(f"{exported / PROOF}: format version {version!r}; this scratchlab reads {FORMAT_VERSION}.")
+    return proof
+
+
+def failures(checks: Mapping[str, Record]) -> list[str]:
+    """What is said of the parts that failed, a sentence each."""
+    return [f"{part}: {check['said']}." for part, check in checks.items() if not check["passed"]]
+
+
+def needs_code(exported: Path) -> bool:
+    """Whether the model or its tokenizer is of a class that comes with it."""
+    configs = [exported / name for name in ("config.json", "tokenizer_config.json")]
+    return any("auto_map" in path.read_text(encoding="utf-8", errors="replace") for path in configs if path.is_file())
+
+
+def ask_anybody(exported: Path, order: Record, code: bool) -> tuple[Record, dict[str, Floats]]:
+    """What transformers makes of a folder, in a fresh process: answers, with what failed, and logits by sequence."""
+    with tempfile.TemporaryDirectory(prefix="scratchlab-proof-") as name:
+        asked, answered, computed = (Path(name) / file for file in ("order.json", "answers.json", "logits.safetensors"))
+        asked.write_text(json.dumps(order | {"code": code}), encoding="utf-8")
+        files = [str(path.absolute()) for path in (exported, asked, answered, computed)]
+        kept = {key: value for key, value in os.environ.items() if key not in SECRET}
+        own = {"HF_MODULES_CACHE": name, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        outcome = subprocess.run(
+            [sys.executable, "-P", anybody.__file__, *files],
+            env={**kept, **QUIET, **ALONE, **own},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if outcome.returncode or not answered.is_file():
+            said = (outcome.stderr.strip().splitlines() or ["nothing was said"])[-1]
+            return {"failures": {"loading": f"the process ended with {outcome.returncode} ({said})"}}, {}
+        answers = read_json(answered)
+        return answers, {key: x.numpy() for key, x in load_file(computed).items()} if computed.is_file() else {}
+
+
+# Comparing.
+
+
+def compare(
+    expected: Expected, answers: Record, logits: Mapping[str, Floats], exported: Path, parameters: int | None = None
+) -> Checks:
+    """Every part of what transformers made of a folder, beside what is expected.
+
+    `parameters` is how many there were when it was proved.
+    """
+    failed = answers["failures"]
+    checks: Checks = {part: {"passed": False, "said": said} for part, said in failed.items()}
+    if "loading" in answers:
+        checks["loading"] = _check_loading(answers["loading"], expected)
+        checks["parameters"] = _check_parameters(answers["loading"]["parameters"], exported, parameters)
+    if "logits" in answers:
+        checks["logits"] = _check_logits(expected, logits)
+    if "generation" in answers:
+        checks["generation"] = _check_writing(answers["generation"], len(expected.order["greedy"]))
+    if "tokenizer" in answers:
+        checks["tokenizer"] = _check_tokenizer(answers["tokenizer"], expected)
+    return {part: checks[part] for part in PARTS if part in checks}
+
+
+PARTS = ("loading", "logits", "generation", "tokenizer", "parameters")
+
+
+def _check_loading(loaded: Record, expected: Expected) -> Record:
+    """That every tensor found its place, and that writing ends where it should."""
+    wrong = [f"{kind} {listed(loaded[kind])}" for kind in ("missing", "unexpected", "mismatched") if loaded[kind]]
+    if sorted(loaded["ends"]) != sorted(expected.facts["ends"]):
+        wrong.append(f"writing ends at the tokens {loaded['ends']} instead of {expected.facts['ends']}")
+    by = f"transformers {loaded['transformers']} as {loaded['class']}"
+    said = f"loaded by {by}, every tensor in its place" if not wrong else f"loaded by {by}, but {'; '.join(wrong)}"
+    return {"passed": not wrong, "said": said}
+
+
+def _check_logits(expected: Expected, logits: Mapping[str, Floats]) -> Record:
+    """The largest and the mean difference, of each sequence."""
+    figures = {name: _differences(wanted, logits[name], expected) for name, wanted in expected.logits.items()}
+    said = [
+        f"{NAMES.get(name, name)}: at most {one['largest']:.1e}, on average {one['mean']:.1e} "
+        f"(the largest logit is {one['largest_logit']:.1f}; {one['positions']:,} positions of {one['tokens']:,} tokens)"
+        if one["largest"] is not None
+        else f"{NAMES.get(name, name)}: not comparable"
+        for name, one in figures.items()
+    ]
+    allowed = f"allowed are {LARGEST:g} and {MEAN:g} of the largest logit"
+    passed = all(one["passed"] for one in figures.values())
+    return {"passed": passed, "said": f"differences from {'; '.join(said)}; {allowed}", "sequences": figures}
+
+
+def _differences(wanted: Floats, found: Floats, expected: Expected) -> Record:
+    """Of one sequence; None where what was found has another shape or is not finite."""
+    whole = expected.facts["symbols"] == found.shape[-1]
+    found = found if expected.columns is None or not whole else found[:, list(expected.columns)]
+    comparable = whole and found.shape == wanted.shape and bool(np.isfinite(found).all())
+    apart = np.abs(found - wanted) if comparable else np.full(1, np.nan)
+    largest, mean, scale = float(apart.max()), float(apart.mean()), float(np.abs(wanted).max())
+    return {
+        "passed": largest <= LARGEST * scale and mean <= MEAN * scale,
+        "largest": largest if math.isfinite(largest) else None,
+        "mean": mean if math.isfinite(mean) else None,
+        "largest_logit": scale,
+        "positions": len(wanted),
+        "tokens": wanted.shape[-1],
+    }
+
+
+def _check_writing(written: Record, asked: int) -> Record:
+    """The likeliest tokens, one after another."""
+    ties, parted = written["ties"], written["parted"]
+    said = f"of {asked} tokens written greedily with its cache all are the same"
+    if ties:
+        said += f", {len(ties)} of them where the two likeliest lie within {TIE:g}"
+    if parted:
+        apart = "it ended there" if parted["gap"] is None else f"where the two logits lie {parted['gap']:.1e} apart"
+        said = f"what it writes greedily parts at token {parted['token'] + 1} of {asked}, {apart}"
+    return {"passed": parted is None, "said": said, "tokens": asked, "ties": ties, "parted": parted}
+
+
+def _check_tokenizer(spoken: Record, expected: Expected) -> Record:
+    """Texts to tokens and back, and what its special tokens are."""
+    facts, texts = expected.facts, expected.order["texts"]
+    wrong = [f"{name} is {spoken[name]}, not {facts[name]}" for name in SPOKEN if spoken[name] != facts[name]]
+    parted = [name for name, row in expected.ids.items() if spoken["ids"][name] != row]
+    changed = [name for name, text in expected.texts.items() if spoken["texts"][name] != text and name not in parted]
+    wrong += [f"{len(parted)} texts have other tokens, as {texts[parted[0]][:40]!r}"] if parted else []
+    wrong += [f"{len(changed)} texts come back changed, as {texts[changed[0]][:40]!r}"] if changed else []
+    exact = sum(expected.texts[name] == text for name, text in texts.items())
+    said = f"{len(texts)} hard and ordinary texts have the same tokens, and {exact} of them come back unchanged"
+    return {"passed": not wrong, "said": "; ".join(wrong) or said, "texts": len(texts), "unchanged": exact}
+
+
+SPOKEN = ("symbols", "end_of_text", "conversation")
+
+
+def _check_parameters(theirs: int, exported: Path, proved: int | None) -> Record:
+    """As the Hub counts them: the numbers in the safetensors files, by what their headers say."""
+    hub = hub_count(exported)
+    passed = hub == theirs and proved in (None, theirs)
+    before = "" if proved in (None, theirs) else f"; there were {proved:,} when it was proved"
+    said = f"{hub:,} as the Hub counts them, {theirs:,} in the model that transformers built{before}"
+    return {"passed": passed, "said": said, "hub": hub, "transformers": theirs}
+
+
+def hub_count(exported: Path) -> int:
+    """Parameters as the Hub counts them. A file that is no safetensors has none."""
+    return sum(_numbers_in(path) for path in sorted(exported.glob("*.safetensors")))
+
+
+def _numbers_in(path: Path) -> int:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(min(size, 2**27)))
+            return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return 0
+
+
+def _check_files(exported: Path, proved: Mapping[str, str]) -> Record:
+    """Every file by its hash; one that was not there when it was proved may change what is loaded."""
+    there = hashed_files(exported)
+    wrong = [f"{name} is missing" for name in proved if name not in there]
+    wrong += [
+        f"{name} is not the file that was proved: its SHA-256 is another"
+        for name, sha256 in proved.items()
+        if name in there and sha256_of_file(exported / name) != sha256
+    ]
+    wrong += [f"{name} was not there when it was proved" for name in there if name not in proved]
+    said = "; ".join(wrong) or f"{len(proved)} files have the hashes of the proof"
+    return {"passed": not wrong, "said": said}
+
+
+def hashed_files(exported: Path) -> list[str]:
+    """The files that decide what is loaded from a folder, by their names in it."""
+    files = (path.relative_to(exported) for path in sorted(exported.rglob("*")) if not path.is_dir())
+    return [path.as_posix() for path in files if path.parts[0] not in BESIDE_FOLDERS and path.as_posix() not in BESIDE]

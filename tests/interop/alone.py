@@ -1,0 +1,26 @@
+"""What a fresh process with transformers would do, in this one, which has imported it already: a proof takes less."""
+
+import contextlib
+import sys
+from collections.abc import Generator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from scratchlab.interop import anybody, proof
+
+
+@contextlib.contextmanager
+def in_process() -> Generator[None]:
+    """Proofs start no process."""
+
+    def run_here(command: list[str], **_: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "scratchlab", None)
+            anybody.main(*command[3:])
+        return SimpleNamespace(returncode=0, stderr="")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proof, "subprocess", SimpleNamespace(run=run_here))
+        yield

@@ -1,0 +1,241 @@
+"""Adapters out to peft and in from peft: the same logits, and nothing is taken for what it is not."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import others
+import pytest
+import torch
+from click.testing import CliRunner
+from others import SYMBOLS
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from test_imports import make_gpt2
+from torch import Tensor, nn
+from transformers import GPT2LMHeadModel
+
+from scratchlab.cli.main import cli
+from scratchlab.corpus.tokenizer import Tokenizer
+from scratchlab.errors import RunError
+from scratchlab.interop.adapters import export_adapters, import_adapters
+from scratchlab.interop.imports import import_run, imported_run
+from scratchlab.model.build import empty_model
+from scratchlab.model.load import load_model
+from scratchlab.model.lora import adapt, is_adapter
+from scratchlab.recipe import FinetuningSection, recipe_from
+from scratchlab.runfolder import RunFolder
+from tiny import distance
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to True"),  # of a head, which is a plain layer
+    pytest.mark.filterwarnings("ignore:Setting .save_embedding_layers. to .True."),
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),  # between the two
+]
+KINDS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "attention": {"lora_layers": "attention"},
+    "query_value": {"lora_layers": "query_value"},
+    "mlp": {"lora_layers": "mlp", "lora_alpha": None, "lora_dropout": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return others.make_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """GPT-2s of transformers, tied and not, as runs."""
+    folder = tmp_path_factory.mktemp("adapters")
+    (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+    for name, changes in (("tied", {}), ("untied", {"tie_word_embeddings": False})):
+        make_gpt2(folder / f"{name}-hf", folder / "tokenizer.json", **changes)
+        import_run(str(folder / f"{name}-hf"), folder / name)
+    return folder
+
+
+def tokens() -> Tensor:
+    return torch.randint(SYMBOLS, (3, 16), generator=torch.Generator().manual_seed(5))
+
+
+def lively_run(place: Path, base: str, out: Path, tokenizer: Tokenizer, seed: int = 1, **fields: Any) -> RunFolder:
+    """A run with adapters of random values, in a vocabulary that is padded."""
+    finetuning = FinetuningSection(**dict[str, Any]({"lora_rank": 3, "lora_alpha": 5.0, **fields}))
+    own = dict(load_model(RunFolder.open(place / base), device="cpu").named_parameters())
+    config = RunFolder.open(place / base).resolved().model
+    generator = torch.Generator().manual_seed(seed)
+    adapters = {
+        name: torch.randn(parameter.shape, generator=generator) / 4
+        for name, parameter in adapt(empty_model(config, SYMBOLS), finetuning).named_parameters()
+        if is_adapter(name)
+    }
+    sections = {
+        "model": config.model_dump(exclude_defaults=True),
+        "finetuning": finetuning.model_dump(exclude_none=True),
+    }
+    origin = {"source": "here", "format": "test", "files": {}}
+    return imported_run(out, sections, tokenizer, origin, adapters, {n: p.detach() for n, p in own.items()})
+
+
+def in_peft(folder: Path) -> PeftModel:
+    return PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(folder / "base"), folder).eval()
+
+
+@torch.no_grad()
+def gap(ours: RunFolder, theirs: nn.Module) -> float:
+    return distance(load_model(ours, device="cpu")(tokens())[0], theirs(tokens()).logits)
+
+
+@pytest.mark.parametrize("base", ["tied", "untied"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_peft_loads_ours_and_we_load_that(
+    place: Path, tmp_path: Path, tokenizer: Tokenizer, kind: str, base: str
+) -> None:
+    run = lively_run(place, base, tmp_path / "run", tokenizer, **KINDS[kind])
+    assert export_adapters(run, tmp_path / "peft") == ["adapter_config.json", "adapter_model.safetensors", "base"]
+    assert gap(run, in_peft(tmp_path / "peft")) < 1e-6
+    assert gap(run, GPT2LMHeadModel.from_pretrained(tmp_path / "peft/base").eval()) > 1e-3
+    back = import_adapters(tmp_path / "peft", RunFolder.open(place / base), tmp_path / "back")
+    assert distance(*(load_model(one, device="cpu")(tokens())[0].detach() for one in (back, run))) < 1e-7
+    given, found = run.resolved().finetuning, back.resolved().finetuning
+    assert (found.lora_rank, found.lora_layers, found.lora_dropout) == (3, given.lora_layers, given.lora_dropout)
+    same = [load_file(one.checkpoint(0)[0]) for one in (run, back)]
+    assert same[0].keys() == same[1].keys()
+    assert all(torch.equal(same[0][name], same[1][name]) for name in same[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "layers"),
+    [
+        ({"target_modules": ["c_attn"]}, "attention"),
+        ({"target_modules": ["c_attn", "c_proj", "c_fc"], "lora_alpha": 12, "lora_dropout": 0.25}, "all"),
+        ({"target_modules": ["mlp.c_proj"], "use_rslora": True}, "mlp"),
+        ({"target_modules": ["c_fc"], "layers_to_transform": [1], "layers_pattern": "h"}, "mlp"),
+        ({"target_modules": ["c_attn", "lm_head"]}, "all"),
+    ],
+    ids=["its default", "all", "rslora", "one layer", "head"],
+)
+def test_we_load_pefts(place: Path, tmp_path: Path, options: dict[str, Any], layers: str) -> None:
+    base = "untied" if "lm_head" in options["target_modules"] else "tied"
+    theirs = get_peft_model(
+        GPT2LMHeadModel.from_pretrained(place / f"{base}-hf"),
+        LoraConfig(task_type="CAUSAL_LM", r=4, fan_in_fan_out=True, init_lora_weights=False, **options),
+    ).eval()
+    theirs.save_pretrained(str(tmp_path / "peft"))
+    run = import_adapters(tmp_path / "peft", RunFolder.open(place / base), tmp_path / "run")
+    assert gap(run, theirs) < 1e-6
+    assert gap(RunFolder.open(place / base), theirs) > 1e-3
+    found = run.resolved().finetuning
+    assert (found.lora_rank, found.lora_layers, found.lora_dropout) == (4, layers, options.get("lora_dropout", 0.0))
+    assert run.manifest()["imported"]["format"] == "peft adapters"
+    assert recipe_from(run.recipe().model_dump(), "again").start.weights == str(tmp_path / "run")
+
+
+@torch.no_grad()
+def test_several_adapters_on_one_base(place: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """peft has both on one model, and each gives what the run gives that it came from."""
+    runs = [lively_run(place, "tied", tmp_path / name, tokenizer, seed) for seed, name in enumerate("ab")]
+    for run in runs:
+        export_adapters(run, tmp_path / f"{run.path.name}-peft")
+    theirs = in_peft(tmp_path / "a-peft")
+    theirs.load_adapter(str(tmp_path / "b-peft"), "second")
+    for adapter, run in zip(("default", "second", "default"), (*runs, runs[0]), strict=True):
+        theirs.set_adapter(adapter)
+        assert gap(run, theirs) < 1e-6
+    assert distance(*(load_model(run, device="cpu")(tokens())[0] for run in runs)) > 1e-3
+
+
+# What is refused.
+
+
+@pytest.fixture(scope="module")
+def good(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    theirs = get_peft_model(
+        GPT2LMHeadModel.from_pretrained(place / "tied-hf"),
+        LoraConfig(task_type="CAUSAL_LM", r=4, fan_in_fan_out=True, target_modules=["c_attn", "c_fc"]),
+    )
+    folder = tmp_path_factory.mktemp("good")
+    theirs.save_pretrained(str(folder / "peft"))
+    return folder / "peft"
+
+
+FC = "base_model.model.transformer.h.0.mlp.c_fc"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"use_dora": True}, "use_dora = True"),
+        ({"bias": "all"}, "bias = 'all'"),
+        ({"modules_to_save": ["wte"]}, r"modules_to_save = \['wte'\]"),
+        ({"peft_type": "IA3"}, "peft_type = 'IA3'"),
+        ({"r": 0}, "r = 0"),
+        ({"r": 5}, "is said to have rank 5, and has 4"),
+        ({"alpha_pattern": {"c_fc": 99}}, "multiplied by one scale"),
+        (
+            {
+                "r": 2,
+                "rank_pattern": {"c_attn": 4, "c_fc": 4},
+                "lora_alpha": 4,
+                "alpha_pattern": {"c_attn": 8, "c_fc": 8},
+            },
+            "of rank 4",
+        ),
+    ],
+)
+def test_settings_that_ours_do_not_have(
+    place: Path, good: Path, tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    shutil.copytree(good, tmp_path / "peft")
+    path = tmp_path / "peft/adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | settings), encoding="utf-8")
+    with pytest.raises(RunError, match=said):
+        import_adapters(tmp_path / "peft", RunFolder.open(place / "tied"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "said"),
+    [
+        (f"{FC}.lora_magnitude_vector", torch.ones(4), "lora_magnitude_vector"),
+        (f"{FC}.lora_A.weight", torch.ones(4, 7), "h.0.mlp.c_fc of rank 4"),
+        (f"{FC}.lora_A.weight", torch.full((4, 32), torch.nan), "not understood"),
+        ("base_model.model.lm_head.lora_A.weight", torch.ones(4, 32), "lm_head"),
+    ],
+)
+def test_tensors_that_ours_do_not_have(
+    place: Path, good: Path, tmp_path: Path, name: str, tensor: Tensor, said: str
+) -> None:
+    shutil.copytree(good, tmp_path / "peft")
+    path = tmp_path / "peft/adapter_model.safetensors"
+    save_file(load_file(path) | {name: tensor}, path)
+    with pytest.raises(RunError, match=said):
+        import_adapters(tmp_path / "peft", RunFolder.open(place / "tied"), tmp_path / "run")
+
+
+def test_a_run_without_adapters_has_none_to_export(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="has no adapters"):
+        export_adapters(RunFolder.open(place / "tied"), tmp_path / "peft")
+
+
+# The commands.
+
+
+def test_the_commands(place: Path, good: Path, tmp_path: Path) -> None:
+    def run(*words: object) -> Any:
+        return CliRunner().invoke(cli, [str(word) for word in words])
+
+    def refused(*words: object) -> str:
+        return str(run(*words).exception)
+
+    done = run("import", good, "--base", place / "tied", "--out", tmp_path / "run", "--json")
+    assert json.loads(done.stdout)["imported"]["base"] == str(place / "tied")
+    done = run("export", tmp_path / "run", "--format", "peft", "--to", tmp_path / "peft")
+    assert "PeftModel.from_pretrained" in done.stdout
+    assert (tmp_path / "peft/base/config.json").is_file()
+    assert "--base RUN" in refused("import", good, "--out", tmp_path / "other")
+    no_adapter = refused("import", place / "tied-hf", "--base", place / "tied", "--out", tmp_path / "x")
+    assert "has no adapter_config.json" in no_adapter

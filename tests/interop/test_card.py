@@ -1,0 +1,185 @@
+"""Model cards: everything that the run recorded, nothing left to fill, nothing of this machine's paths."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import others
+import pytest
+from alone import in_process
+from huggingface_hub import ModelCard
+from others import TEXT
+
+from scratchlab.corpus.build import build_corpus
+from scratchlab.corpus.chat import CHATML
+from scratchlab.interop.card import About, write_card
+from scratchlab.interop.exports import export_run
+from scratchlab.interop.proof import read_proof
+from scratchlab.recipe import load_recipe
+from scratchlab.runfolder import Record, RunFolder
+from scratchlab.training.loop import train
+from tiny_run import make_run
+
+ROOT = Path(__file__).parents[2]
+PROOF: Record = {
+    "class": "GPT2LMHeadModel",
+    "needs_code": False,
+    "run": {"name": "run", "at": "final", "parameters": 4},
+    "software": {"scratchlab": "0", "transformers": "5", "torch": "2"},
+    "checks": {"parameters": {"hub": 5, "said": "5 as the Hub counts them"}},
+    "files": {"config.json": "0"},
+    "reference": {"prompt": [1]},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    place = tmp_path_factory.mktemp("card")
+    for name in ("one", "two"):
+        (place / f"{name}.txt").write_text(f"{name}: {TEXT}" * 12, encoding="utf-8")
+    texts = [str(place / f"{name}.txt") for name in ("one", "two")]
+    build_corpus(texts, place / "corpus", "bpe:280", "contiguous:.6,.2,.2")
+    changes = ["training.steps=6", "training.precision=float32", "evaluation.sample_tokens=20", "evaluation.every=3"]
+    changes += ["training.warmup_steps=0", "execution.threads=1", f"corpus={place / 'corpus'}", "seeds.data=77"]
+    train(load_recipe(ROOT / "recipes/tiny.toml", changes), place / "run")
+    return RunFolder.open(place / "run")
+
+
+@pytest.fixture(scope="module")
+def exported(run: RunFolder) -> Path:
+    study = {"study": "norms", "metric": "test.bits_per_byte", "runs": 12, "arm": "rms", "block": "3"}
+    about = About(load_as="exports/first", license="mit", languages=["en"], studies=[study])
+    with in_process():
+        export_run(run, run.path.parent / "export", about=about)
+    return run.path.parent / "export"
+
+
+def body_of(folder: Path) -> str:
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def card_of(run: RunFolder, folder: Path, **about: Any) -> str:
+    folder.mkdir()
+    write_card(folder, run, PROOF, About(**{"load_as": "me/mine", **about}))
+    return body_of(folder)
+
+
+def test_the_card_says_what_the_run_recorded(run: RunFolder, exported: Path) -> None:
+    card, result, manifest = body_of(exported), run.result(), run.manifest()
+    assert result is not None
+    test, environment = result["test"], manifest["environment"]
+    expected = [
+        f"{test['bits_per_byte']:.4f} ± {test['bits_per_byte_error']:.4f}",
+        f"{test['nats_per_token']:.4f} ± {test['nats_per_token_error']:.4f}",
+        f"{test['n_units']} {test['unit']}, {test['n_tokens']:,} tokens",
+        f"{6 * 8 * 32:,}",  # tokens
+        environment["device"],
+        environment["torch"],
+        manifest["fingerprint"],
+        manifest["corpus"]["sha256"],
+        "init 1, data 77, noise 1",
+        f"{result['cost']['training_tokens_per_second']:,.0f} tokens/s",
+        "| one.txt | 1 |",
+        "| two.txt | 1 |",
+        'corpus = "corpus"',
+        "steps = 6",
+        run.samples()[-1]["text"].strip("\n"),
+        "block 3 of the arm `rms` in the study `norms`, which has 12 runs",
+        "mit, as whoever published it stated",
+        "scratchlab verify exports/first",
+        *(f"{part}: {check['said']}" for part, check in read_proof(exported)["checks"].items()),
+    ]
+    assert [what for what in expected if what not in card] == []
+    for chart in ("loss", "learning_rate", "gradient_norm"):
+        assert f"](charts/{chart}.png)" in card
+        assert (exported / f"charts/{chart}.png").read_bytes() == run.chart(chart).read_bytes()
+
+
+def test_nothing_is_left_to_fill_and_no_path_is_told(run: RunFolder, exported: Path) -> None:
+    card = body_of(exported)
+    assert not re.search(r"\bNone\b|\bTODO\b|\bnan\b|\[More|\{\}|<your", card)
+    assert str(run.path.parent) not in card
+    assert str(run.path.parent) not in (exported / "proof.json").read_text(encoding="utf-8")
+    assert str(ROOT) not in card
+
+
+def test_the_hub_understands_its_head(run: RunFolder, exported: Path) -> None:
+    head, result = ModelCard.load(exported / "README.md").data, run.result()
+    assert result is not None
+    known = (head.license, head.language, head.library_name, head.pipeline_tag, head.tags, head.model_name)
+    assert known == ("mit", ["en"], "transformers", "text-generation", ["scratchlab"], "first")
+    assert head.datasets is None
+    bits, nats = head.eval_results or []
+    assert (bits.metric_type, bits.dataset_name, bits.dataset_split) == ("bits_per_byte", "corpus", "test")
+    assert bits.metric_value == pytest.approx(result["test"]["bits_per_byte"], abs=1e-6)
+    assert nats.metric_value == pytest.approx(result["test"]["nats_per_token"], abs=1e-6)
+
+
+def code_of(card: str) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    return code
+
+
+def test_the_code_on_the_card_runs(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "exports").mkdir()
+    (tmp_path / "exports/first").symlink_to(exported)
+    monkeypatch.chdir(tmp_path)
+    exec(code_of(body_of(exported)), {})
+    assert "very" in capsys.readouterr().out
+
+
+def test_what_is_not_known_is_said_in_words(run: RunFolder, tmp_path: Path) -> None:
+    (run.path.parent / "corpus").rename(tmp_path / "elsewhere")
+    try:
+        card = card_of(run, tmp_path / "card")
+    finally:
+        (tmp_path / "elsewhere").rename(run.path.parent / "corpus")
+    assert "which was no longer there when this card was written" in card
+    assert "None was stated: without one, nobody is given the right" in card
+    assert "no price is known of" in card
+    assert "hf download me/mine --local-dir mine" not in card
+    assert "## The study it came from" not in card
+    assert "The run itself has 4:" in card
+    head = ModelCard(card).data
+    assert (head.license, head.language, head.model_name) == (None, None, "mine")
+
+
+def test_datasets_of_the_hub_are_linked(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scratchlab.interop import card, card_parts
+
+    opened = card_parts.corpus_of(run)
+    assert opened is not None
+    place = {"source": "hf:some/texts?split=train", "location": "hf:some/texts?split=train"}
+    sources = tuple(source.model_copy(update=place) for source in opened.manifest.sources)
+    opened.manifest = opened.manifest.model_copy(update={"sources": sources})
+    for module in (card, card_parts):
+        monkeypatch.setattr(module, "corpus_of", lambda folder: opened)
+    head = ModelCard(card_of(run, tmp_path / "card", on_hub=True)).data
+    assert head.datasets == ["some/texts"]
+    assert {one.dataset_type for one in head.eval_results or []} == {"some/texts"}
+    assert "hf download me/mine --local-dir mine" in body_of(tmp_path / "card")
+
+
+def test_a_run_without_results_has_a_card(tmp_path: Path) -> None:
+    """One that was taught to answer, and whose training was cut off; an import."""
+    tokenizer = others.make_tokenizer().with_specials(["<|im_start|>", "<|im_end|>"])
+    run = make_run(tmp_path / "run", tokenizer, CHATML)
+    card = card_of(run, tmp_path / "card")
+    assert "The run was not finished: these are weights at step 0" in card
+    assert "It has no test loss" in card
+    assert "apply_chat_template(messages" in card
+    manifest = run.path / "manifest.json"
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    content["imported"] = {"source": "some/gpt", "format": "Hugging Face GPT-2", "revision": "0123456789abcdef"}
+    manifest.write_text(json.dumps(content), encoding="utf-8")
+    assert "the weights of some/gpt at revision 0123456789ab, as they were" in card_of(run, tmp_path / "imported")
+    assert "what they were trained on is not recorded here" in body_of(tmp_path / "imported")
+
+
+def test_a_sample_cannot_break_out_of_its_block(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", others.make_tokenizer())
+    run.append_sample({"step": 3, "text": "```\n# Title\n````text\n"})
+    assert "\n`````text\n```\n# Title\n````text\n`````\n" in card_of(run, tmp_path / "card")

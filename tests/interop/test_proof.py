@@ -1,0 +1,329 @@
+"""Proofs: an export that is the run passes, alone, elsewhere and later; whatever is changed about it is named."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import others
+import pytest
+import torch
+from alone import in_process
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from scratchlab.cli.interop import export_model, verify_export
+from scratchlab.corpus.chat import CHATML
+from scratchlab.corpus.tokenizer import train_tokenizer
+from scratchlab.errors import RunError
+from scratchlab.interop import anybody, exports, proof
+from scratchlab.interop.expected import expected_of, from_record, in_float32, recorded
+from scratchlab.interop.exports import export_run, write_run
+from scratchlab.interop.hard_strings import HARD, hard_strings
+from scratchlab.interop.proof import compare, hub_count, prove, read_proof, verify
+from scratchlab.runfolder import Record, RunFolder
+from tiny_run import make_run
+
+
+def quieted(model: nn.Module) -> None:
+    """As trained models are, whose first norm sees small numbers: there its epsilon matters."""
+    for name, parameter in model.named_parameters():
+        if "embedding" in name:
+            parameter.data.mul_(0.02)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    tokenizer = others.make_tokenizer().with_specials(["<|im_start|>", "<|im_end|>"])
+    place = tmp_path_factory.mktemp("proof")
+    return make_run(place / "run", tokenizer, CHATML, quieted, context_length=240, bias=False)
+
+
+@pytest.fixture(scope="module")
+def exported(run: RunFolder) -> Path:
+    """An export with its proof: one for all tests, which costs a process that imports transformers."""
+    export_run(run, run.path.parent / "export")
+    return run.path.parent / "export"
+
+
+@pytest.fixture
+def copy(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "copy"))
+
+
+def change_json(path: Path, change: Callable[[Any], object]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_an_export_is_proved_by_transformers_alone(exported: Path) -> None:
+    content = read_proof(exported)
+    checks = content["checks"]
+    assert list(checks) == ["loading", "logits", "generation", "tokenizer", "parameters"]
+    assert all(check["passed"] for check in checks.values())
+    assert checks["logits"]["sequences"].keys() == {"library", "random"}
+    for figures in checks["logits"]["sequences"].values():
+        assert (figures["positions"], figures["tokens"]) == (240, others.SYMBOLS + 2)
+        assert 0 < figures["mean"] <= figures["largest"] < 1e-4
+    assert (checks["generation"]["tokens"], checks["generation"]["parted"]) == (200, None)
+    assert len(set(content["reference"]["greedy"])) > 20, "a text that repeats one token would prove little"
+    assert checks["tokenizer"]["texts"] == checks["tokenizer"]["unchanged"] == len(HARD) + 1
+    weights = load_file(exported / "model.safetensors")
+    assert checks["parameters"]["hub"] == sum(tensor.numel() for tensor in weights.values())
+    assert (exported / "proof.json").read_text(encoding="utf-8").count("\n") < 400
+    files = {path.name for path in exported.iterdir()}
+    assert content["files"].keys() == files - {"proof.json", "README.md"}
+    assert content["reference"]["conversation"] is not None
+
+
+def test_what_was_proved_is_verified_without_the_run(copy: Path, run: RunFolder) -> None:
+    """Through the command; what is beside the model may be changed."""
+    (copy / "LICENSE").write_text("MIT", encoding="utf-8")
+    (copy / "README.md").write_text("mine", encoding="utf-8")
+    moved = run.path.rename(run.path.with_name("gone"))
+    try:
+        outcome = CliRunner().invoke(verify_export, [str(copy), "--json"])
+    finally:
+        moved.rename(run.path)
+    assert outcome.exit_code == 0, outcome.output
+    report = json.loads(outcome.stdout)
+    assert report["passed"]
+    assert list(report["checks"]) == ["files", "loading", "logits", "generation", "tokenizer", "parameters"]
+    assert report["checks"]["logits"]["sequences"]["random"]["positions"] == 8
+
+
+def flip_a_byte(folder: Path) -> None:
+    """In the exponent of a weight of the middle of the file."""
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[len(content) // 2 // 4 * 4 + 3] ^= 0x02
+    (folder / "model.safetensors").write_bytes(content)
+
+
+def swap_the_tokenizer(folder: Path) -> None:
+    other = train_tokenizer(f"bpe:{others.SYMBOLS}", ["another text, of other words, " * 40 + others.TEXT[:200]])
+    text = other.with_specials(["<|im_start|>", "<|im_end|>"]).to_json()
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+
+
+def change_the_epsilon(folder: Path) -> None:
+    change_json(folder / "config.json", lambda config: config.update(layer_norm_epsilon=1e-6))
+
+
+def forge(folder: Path) -> None:
+    """Whoever changes a file can change its hash in the proof too."""
+    hashes = {name: proof.sha256_of_file(folder / name) for name in proof.hashed_files(folder)}
+    change_json(folder / "proof.json", lambda content: content.update(files=hashes))
+
+
+TAMPERED: dict[str, tuple[Callable[[Path], None], str, set[str]]] = {
+    "flipped-byte": (flip_a_byte, "model.safetensors", {"logits", "generation"}),
+    "swapped-tokenizer": (swap_the_tokenizer, "tokenizer.json", {"tokenizer"}),
+    "norm-epsilon": (change_the_epsilon, "config.json", {"logits", "generation"}),
+}
+
+
+@pytest.mark.parametrize("kind", TAMPERED)
+def test_tampering_is_named_even_where_the_hashes_were_forged(kind: str, copy: Path) -> None:
+    tamper, file, parts = TAMPERED[kind]
+    tamper(copy)
+    checked = proof._check_files(copy, read_proof(copy)["files"])  # pyright: ignore[reportPrivateUsage]
+    assert checked["said"] == f"{file} is not the file that was proved: its SHA-256 is another"
+    forge(copy)
+    with in_process():
+        report = verify(copy)
+    failed = {part for part, check in report["checks"].items() if not check["passed"]}
+    assert failed & {"files"} == set()
+    assert failed >= parts - {"generation"}
+    assert failed <= parts
+
+
+def test_the_command_names_the_parts_and_fails(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copy / "added_tokens.json").write_text("{}", encoding="utf-8")
+    (copy / "generation_config.json").unlink()
+    failed = {"failures": {"loading": "ValueError: there is no such model"}}, dict[str, Any]()
+    monkeypatch.setattr(proof, "ask_anybody", lambda *_: failed)
+    outcome = CliRunner().invoke(verify_export, [str(copy)])
+    assert isinstance(outcome.exception, RunError)
+    assert str(outcome.exception).startswith(f"{copy} is not what was proved: files, loading. ")
+    assert "WRONG  files    generation_config.json is missing; added_tokens.json was not there when" in outcome.output
+    assert "WRONG  loading  ValueError: there is no such model" in outcome.output
+
+
+def test_an_export_that_fails_its_proof_leaves_nothing(run: RunFolder, tmp_path: Path) -> None:
+    """As if a head had been tied that is not, and biases had been left where they were."""
+
+    def write_another(folder: RunFolder, to: Path, at: Any = "final") -> None:
+        write_run(folder, to, at)
+        weights = load_file(to / "model.safetensors")
+        weights["transformer.h.1.mlp.c_fc.weight"] = weights["transformer.h.1.mlp.c_fc.weight"].flip(0).contiguous()
+        del weights["transformer.h.0.ln_1.bias"]
+        save_file(weights, to / "model.safetensors", {"format": "pt"})
+
+    with in_process(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exports, "write_run", write_another)
+        outcome = CliRunner().invoke(export_model, [str(run.path), "--to", str(tmp_path / "deep/out")])
+    assert isinstance(outcome.exception, RunError)
+    said = str(outcome.exception)
+    assert "loading: loaded by transformers" in said
+    assert "but missing transformer.h.0.ln_1.bias" in said
+    assert "logits: differences from Python's own documentation: at most" in said
+    assert "parameters:" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+# What counts as the same, in this process.
+
+
+def answer(model: nn.Module, prompt: list[int], wanted: list[int], tie: float = 1e-4) -> Record:
+    return anybody.write(model, prompt, wanted, tie)
+
+
+class Counting(nn.Module):
+    """After token n comes n + 1; after 3, either of 4 and 7, which lie `gap` apart: cached 7, uncached 4."""
+
+    def __init__(self, gap: float) -> None:
+        super().__init__()
+        self.gap = gap
+        self.generation_config = type("Settings", (), {"eos_token_id": 9})()
+
+    def forward(self, tokens: Tensor) -> Any:
+        logits = nn.functional.one_hot((tokens + 1) % 10, 10) * 20.0
+        logits[..., 7] += (tokens == 3) * (20.0 - self.gap)
+        return type("Output", (), {"logits": logits})()
+
+    def generate(self, tokens: Tensor, max_new_tokens: int, **_: Any) -> Tensor:
+        assert self.generation_config.eos_token_id is None
+        written = tokens[0].tolist()
+        for _ in range(max_new_tokens):
+            written.append(7 if written[-1] == 3 else (written[-1] + 1) % 10)
+        return torch.tensor([written])
+
+
+def test_texts_may_part_only_at_ties() -> None:
+    wanted = [1, 2, 3, 4, 5, 6, 7]
+    tied = answer(Counting(5e-5), [0], wanted)
+    assert (tied["identical"], tied["parted"], [tie["token"] for tie in tied["ties"]]) == (7, None, [3])
+    apart = answer(Counting(1e-2), [0], wanted)
+    assert (apart["identical"], apart["parted"]["token"]) == (3, 3)
+    assert apart["parted"]["gap"] == pytest.approx(1e-2, rel=1e-3)
+    assert answer(Counting(1e-2), [4], [5, 6, 7, 8, 9, 0, 1]) == {"identical": 7, "ties": [], "parted": None}
+
+
+def test_a_cache_that_goes_wrong_is_not_taken_for_a_tie() -> None:
+    """What is written without it would be right; the two tokens lie far apart."""
+    broken = Counting(15.0)
+    assert answer(broken, [0], [1, 2, 3, 4])["parted"]["token"] == 3
+
+
+@pytest.mark.parametrize("spec", ["char", "byte", "bpe:280"])
+def test_hard_strings_are_what_a_tokenizer_can_say(spec: str) -> None:
+    tokenizer = train_tokenizer(spec, [others.TEXT])
+    texts = hard_strings(tokenizer)
+    assert all(tokenizer.decode(tokenizer.encode(text)) == text for text in texts)
+    assert set(texts) == set(HARD) if spec != "char" else len(texts) > 10
+
+
+@pytest.fixture(scope="module")
+def passed(run: RunFolder) -> tuple[Any, Record, dict[str, Any]]:
+    """What is expected of a run, and the answers that would be right."""
+    expected = expected_of(run, in_float32(run, "final"))
+    loaded = {"missing": [], "unexpected": [], "mismatched": [], "ends": expected.facts["ends"], "parameters": 0}
+    loaded |= {"transformers": "5", "torch": "2", "class": "GPT2LMHeadModel"}
+    spoken = {name: expected.facts[name] for name in ("symbols", "end_of_text", "conversation")}
+    answers: Record = {
+        "failures": {},
+        "loading": loaded,
+        "logits": {},
+        "generation": {"identical": 200, "ties": [], "parted": None},
+        "tokenizer": {**spoken, "ids": dict(expected.ids), "texts": dict(expected.texts)},
+    }
+    return expected, answers, dict(expected.logits)
+
+
+WRONG: dict[str, tuple[str, Callable[[Record, dict[str, Any]], object]]] = {
+    "a number more": ("parameters", lambda answers, _: answers["loading"].update(parameters=1)),
+    "a tensor made up": ("loading", lambda answers, _: answers["loading"].update(missing=["h.0.weight"])),
+    "no end": ("loading", lambda answers, _: answers["loading"].update(ends=[])),
+    "another text": ("tokenizer", lambda answers, _: answers["tokenizer"]["texts"].update({"3": "Hello , world !"})),
+    "another token": ("tokenizer", lambda answers, _: answers["tokenizer"]["ids"].update({"3": [1]})),
+    "a symbol more": ("tokenizer", lambda answers, _: answers["tokenizer"].update(symbols=283)),
+    "no end of text": ("tokenizer", lambda answers, _: answers["tokenizer"].update(end_of_text=None)),
+    "another conversation": ("tokenizer", lambda answers, _: answers["tokenizer"].update(conversation=[1])),
+    "a logit off": ("logits", lambda _, logits: logits.update(random=logits["random"] + 2e-4 * 50)),
+    "no number": ("logits", lambda _, logits: logits.update(random=logits["random"] * np.nan)),
+    "padding": ("logits", lambda _, logits: logits.update(random=np.pad(logits["random"], ((0, 0), (0, 6))))),
+    "a failure": ("generation", lambda answers, _: answers["failures"].update(generation=answers.pop("generation"))),
+}
+
+
+@pytest.mark.parametrize("what", [None, *WRONG])
+def test_each_part_fails_by_itself(what: str | None, passed: Any, tmp_path: Path) -> None:
+    expected, right, logits = passed
+    answers, found = json.loads(json.dumps(right)), dict(logits)
+    part, change = WRONG[what] if what else (None, lambda *_: None)
+    change(answers, found)
+    checks = compare(expected, answers, found, tmp_path)
+    assert [name for name, check in checks.items() if not check["passed"]] == ([part] if part else [])
+
+
+def test_held_out_text_is_compared_and_not_recorded(tmp_path: Path) -> None:
+    from scratchlab.corpus.build import build_corpus
+
+    (tmp_path / "text.txt").write_text(others.TEXT * 12 + "zebra", encoding="utf-8")
+    corpus = build_corpus([str(tmp_path / "text.txt")], tmp_path / "corpus", "char")
+    run = make_run(tmp_path / "run", corpus.tokenizer, context_length=32)
+    at = {"path": str(corpus.path), "sha256": corpus.sha256}
+    change_json(run.path / "manifest.json", lambda manifest: manifest.update(evaluation_corpus=at))
+    expected = expected_of(run, in_float32(run, "final"))
+    assert corpus.tokenizer.decode(expected.order["sequences"]["corpus"]) == corpus.text("validation")[:32]
+    kept = recorded(expected)
+    assert "corpus" not in json.dumps(kept)
+    again = from_record(json.loads(json.dumps(kept)))
+    assert again.facts == expected.facts
+    assert again.order["sequences"].keys() == {"library", "random"}
+    at["sha256"] = "another"
+    change_json(run.path / "manifest.json", lambda manifest: manifest.update(evaluation_corpus=at))
+    assert "corpus" not in expected_of(run, in_float32(run, "final")).logits
+
+
+def test_the_hub_counts_what_the_headers_say(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2, 3), "b": torch.zeros(())}, tmp_path / "one.safetensors", {"format": "pt"})
+    save_file({"c": torch.zeros(4, dtype=torch.bfloat16)}, tmp_path / "two.safetensors")
+    (tmp_path / "damaged.safetensors").write_bytes(b"\xff" * 40)
+    assert hub_count(tmp_path) == 6 + 1 + 4
+
+
+def test_code_that_came_with_a_folder_is_executed_only_when_it_is_trusted(copy: Path) -> None:
+    change_json(copy / "config.json", lambda config: config.update(auto_map={"AutoConfig": "a.B"}))
+    (copy / "a.py").write_text("raise SystemExit", encoding="utf-8")
+    with pytest.raises(RunError, match=r"brings code of its own.*--trust-code"):
+        verify(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda content: content.update(format_version=9), "format version 9"),
+        (lambda content: content.pop("files"), "damaged .KeyError: 'files'"),
+        (lambda content: content["reference"].update(columns=[1]), "the logits of 'library' are not those of"),
+    ],
+)
+def test_a_proof_that_cannot_be_read_is_said(change: Any, complaint: str, copy: Path) -> None:
+    change_json(copy / "proof.json", change)
+    with pytest.raises(RunError, match=complaint):
+        verify(copy)
+
+
+def test_a_folder_without_a_proof_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"has no proof.json: it is no folder that scratchlab export"):
+        verify(tmp_path)
+
+
+def test_a_recurrent_network_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", others.make_tokenizer(), architecture="rnn")
+    with pytest.raises(RunError, match="recurrent network"):
+        prove(tmp_path, run)

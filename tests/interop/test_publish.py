@@ -1,0 +1,252 @@
+"""Runs on their way to a Hub of this machine, by the Hub's own client: whole, resumed, refused."""
+
+import errno
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import others
+import pytest
+from alone import in_process
+from click.testing import CliRunner
+from huggingface_hub import snapshot_download
+
+from hub_server import Cut, Hub, point_client_at, serve
+from scratchlab.cli.interop import publish_model
+from scratchlab.errors import RunError, ScratchlabError, UnfinishedError, UnreachableError, UsageError
+from scratchlab.files import sha256_of_file
+from scratchlab.interop import exports, proof
+from scratchlab.interop.card import About
+from scratchlab.interop.exports import export_run
+from scratchlab.interop.proof import verify
+from scratchlab.interop.publish import Wish, publish_run
+from scratchlab.model.load import load_model
+from scratchlab.runfolder import Record, RunFolder, step_name
+from scratchlab.training.checkpoint import write_tensors
+from tiny_run import make_run
+
+# The client's own, of its HTTP library, when it uploads by Git LFS.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+SECRET = "hf_nobodyshallseethis"
+WEIGHTS = "model.safetensors"
+FILES = ["README.md", "config.json", WEIGHTS, "proof.json", "tokenizer.json", "tokenizer_config.json"]
+
+
+def make(path: Path, fingerprint: str = "first", steps: tuple[int, ...] = ()) -> RunFolder:
+    """A run with snapshots of other weights."""
+    run = make_run(path, others.make_tokenizer(), context_length=24)
+    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    (path / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": fingerprint}), encoding="utf-8")
+    for step in steps:
+        tensors = {name: x.detach() + 0.01 * step for name, x in load_model(run, device="cpu").named_parameters()}
+        run.save_snapshot(step_name(step), step, lambda file, tensors=tensors: write_tensors(tensors, file))
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return make(tmp_path_factory.mktemp("runs") / "first", steps=(2, 4))
+
+
+@pytest.fixture(scope="module")
+def exported(run: RunFolder) -> Path:
+    with in_process():
+        export_run(run, run.path.parent / "export")
+    return run.path.parent / "export"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
+    """No process for a proof."""
+    with in_process():
+        yield
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serve() as hub:
+        hub.writers.add(SECRET)
+        point_client_at(hub, tmp_path / "home", monkeypatch, token=SECRET)
+        yield hub
+
+
+def publish(run: RunFolder, **wishes: Any) -> Record:
+    return publish_run(run, Wish(**{"name": "me/mine", **wishes}), About(load_as="me/mine"))
+
+
+def message_of(run: RunFolder, kind: type[ScratchlabError] = RunError, **wishes: Any) -> str:
+    with pytest.raises(kind) as caught:
+        publish(run, **wishes)
+    assert SECRET not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_run_arrives_whole_is_verified_there_and_is_not_sent_twice(
+    run: RunFolder, exported: Path, hub: Hub, tmp_path: Path
+) -> None:
+    done = publish(run, tag="v1")
+    repository = hub.repositories["models/me/mine"]
+    assert (repository.private, len(repository.commits), done["private"]) == (True, 2, True)
+    assert sorted(repository.files) == sorted([".gitattributes", *FILES])
+    for name in FILES:
+        if name != "README.md":  # which says how it is loaded
+            assert repository.files[name] == (exported / name).read_bytes(), name
+    card = repository.files["README.md"].decode()
+    assert "from_pretrained('me/mine')" in card
+    assert "hf download me/mine --local-dir mine" in card
+    (version,) = done["versions"]
+    assert (version["branch"], version["commit"]) == ("main", repository.branches["main"])
+    assert (sorted(version["sent"]), version["kept"]) == (sorted(FILES), [])
+    assert repository.tags == {"v1": version["commit"]}
+    there = snapshot_download("me/mine", local_dir=tmp_path / "there")
+    assert verify(Path(there))["passed"]
+    hub.asked.clear()
+    again = publish(run, tag="v1")["versions"][0]
+    assert (again["sent"], sorted(again["kept"]), again["commit"]) == ([], sorted(FILES), version["commit"])
+    assert hub.answered("PUT", "") + hub.answered("POST", "/commit/") == []
+
+
+def test_each_snapshot_is_a_branch(run: RunFolder, hub: Hub, tmp_path: Path) -> None:
+    done = publish(run, checkpoints=True)
+    repository = hub.repositories["models/me/mine"]
+    assert list(repository.branches) == ["main", step_name(2), step_name(4)]
+    assert [version["at"] for version in done["versions"]] == [2, 4, "final"]
+    for version in done["versions"]:
+        files = repository.commits[repository.branches[version["branch"]]]
+        assert json.loads(files["proof.json"])["run"]["at"] == version["at"]
+    weights = {branch: repository.commits[commit][WEIGHTS] for branch, commit in repository.branches.items()}
+    assert len(set(weights.values())) == 3
+    card = repository.commits[repository.branches[step_name(2)]]["README.md"].decode()
+    assert f"from_pretrained('me/mine', revision='{step_name(2)}')" in card
+    assert f"hf download me/mine --revision {step_name(2)}" in card
+
+
+def test_a_dry_run_says_what_would_go_and_asks_nobody(run: RunFolder, hub: Hub) -> None:
+    outcome = CliRunner().invoke(publish_model, [str(run.path), "me/mine", "--dry-run", "--checkpoints", "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    report = json.loads(outcome.stdout)
+    assert [version["branch"] for version in report["versions"]] == [step_name(2), step_name(4), "main"]
+    assert [file["name"] for file in report["versions"][2]["files"]] == FILES
+    text = CliRunner().invoke(publish_model, [str(run.path), "me/mine", "--dry-run"]).stdout
+    assert "would go to the Hub as me/mine, private" in text
+    assert "main: 6 files" in text
+    assert (hub.asked, hub.repositories) == ([], {})
+
+
+def test_an_upload_that_breaks_goes_on_where_it_stopped(run: RunFolder, exported: Path, hub: Hub) -> None:
+    sha256 = sha256_of_file(exported / WEIGHTS)
+    hub.cuts.append(Cut("PUT", sha256, after=300, times=99))
+    said = message_of(run, UnreachableError)
+    assert said.startswith("me/mine on http://127.0.0.1:")
+    assert "run the same command again: it goes on where it stopped" in said
+    repository = hub.repositories["models/me/mine"]
+    assert list(repository.files) == [".gitattributes"], "nothing appears before all is there"
+    hub.cuts.clear()
+    hub.cuts.append(Cut("POST", "/commit/", after=10, times=99))  # the weights arrive, and nothing else
+    message_of(run, UnreachableError)
+    assert sha256 in hub.objects
+    hub.cuts.clear()
+    hub.asked.clear()
+    publish(run)
+    assert hub.answered("PUT", "") == [], "the weights are there"
+    assert repository.files[WEIGHTS] == (exported / WEIGHTS).read_bytes()
+
+
+def test_a_wrong_token_is_said_before_anything_is_made(
+    run: RunFolder, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "write_run", None)
+    monkeypatch.setenv("HF_TOKEN", "wrong")
+    said = message_of(run)
+    assert "does not know who you are: `hf auth login`, or set HF_TOKEN" in said
+    monkeypatch.setenv("HF_TOKEN", "reader")
+    assert "the token here has only the right to read" in message_of(run)
+    monkeypatch.setenv("HF_TOKEN", "")
+    assert "nobody is logged in here. `hf auth login`" in message_of(run)
+    assert hub.repositories == {}
+
+
+def test_the_token_is_nowhere(run: RunFolder, hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    outcome = CliRunner().invoke(publish_model, [str(run.path), "me/mine", "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    assert SECRET not in outcome.output + caplog.text
+    sent = [content for repository in hub.repositories.values() for content in repository.files.values()]
+    kept = [path.read_bytes() for place in (run.path, tmp_path) for path in place.rglob("*") if path.is_file()]
+    assert not any(SECRET.encode() in content for content in (*sent, *kept))
+
+
+def test_a_name_that_holds_something_else_is_refused_and_left(
+    run: RunFolder, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.dataset("me/theirs", {"pytorch_model.bin": b"weights"}, private=True, kind="models")
+    hub.dataset("me/public", {}, kind="models")
+    publish(run)
+    before = {name: dict(repository.branches) for name, repository in hub.repositories.items()}
+    other = make(tmp_path / "other", fingerprint="another")
+    with monkeypatch.context() as patch:
+        patch.setattr(exports, "write_run", None)
+        assert "holds other things on main (pytorch_model.bin). Nothing was changed." in message_of(
+            run, name="me/theirs"
+        )
+        assert "is there already, and is public. Say --public" in message_of(run, name="me/public")
+        assert "is there already, and is private. Say --private" in message_of(run, private=False)
+        assert "holds another run on main: first, fingerprint first. Nothing was changed." in message_of(other)
+    assert {name: dict(repository.branches) for name, repository in hub.repositories.items()} == before
+    publish(other, branch="another")
+    files = hub.repositories["models/me/mine"].commits[hub.repositories["models/me/mine"].branches["another"]]
+    assert json.loads(files["proof.json"])["run"]["fingerprint"] == "another"
+    assert publish(run, name="me/public", private=False)["versions"][0]["sent"] != []
+
+
+def test_what_was_published_before_and_is_no_more_goes_and_what_others_added_stays(run: RunFolder, hub: Hub) -> None:
+    publish(run)
+    repository = hub.repositories["models/me/mine"]
+    old = json.loads(repository.files["proof.json"])
+    old["files"]["generation_config.json"] = "0"
+    added = {"generation_config.json": b"{}", "charts/old.png": b"png", "LICENSE": b"MIT", "q4.gguf": b"gguf"}
+    repository.commit({**added, "proof.json": json.dumps(old).encode()})
+    assert publish(run)["versions"][0]["sent"] == ["proof.json"]
+    assert sorted(repository.files) == sorted([".gitattributes", "LICENSE", "q4.gguf", *FILES])
+
+
+def test_a_tag_is_not_moved(run: RunFolder, hub: Hub) -> None:
+    publish(run, tag="v1")
+    repository = hub.repositories["models/me/mine"]
+    repository.commit({"README.md": b"---\n---\nby hand"})
+    assert "has a tag v1 already, of another commit" in message_of(run, tag="v1")
+    assert repository.files["README.md"] == b"---\n---\nby hand"
+    repository.tags["v1"] = repository.branches["main"]
+    assert "the tag v1 is of another commit" in message_of(run, tag="v1")
+    publish(run, tag="v2")
+    assert repository.tags["v2"] == repository.branches["main"]
+
+
+def test_what_fails_its_proof_is_not_published(run: RunFolder, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proof, "LARGEST", 0.0)
+    said = message_of(run)
+    assert "is not what the run is, when transformers loads it. logits: differences from" in said
+    assert hub.repositories == {}
+
+
+def test_a_full_disk_is_said_and_nothing_is_sent(run: RunFolder, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exports, "write_run", fill)
+        said = message_of(run, UnfinishedError)
+    assert "could not be written to" in said
+    assert "No space left on device" in said
+    assert hub.repositories == {}
+    publish(run)
+
+
+@pytest.mark.parametrize("name", ["mine", "me/mine/more", "me/mi ne", "hf:me/mine"])
+def test_a_name_that_cannot_be_is_refused(name: str, run: RunFolder) -> None:
+    assert f"{name} names no model of the Hub: USER/NAME was expected" in message_of(run, UsageError, name=name)
+
+
+def test_a_run_without_snapshots_has_none_to_publish(tmp_path: Path) -> None:
+    run = make(tmp_path / "run")
+    assert "kept no snapshots on the way" in message_of(run, UsageError, checkpoints=True)
