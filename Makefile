@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 SHAKESPEARE = $(if $(TEXT),$(TEXT),../shared/data/tinyshakespeare/input.txt)
 
 .PHONY: install quickstart test test-interop lint simulations study-simulations judging-simulations studies cluster \
-  skypilot clean
+  skypilot llama-cpp clean
 
 install: $(VENV)/installed
 
@@ -28,8 +28,9 @@ test: install lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet
 
 # Exports in transformers without scratchlab: this release, and an older one (two environments of 1.5 GB; half an hour).
+# And every switch of a GPT as ONNX.
 test-interop: install build/interop/current/installed build/interop/older/installed
-	$(BIN)/python -m pytest tests/interop/matrix.py --quiet
+	$(BIN)/python -m pytest tests/interop/matrix.py tests/interop/matrix_onnx.py --quiet
 
 build/interop/current/installed: TRANSFORMERS = $$($(BIN)/python -c 'import transformers; print(transformers.__version__)')
 build/interop/older/installed: TRANSFORMERS = 4.57.*
@@ -68,6 +69,12 @@ skypilot: install
 	build/skypilot/bin/pip install --quiet skypilot
 	$(BIN)/scratchlab study export studies/nano-char.toml --skypilot build/task.yaml --accelerators H100:8 --cloud aws
 	build/skypilot/bin/python tests/study/skypilot_schema.py build/task.yaml
+
+# llama.cpp itself, in an environment of its own, for tests/interop/matrix_llama_cpp.py. It is compiled: some minutes.
+llama-cpp: install
+	$(PYTHON) -m venv build/llama-cpp
+	build/llama-cpp/bin/pip install --quiet llama-cpp-python
+	$(BIN)/python -m pytest tests/interop/matrix_llama_cpp.py --quiet
 
 clean:
 	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache

@@ -125,6 +125,7 @@ def rewrite(tmp_path: Path, without: tuple[str, ...] = (), half: bool = False, *
         ({"llama__embedding_length": 0}, "embedding_length = 0: a whole number above 0"),
         ({"without": ("scratchlab.model",), "llama__rope__freq_base": 500.0}, "rope.freq_base = 500.0 and not 10000.0"),
         ({"without": ("scratchlab.model",), "llama__block_count": 3}, "blk.2.attn_norm.weight is missing"),
+        ({"without": ("scratchlab.model",), "llama__block_count": 10**9}, "too few for 1,000,000,000 layers"),
         ({"without": ("scratchlab.model",), "llama__attention__head_count": 2}, "not llama as it can be built here"),
     ],
 )

@@ -5,7 +5,7 @@ norm), GPT-NeoX with its branches one after the other (rotary positions, layer n
 SwiGLU) and Qwen3 (Llama with a norm of queries and keys).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from scratchlab.errors import RunError
-from scratchlab.interop.names import Names, listed, shapes_of, tied, to_ours
+from scratchlab.interop.names import Names, heights, listed, shapes_of, tied, to_ours, to_theirs
 from scratchlab.recipe import GPTSection
 
 TABLE = {
@@ -39,7 +39,15 @@ TABLE = {
     "head.weight": "output.weight",
 }
 NAMES = Names(TABLE)
-EMBEDDING, HEAD, QKV = TABLE["token_embedding.weight"], TABLE["head.weight"], "attn_qkv"
+# Where queries, keys and values have a matrix each.
+SPLIT = Names(
+    TABLE
+    | {
+        f"blocks.{{}}.attention.qkv.{part}": tuple(f"blk.{{}}.attn_{which}.{part}" for which in "qkv")
+        for part in ("weight", "bias")
+    }
+)
+EMBEDDING, HEAD = TABLE["token_embedding.weight"], TABLE["head.weight"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +58,10 @@ class Family:
     """`general.architecture`."""
     switches: Mapping[str, object]
     """What ours must say to be one."""
+    names: Names
     biases: bool
     """Whether all linear layers and norms have one: where ours has none, it is zeros. (Else they may, if not forbidden
     by `switches`.)"""
-    whole_qkv: bool
-    """Whether queries, keys and values come out of one matrix, as here, and not of three."""
     interleaved: bool = False
     """Whether rotary positions turn number 2 i of a head with number 2 i + 1, where ours turn i with i + D / 2."""
     own_head: bool = False
@@ -68,10 +75,10 @@ class Family:
 _LAYER_NORM = {"norm": "layer", "mlp": "gelu_tanh", "qk_norm": False}
 _RMS_NORM = {"norm": "rms", "mlp": "swiglu", "positions": "rotary"}
 FAMILIES = (
-    Family("gpt2", {**_LAYER_NORM, "positions": "learned"}, biases=True, whole_qkv=True),
-    Family("gptneox", {**_LAYER_NORM, "positions": "rotary"}, biases=True, whole_qkv=True, own_head=True),
-    Family("llama", {**_RMS_NORM, "qk_norm": False}, biases=False, whole_qkv=False, interleaved=True),
-    Family("qwen3", {**_RMS_NORM, "qk_norm": True}, biases=False, whole_qkv=False),
+    Family("gpt2", {**_LAYER_NORM, "positions": "learned"}, NAMES, biases=True),
+    Family("gptneox", {**_LAYER_NORM, "positions": "rotary"}, NAMES, biases=True, own_head=True),
+    Family("llama", {**_RMS_NORM, "qk_norm": False}, SPLIT, biases=False, interleaved=True),
+    Family("qwen3", {**_RMS_NORM, "qk_norm": True}, SPLIT, biases=False),
 )
 # What none of them has.
 PLAIN = {
@@ -99,7 +106,7 @@ def _differences(config: GPTSection, family: Family) -> list[str]:
     wrong = [f"{name} = {value!r}" for name, usual in expected.items() if (value := getattr(config, name)) != usual]
     if config.attention == "none":
         wrong.append("attention = 'none'")
-    if family.whole_qkv and config.n_kv != config.n_head:
+    if family.names is NAMES and config.n_kv != config.n_head:
         wrong.append(f"n_kv_head = {config.n_kv_head}")
     if family.name == "qwen3":
         wrong += [f"bias in {place}" for place in ("qkv", "output", "mlp") if config.has_bias(place)]
@@ -108,16 +115,14 @@ def _differences(config: GPTSection, family: Family) -> list[str]:
 
 def to_gguf(config: GPTSection, ours: Mapping[str, Tensor], vocab_size: int, family: Family) -> dict[str, Tensor]:
     """The tensors of the file: padding of the vocabulary left out, biases that ours does not have zeros."""
-    theirs: dict[str, Tensor] = {}
-    for name, shape in shapes_of(_as_there(config, family), vocab_size).items():
-        tensor = ours[name][: shape[0]] if name in ours else torch.zeros(shape)
-        (new_name,) = NAMES.of(name)
-        theirs |= (
-            {new_name: tensor} if family.whole_qkv or QKV not in new_name else _split(tensor, new_name, config, family)
-        )
+    shapes = shapes_of(_as_there(config, family), vocab_size)
+    whole = {name: ours[name][: shape[0]] if name in ours else torch.zeros(shape) for name, shape in shapes.items()}
+    if family.interleaved:
+        whole = _reordered(whole, config, interleaved)
+    theirs = to_theirs(whole, config, family.names)
     if family.own_head and config.tie_weights:
         theirs[HEAD] = theirs[EMBEDDING]
-    return {name: tensor.to(torch.float32).contiguous() for name, tensor in theirs.items()}
+    return {name: tensor.to(torch.float32) for name, tensor in theirs.items()}
 
 
 def from_gguf(
@@ -127,12 +132,15 @@ def from_gguf(
 
     `RunError` names all that is missing, unknown or misshapen.
     """
-    state = dict(theirs) if family.whole_qkv else _joined(theirs, config, family)
-    if family.biases:
-        state = _without_zeros(state, config)
+    state = dict(theirs)
+    if config.n_layer <= len(theirs):  # before so many layers are built
+        ours, filled = shapes_of(config, rows), shapes_of(_as_there(config, family), rows)
+        zeros = {part for name in filled.keys() - ours.keys() for part in family.names.of(name)}
+        state = {name: tensor for name, tensor in theirs.items() if name not in zeros or bool(tensor.any())}
     if config.tie_weights:
         state = tied(state, EMBEDDING, HEAD, origin)
-    return to_ours(state, config, rows, NAMES, origin)
+    found = to_ours(state, config, rows, family.names, origin)
+    return _reordered(found, config, halved) if family.interleaved else found
 
 
 def _as_there(config: GPTSection, family: Family) -> GPTSection:
@@ -141,49 +149,15 @@ def _as_there(config: GPTSection, family: Family) -> GPTSection:
     return config.model_copy(update={"vocab_multiple": 1, **(every if family.biases else {})})
 
 
-def _split(tensor: Tensor, name: str, config: GPTSection, family: Family) -> dict[str, Tensor]:
-    """Queries, keys and values apart, the former two in the order in which they are turned there."""
-    width, heads = config.head_width, (config.n_head, config.n_kv, config.n_kv)
-    q, k, v = tensor.split([n * width for n in heads])
-    if family.interleaved:
-        q, k = interleaved(q, config.n_head), interleaved(k, config.n_kv)
-    return {name.replace(QKV, f"attn_{which}"): part for which, part in (("q", q), ("k", k), ("v", v))}
-
-
-def _joined(theirs: Mapping[str, Tensor], config: GPTSection, family: Family) -> dict[str, Tensor]:
-    """Queries, keys and values together again. Those of which a part is missing or misshapen stay as they are, to be
-    complained of."""
-    state = dict(theirs)
-    rows = {"q": config.n_head * config.head_width, "k": config.n_kv * config.head_width}
-    rows["v"] = rows["k"]
-    for name in [name for name in theirs if ".attn_q." in name]:
-        names = {which: name.replace(".attn_q.", f".attn_{which}.") for which in rows}
-        parts = {which: theirs[part] for which, part in names.items() if part in theirs}
-        if len(parts) < 3 or any(part.dim() == 0 or len(part) != rows[which] for which, part in parts.items()):
-            continue
-        if family.interleaved:
-            parts |= {"q": halved(parts["q"], config.n_head), "k": halved(parts["k"], config.n_kv)}
-        for part in names.values():
-            del state[part]
-        state[name.replace("attn_q", QKV)] = torch.cat([parts[which] for which in rows])
-    return state
-
-
-def _without_zeros(theirs: Mapping[str, Tensor], config: GPTSection) -> dict[str, Tensor]:
-    """Without the biases that ours does not have, where they are zeros."""
-    has = {
-        "attn_qkv.bias": config.has_bias("qkv"),
-        "attn_output.bias": config.has_bias("output"),
-        "ffn_up.bias": config.has_bias("mlp"),
-        "ffn_down.bias": config.has_bias("mlp"),
-        **dict.fromkeys(("attn_norm.bias", "ffn_norm.bias", "output_norm.bias"), config.has_bias("norm")),
-    }
-
-    def is_padding(name: str, tensor: Tensor) -> bool:
-        end = ".".join(name.split(".")[-2:])
-        return not has.get(end, True) and not bool(tensor.any())
-
-    return {name: tensor for name, tensor in theirs.items() if not is_padding(name, tensor)}
+def _reordered(
+    ours: Mapping[str, Tensor], config: GPTSection, order: Callable[[Tensor, int], Tensor]
+) -> dict[str, Tensor]:
+    """Our tensors with the outputs of each head of queries and keys in another order."""
+    changed = dict(ours)
+    for name in (name for name in ours if ".qkv." in name):
+        q, k, v = ours[name].split(heights(config, name, len(ours[name]), 3))
+        changed[name] = torch.cat([order(q, config.n_head), order(k, config.n_kv), v])
+    return changed
 
 
 def interleaved(rows: Tensor, heads: int) -> Tensor:
