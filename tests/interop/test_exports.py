@@ -12,11 +12,13 @@ from typing import Any
 import others
 import pytest
 import torch
+from click.testing import CliRunner
 from exported import KINDS, MODERN, export, exported_weights, greedy, lively
 from exported import expect as expect_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from scratchlab.cli.main import cli
 from scratchlab.corpus.tokenizer import Tokenizer, train_tokenizer
 from scratchlab.errors import RunError
 from scratchlab.interop.custom import FILES, source_of
@@ -207,6 +209,15 @@ def test_the_code_that_comes_along_loads_in_bfloat16(tmp_path: Path, tokenizer: 
     tokens = torch.randint(tokenizer.vocab_size, (2, 24), generator=torch.Generator().manual_seed(5))
     assert {parameter.dtype for parameter in theirs.parameters()} == {torch.float32}
     assert 1e-4 < distance(ours(tokens)[0], theirs(tokens).logits) < 3e-2
+
+
+def test_the_command_says_how_to_load_it(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    import_run(str(export(lively(NO_CLASS, tokenizer), tmp_path / "out", tokenizer, custom=True)), tmp_path / "run")
+    command = ["export", str(tmp_path / "run"), "--to", str(tmp_path / "again")]
+    with pytest.raises(RunError, match="--custom"):
+        CliRunner().invoke(cli, command, catch_exceptions=False)
+    said = CliRunner().invoke(cli, [*command, "--custom"], catch_exceptions=False).output
+    assert f"AutoModelForCausalLM.from_pretrained('{tmp_path / 'again'}', trust_remote_code=True)" in said
 
 
 # Tokenizers.
