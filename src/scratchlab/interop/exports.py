@@ -33,10 +33,10 @@ def export_run(folder: RunFolder, to: Path, at: At | int = "final", about: About
     return sorted(path.name for path in to.iterdir())
 
 
-def write_run(folder: RunFolder, to: Path, at: At | int = "final") -> None:
+def write_run(folder: RunFolder, to: Path, at: At | int = "final") -> list[str]:
     """Make the new folder `to` with a Hugging Face GPT-2 of a run's weights, and its chat template if it has one.
 
-    Nothing is proved of it. RunError if the model is none that GPT2LMHeadModel could be.
+    Nothing is proved of it. Gives the names of the files. RunError if the model is none that GPT2LMHeadModel could be.
     """
     model = load_model(folder, at, "cpu")
     if not isinstance(model.config, GPTSection):
@@ -45,3 +45,4 @@ def write_run(folder: RunFolder, to: Path, at: At | int = "final") -> None:
     template = folder.chat_template_path
     worded = template.read_bytes().decode() if template.is_file() else None
     write_hugging_face(model.config, tensors, run_tokenizer(folder), to, worded)
+    return sorted(path.name for path in to.iterdir())
