@@ -172,9 +172,14 @@ def test_a_wrong_token_is_said_before_anything_is_made(
     assert hub.repositories == {}
 
 
-def test_the_token_is_nowhere(run: RunFolder, hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    outcome = CliRunner().invoke(publish_model, [str(run.path), "me/mine", "--json"])
+def test_the_token_is_nowhere(
+    run: RunFolder, files: list[str], hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcome = CliRunner().invoke(publish_model, [str(run.path), "me/mine", "--tag", "v1"])
     assert outcome.exit_code == 0, outcome.output
+    commit = hub.repositories["models/me/mine"].branches["main"]
+    assert outcome.stdout.startswith(f"{run.path} is on the Hub as me/mine, private, tagged v1\n")
+    assert f"  main at {commit[:12]}: {len(files)} files sent, 0 there already" in outcome.stdout
     assert SECRET not in outcome.output + caplog.text
     sent = [content for repository in hub.repositories.values() for content in repository.files.values()]
     kept = [path.read_bytes() for place in (run.path, tmp_path) for path in place.rglob("*") if path.is_file()]
