@@ -147,6 +147,20 @@ def test_what_is_not_known_is_said_in_words(run: RunFolder, tmp_path: Path) -> N
     assert (head.license, head.language, head.model_name) == (None, None, "mine")
 
 
+def test_a_snapshot_has_a_sample_of_its_time_and_no_test_loss(run: RunFolder, tmp_path: Path) -> None:
+    first, last = (sample["text"].strip("\n") for sample in run.samples())
+    proof = PROOF | {"run": PROOF["run"] | {"at": 4}}
+    (tmp_path / "card").mkdir()
+    write_card(tmp_path / "card", run, proof, About(load_as="me/mine", on_hub=True, revision="step-00000004"))
+    card = body_of(tmp_path / "card")
+    assert first in card
+    assert last not in card
+    assert "the weights here are those of step 4" in card
+    assert ModelCard(card).data.eval_results is None
+    assert "from_pretrained('me/mine', revision='step-00000004')" in card
+    assert "hf download me/mine --revision step-00000004 --local-dir mine" in card
+
+
 def test_datasets_of_the_hub_are_linked(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from scratchlab.interop import card, card_parts
 
@@ -167,7 +181,12 @@ def test_a_run_without_results_has_a_card(tmp_path: Path) -> None:
     """One that was taught to answer, and whose training was cut off; an import."""
     tokenizer = others.make_tokenizer().with_specials(["<|im_start|>", "<|im_end|>"])
     run = make_run(tmp_path / "run", tokenizer, CHATML)
+    asked = {"metric": "accuracy", "accuracy": {"value": 0.25, "error": 0.031, "n": 200}}
+    run.append_metrics([{"step": 0, "suites": {"hellaswag": asked}}])
+    run.append_sample({"step": 0, "prompt": "who?", "text": "nobody"})
     card = card_of(run, tmp_path / "card")
+    assert "| hellaswag | accuracy | 0.250 ± 0.031 | 200 |" in card
+    assert "To the question:\n\n```text\nwho?\n```\n\nit answers:\n\n```text\nnobody\n```" in card
     assert "The run was not finished: these are weights at step 0" in card
     assert "It has no test loss" in card
     assert "apply_chat_template(messages" in card

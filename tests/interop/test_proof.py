@@ -160,8 +160,8 @@ def test_the_command_names_the_parts_and_fails(copy: Path, monkeypatch: pytest.M
 def test_an_export_that_fails_its_proof_leaves_nothing(run: RunFolder, tmp_path: Path) -> None:
     """As if a head had been tied that is not, and biases had been left where they were."""
 
-    def write_another(folder: RunFolder, to: Path, at: Any = "final") -> None:
-        write_run(folder, to, at)
+    def write_another(folder: RunFolder, to: Path, *how: Any) -> None:
+        write_run(folder, to, *how)
         weights = load_file(to / "model.safetensors")
         weights["transformer.h.1.mlp.c_fc.weight"] = weights["transformer.h.1.mlp.c_fc.weight"].flip(0).contiguous()
         del weights["transformer.h.0.ln_1.bias"]

@@ -30,7 +30,6 @@ from tiny_run import make_run
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
 SECRET = "hf_nobodyshallseethis"
 WEIGHTS = "model.safetensors"
-FILES = ["README.md", "config.json", WEIGHTS, "proof.json", "tokenizer.json", "tokenizer_config.json"]
 
 
 def make(path: Path, fingerprint: str = "first", steps: tuple[int, ...] = ()) -> RunFolder:
@@ -56,8 +55,14 @@ def exported(run: RunFolder) -> Path:
     return run.path.parent / "export"
 
 
+@pytest.fixture(scope="module")
+def files(exported: Path) -> list[str]:
+    """The names of what is published."""
+    return sorted(path.name for path in exported.iterdir())
+
+
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
+def quick() -> Iterator[None]:
     """No process for a proof."""
     with in_process():
         yield
@@ -83,13 +88,13 @@ def message_of(run: RunFolder, kind: type[ScratchlabError] = RunError, **wishes:
 
 
 def test_a_run_arrives_whole_is_verified_there_and_is_not_sent_twice(
-    run: RunFolder, exported: Path, hub: Hub, tmp_path: Path
+    run: RunFolder, exported: Path, files: list[str], hub: Hub, tmp_path: Path
 ) -> None:
     done = publish(run, tag="v1")
     repository = hub.repositories["models/me/mine"]
     assert (repository.private, len(repository.commits), done["private"]) == (True, 2, True)
-    assert sorted(repository.files) == sorted([".gitattributes", *FILES])
-    for name in FILES:
+    assert sorted(repository.files) == sorted([".gitattributes", *files])
+    for name in files:
         if name != "README.md":  # which says how it is loaded
             assert repository.files[name] == (exported / name).read_bytes(), name
     card = repository.files["README.md"].decode()
@@ -97,13 +102,13 @@ def test_a_run_arrives_whole_is_verified_there_and_is_not_sent_twice(
     assert "hf download me/mine --local-dir mine" in card
     (version,) = done["versions"]
     assert (version["branch"], version["commit"]) == ("main", repository.branches["main"])
-    assert (sorted(version["sent"]), version["kept"]) == (sorted(FILES), [])
+    assert (sorted(version["sent"]), version["kept"]) == (files, [])
     assert repository.tags == {"v1": version["commit"]}
     there = snapshot_download("me/mine", local_dir=tmp_path / "there")
     assert verify(Path(there))["passed"]
     hub.asked.clear()
     again = publish(run, tag="v1")["versions"][0]
-    assert (again["sent"], sorted(again["kept"]), again["commit"]) == ([], sorted(FILES), version["commit"])
+    assert (again["sent"], sorted(again["kept"]), again["commit"]) == ([], files, version["commit"])
     assert hub.answered("PUT", "") + hub.answered("POST", "/commit/") == []
 
 
@@ -122,15 +127,15 @@ def test_each_snapshot_is_a_branch(run: RunFolder, hub: Hub, tmp_path: Path) -> 
     assert f"hf download me/mine --revision {step_name(2)}" in card
 
 
-def test_a_dry_run_says_what_would_go_and_asks_nobody(run: RunFolder, hub: Hub) -> None:
+def test_a_dry_run_says_what_would_go_and_asks_nobody(run: RunFolder, files: list[str], hub: Hub) -> None:
     outcome = CliRunner().invoke(publish_model, [str(run.path), "me/mine", "--dry-run", "--checkpoints", "--json"])
     assert outcome.exit_code == 0, outcome.output
     report = json.loads(outcome.stdout)
     assert [version["branch"] for version in report["versions"]] == [step_name(2), step_name(4), "main"]
-    assert [file["name"] for file in report["versions"][2]["files"]] == FILES
+    assert [file["name"] for file in report["versions"][2]["files"]] == files
     text = CliRunner().invoke(publish_model, [str(run.path), "me/mine", "--dry-run"]).stdout
     assert "would go to the Hub as me/mine, private" in text
-    assert "main: 6 files" in text
+    assert f"main: {len(files)} files" in text
     assert (hub.asked, hub.repositories) == ([], {})
 
 
@@ -167,9 +172,14 @@ def test_a_wrong_token_is_said_before_anything_is_made(
     assert hub.repositories == {}
 
 
-def test_the_token_is_nowhere(run: RunFolder, hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    outcome = CliRunner().invoke(publish_model, [str(run.path), "me/mine", "--json"])
+def test_the_token_is_nowhere(
+    run: RunFolder, files: list[str], hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcome = CliRunner().invoke(publish_model, [str(run.path), "me/mine", "--tag", "v1"])
     assert outcome.exit_code == 0, outcome.output
+    commit = hub.repositories["models/me/mine"].branches["main"]
+    assert outcome.stdout.startswith(f"{run.path} is on the Hub as me/mine, private, tagged v1\n")
+    assert f"  main at {commit[:12]}: {len(files)} files sent, 0 there already" in outcome.stdout
     assert SECRET not in outcome.output + caplog.text
     sent = [content for repository in hub.repositories.values() for content in repository.files.values()]
     kept = [path.read_bytes() for place in (run.path, tmp_path) for path in place.rglob("*") if path.is_file()]
@@ -199,15 +209,17 @@ def test_a_name_that_holds_something_else_is_refused_and_left(
     assert publish(run, name="me/public", private=False)["versions"][0]["sent"] != []
 
 
-def test_what_was_published_before_and_is_no_more_goes_and_what_others_added_stays(run: RunFolder, hub: Hub) -> None:
+def test_what_was_published_before_and_is_no_more_goes_and_what_others_added_stays(
+    run: RunFolder, files: list[str], hub: Hub
+) -> None:
     publish(run)
     repository = hub.repositories["models/me/mine"]
     old = json.loads(repository.files["proof.json"])
-    old["files"]["generation_config.json"] = "0"
-    added = {"generation_config.json": b"{}", "charts/old.png": b"png", "LICENSE": b"MIT", "q4.gguf": b"gguf"}
+    old["files"]["added_tokens.json"] = "0"
+    added = {"added_tokens.json": b"{}", "charts/old.png": b"png", "LICENSE": b"MIT", "q4.gguf": b"gguf"}
     repository.commit({**added, "proof.json": json.dumps(old).encode()})
     assert publish(run)["versions"][0]["sent"] == ["proof.json"]
-    assert sorted(repository.files) == sorted([".gitattributes", "LICENSE", "q4.gguf", *FILES])
+    assert sorted(repository.files) == sorted([".gitattributes", "LICENSE", "q4.gguf", *files])
 
 
 def test_a_tag_is_not_moved(run: RunFolder, hub: Hub) -> None:

@@ -63,7 +63,7 @@ def write_card(exported: Path, folder: RunFolder, proof: Record, about: About) -
         ("How it was trained", training(folder)),
         ("How good it is", quality(folder, proof)),
         ("Charts", charts(pictures)),
-        ("What it writes", samples(folder)),
+        ("What it writes", samples(folder, proof["run"]["at"])),
         ("The study it came from", studies(about.studies)),
         ("How it was verified", _verified(proof, about)),
         ("License", _license(about)),
@@ -102,7 +102,7 @@ def _front_matter(folder: RunFolder, proof: Record, about: About) -> str:
             pipeline_tag="text-generation",
             tags=["scratchlab"],
             datasets=from_hub or None,
-            model_name=about.name,
+            model_name=about.name if evaluated else None,
             eval_results=evaluated or None,
         ).to_yaml()
         + "\n"

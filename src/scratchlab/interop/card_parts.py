@@ -196,22 +196,26 @@ def charts(pictures: Sequence[Path]) -> list[str]:
     )
 
 
-def samples(folder: RunFolder) -> list[str]:
-    """The last one, as it was written: from the start of a text, or as the answer to a question."""
-    written = folder.samples()
+def samples(folder: RunFolder, at: str | int) -> list[str]:
+    """The last one, as it was written: from the start of a text, or as the answer to a question.
+
+    Of a snapshot, the last one that was written by then.
+    """
+    written = [one for one in folder.samples() if not isinstance(at, int) or one["step"] <= at]
     if not written:
         return []
     last = written[-1]
-    loss = next((one["validation"] for one in reversed(validation_records(folder.metrics()))), None)
-    at = f" (validation loss {with_error(loss['nats_per_token'], None, 3)} nats a token)" if loss else ""
+    scored = {one["step"]: one["validation"] for one in validation_records(folder.metrics())}
+    loss = scored.get(last["step"])
+    by = f" (validation loss {with_error(loss['nats_per_token'], None, 3)} nats a token)" if loss else ""
     asked = [f"To the question:\n\n{_quoted(last['prompt'])}", "it answers:"] if last.get("prompt") else []
-    return [f"At step {last['step']:,}{at}, by itself:"] * (not asked) + [*asked, _quoted(last["text"])]
+    return [f"At step {last['step']:,}{by}, by itself:"] * (not asked) + [*asked, _quoted(last["text"])]
 
 
 def _quoted(text: str) -> str:
     """As a block of code, whatever is in it."""
     text = text.strip("\n")[:MOST_WRITTEN] or "(nothing)"
-    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 3)
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
     return f"{fence}text\n{text}\n{fence}"
 
 

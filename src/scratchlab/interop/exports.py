@@ -39,11 +39,11 @@ def export_run(
     return sorted(path.name for path in to.iterdir())
 
 
-def write_run(folder: RunFolder, to: Path, at: At | int = "final", custom: bool = False) -> None:
+def write_run(folder: RunFolder, to: Path, at: At | int = "final", custom: bool = False) -> list[str]:
     """Make the new folder `to` with a run's weights for transformers, its tokenizer, and its chat template if any.
 
     The model is of a class that transformers has, or, if `custom`, of one whose code lies with it. Nothing is proved of
-    it. RunError if transformers has no class for it.
+    it. Gives the names of the files. RunError if transformers has no class for it.
     """
     model = load_model(folder, at, "cpu")
     if not isinstance(model.config, GPTSection):
@@ -55,6 +55,7 @@ def write_run(folder: RunFolder, to: Path, at: At | int = "final", custom: bool 
     template = folder.chat_template_path
     worded = template.read_bytes().decode() if template.is_file() else None
     write_hugging_face(model.config, tensors, run_tokenizer(folder), to, worded, custom)
+    return sorted(path.name for path in to.iterdir())
 
 
 # (run, new folder, which weights) -> the names of the files in it.
