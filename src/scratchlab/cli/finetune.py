@@ -31,6 +31,8 @@ LORA = {
               "of RUN, else alpaca]")  # fmt: skip
 @click.option("--split", default="auto", show_default=True, metavar="RULE", help="As of corpus build: hash:.9,.05,.05 "
               "or contiguous:.85,.05,.1, counted in examples.")  # fmt: skip
+@click.option("--labels", is_flag=True, help="The examples are texts with labels, and a head that tells these is put "
+              "in the place of the model's own.")  # fmt: skip
 @click.option("--learn-from", type=click.Choice(["responses", "all"]), help="What counts.  [default: responses]")
 @click.option(
     "--lora",
@@ -48,28 +50,34 @@ def finetune(
     out: Path | None,
     template: str | None,
     split: str,
+    labels: bool,
     learn_from: str | None,
     lora: str | None,
     show_mask: int | None,
     prepare: bool,
     as_json: bool,
 ) -> None:
-    """Teach RUN, trained here or imported, from examples: instructions with answers, or conversations.
+    """Teach RUN, trained here or imported, from examples: instructions with answers, conversations, texts with labels.
 
     The examples become a corpus beside the new run (DIR-corpus), worded by a chat template, and the run learns what the
-    assistant says in them. It is resumed like any other: scratchlab train --resume DIR.
+    assistant says in them; or, with --labels, which label a text has (scratchlab classify). It is resumed like any
+    other: scratchlab train --resume DIR.
     """
     import tempfile
 
     from scratchlab.recipe import parse_override
     from scratchlab.runfolder import RunFolder
-    from scratchlab.training.finetuning import finetuning_recipe, first_examples, instruction_corpus
+    from scratchlab.training.finetuning import examples_corpus, finetuning_recipe, first_examples
 
-    folder, changes = RunFolder.open(run), dict(map(parse_override, overrides))
+    folder, changes, kind = (
+        RunFolder.open(run),
+        dict(map(parse_override, overrides)),
+        "labels" if labels else "instructions",
+    )
     finetuning = _lora(lora) | ({"learn_from": learn_from} if learn_from else {})
     if show_mask is not None:
         with tempfile.TemporaryDirectory() as scratch:
-            corpus = instruction_corpus(folder, data, Path(scratch) / "corpus", template, split)
+            corpus = examples_corpus(folder, data, Path(scratch) / "corpus", template, split, kind)
             recipe = finetuning_recipe(folder, corpus, finetuning, changes)
             _show_masks(first_examples(recipe, corpus, show_mask), as_json)
         return
@@ -78,7 +86,7 @@ def finetune(
     if out.exists():
         raise UsageError(f"{out} exists already; a new run needs a folder of its own. To go on with it: scratchlab "
                          f"train --resume {out}")  # fmt: skip
-    corpus = instruction_corpus(folder, data, out.with_name(f"{out.name}-corpus"), template, split)
+    corpus = examples_corpus(folder, data, out.with_name(f"{out.name}-corpus"), template, split, kind)
     recipe = finetuning_recipe(folder, corpus, finetuning, changes)
     if prepare:
         _prepare(recipe, corpus.path, out.with_name(f"{out.name}.toml"), as_json)

@@ -59,7 +59,10 @@ def with_error(value: float | None, error: float | None, digits: int = 4) -> str
 
 
 def loss_text(loss: dict[str, Any]) -> str:
-    """A loss in both units with its standard errors and what they rest on."""
+    """A loss in both units with its standard errors and what they rest on; of labels with what share is right."""
+    if "accuracy" in loss:
+        accuracy, nats = (with_error(loss[name], loss[f"{name}_error"]) for name in ("accuracy", "nats_per_token"))
+        return f"accuracy {accuracy}, {nats} nats/text (n = {count(loss['n_units'], 'text')})"
     nats = with_error(loss["nats_per_token"], loss["nats_per_token_error"])
     bits = with_error(loss["bits_per_byte"], loss["bits_per_byte_error"])
     unit = loss["unit"] if loss["n_units"] != 1 else loss["unit"].removesuffix("s")

@@ -165,9 +165,10 @@ def _result_lines(result: dict[str, Any]) -> list[str]:
         lines += [f"  answers    chrF {chrf} beside the references (n = {asked['n']:,} questions of the test split)"]
     if result["validation"]:
         lines += [f"  validation {loss_text(result['validation'])}"]
+    unit = "text" if "accuracy" in (result["validation"] or {}) else "token"
     if result["best_validation"]:  # a run that never had a finite loss has none
         lines += [
-            f"  best       validation {result['best_validation']['nats_per_token']:.4f} nats/token at step "
+            f"  best       validation {result['best_validation']['nats_per_token']:.4f} nats/{unit} at step "
             f"{result['best_validation']['step']}"
         ]
     if stopping := result.get("early_stopping"):
@@ -226,6 +227,7 @@ def _list_text(report: dict[str, Any]) -> str:
     rows = [("run", "state", "step", "test bits/byte")]
     for run in report["runs"]:
         test = (run["result"] or {}).get("test")
+        test = None if test and "accuracy" in test else test
         rows.append(
             (run["run"], run["state"], f"{run['step']}/{run['steps']}", f"{test['bits_per_byte']:.4f}" if test else "-")
         )

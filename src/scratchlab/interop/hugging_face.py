@@ -173,6 +173,7 @@ def not_gpt2(config: GPTSection) -> list[str]:
         "mlp": tuple(ACTIVATIONS.values()),
         "residual": (True,),
         "logit_cap": (None,),
+        "labels": (None,),
     }
     return [f"{name} = {value!r}" for name, known in same.items() if (value := getattr(config, name)) not in known]
 

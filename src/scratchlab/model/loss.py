@@ -47,7 +47,8 @@ class Objective(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """How products of the head become scores: the true size of a vocabulary that may be padded, and a soft cap."""
+    """How products of the head become scores: the true size of a vocabulary (of tokens, which may be padded, or of
+    labels), and a soft cap."""
 
     vocab_size: int
     cap: float | None = None

@@ -35,7 +35,7 @@ from scratchlab.study.sections import Arm, Changes, Design, StudyFile, StudySect
 SPLITS = ("test", "validation", "best_validation")
 LOSSES = ("bits_per_byte", "nats_per_token", "perplexity")
 METRICS = (
-    *(f"{split}.{loss}" for split in SPLITS for loss in LOSSES),
+    *(f"{split}.{loss}" for split in SPLITS for loss in (*LOSSES, "accuracy")),
     "answers.chrf",
     "cost.total_seconds",
     "cost.seconds.training",

@@ -17,7 +17,12 @@ MARKS = {"helps": "\u2714", "hurts": "\u2718", "negligible": "\u2248", "undecide
 """Beside the word and the color, for whoever sees no colors."""
 
 SPLITS = {"test": "on the test split", "validation": "on the validation split", "best_validation": "at the best"}
-LOSSES = {"bits_per_byte": "bits per byte", "nats_per_token": "nats per token", "perplexity": "perplexity"}
+LOSSES = {
+    "bits_per_byte": "bits per byte",
+    "nats_per_token": "nats per token",
+    "perplexity": "perplexity",
+    "accuracy": "accuracy",
+}
 OTHER_METRICS = {
     "answers.chrf": "chrF of answers",
     "cost.total_seconds": "seconds of a run",

@@ -15,7 +15,11 @@ Changes = Mapping[str, Any]
 """An intervention: dotted fields of a recipe and their new values."""
 
 BASELINE = "baseline"
-HIGHER_IS_BETTER = ("answers.chrf", "cost.training_tokens_per_second")
+HIGHER_IS_BETTER = (
+    "answers.chrf",
+    "cost.training_tokens_per_second",
+    *(f"{split}.accuracy" for split in ("test", "validation", "best_validation")),
+)
 """Metrics of a run of which more is better, unless the study file says otherwise."""
 
 

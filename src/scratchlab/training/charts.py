@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scratchlab.files import write_atomically
-from scratchlab.recipe import Recipe
+from scratchlab.recipe import GPTSection, Recipe
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.summary import step_records, validation_records
 
@@ -21,7 +21,7 @@ def draw_charts(folder: RunFolder, recipe: Recipe) -> None:
     metrics = folder.metrics()
     steps = step_records(metrics)
     charts = {
-        "loss": _loss_chart(steps, validation_records(metrics)),
+        "loss": _loss_chart(steps, validation_records(metrics), "text" if _tells_labels(recipe) else "token"),
         "learning_rate": _learning_rate_chart(steps),
         "gradient_norm": _gradient_norm_chart(steps, recipe.training.clip_norm),
     }
@@ -31,8 +31,12 @@ def draw_charts(folder: RunFolder, recipe: Recipe) -> None:
         write_atomically(folder.chart(name), picture.getvalue())
 
 
-def _loss_chart(steps: Sequence[Record], validations: Sequence[Record]) -> Figure:
-    figure, axes = _axes("loss (nats per token)")
+def _tells_labels(recipe: Recipe) -> bool:
+    return isinstance(recipe.model, GPTSection) and recipe.model.labels is not None
+
+
+def _loss_chart(steps: Sequence[Record], validations: Sequence[Record], unit: str) -> Figure:
+    figure, axes = _axes(f"loss (nats per {unit})")
     _draw_band(axes, steps, "loss", "training batches: median, 5% to 95%")
     validations = [record for record in validations if record["validation"]["nats_per_token"] is not None]
     losses = [record["validation"] for record in validations]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from scratchlab.corpus.examples.fit import SHOWN, fit_instructions
+from scratchlab.corpus.examples.fit import SHOWN, fit_instructions, fit_labels
 from scratchlab.corpus.examples.packing import PackedRows
 from scratchlab.corpus.store import Corpus
 from scratchlab.corpus.windows import Sequences, Windows
@@ -28,7 +28,7 @@ def check_data(recipe: Recipe, corpus: Corpus, yardstick: Corpus) -> None:
 
     `MissingExtraError` for what it takes to score answers, now rather than at the run's end.
     """
-    problems = [*_problems(recipe, corpus), *_problems_of_scoring(recipe, yardstick)]
+    problems = [*_problems(recipe, corpus), *_problems_of_scoring(recipe, corpus, yardstick)]
     if problems:
         raise RecipeError("\n  ".join(["The recipe and its corpus do not go together:", *problems]))
     if recipe.evaluation.answers:
@@ -37,12 +37,15 @@ def check_data(recipe: Recipe, corpus: Corpus, yardstick: Corpus) -> None:
 
 def _problems(recipe: Recipe, corpus: Corpus) -> Iterator[str]:
     examples, given = corpus.manifest.examples, recipe.finetuning.model_dump(exclude_defaults=True)
+    yield from _problems_of_labels(recipe, corpus)
     if examples is None:
         for name in sorted(given.keys() & {"learn_from", "beta"}):
             yield f"finetuning.{name}: {corpus.path} is text, not examples: leave it out."
         return
-    if examples.kind != "instructions":
-        yield f"corpus: {corpus.path} holds {examples.kind}, and what is learned from here are instructions."
+    if examples.kind == "pairs":
+        yield f"corpus: {corpus.path} holds pairs, and what is learned from here are instructions and labels."
+    if examples.kind == "labels" and "learn_from" in given:
+        yield f"finetuning.learn_from is for instructions, and {corpus.path} holds labels: leave it out."
     if "beta" in given:
         yield f"finetuning.beta is for pairs, and {corpus.path} holds {examples.kind}: leave it out."
     if isinstance(recipe.model, RNNSection):
@@ -54,12 +57,36 @@ def _problems(recipe: Recipe, corpus: Corpus) -> Iterator[str]:
         yield "training.order = 'streams' reads a text on from step to step, and examples are none: leave it out."
 
 
-def _problems_of_scoring(recipe: Recipe, yardstick: Corpus) -> Iterator[str]:
+def _problems_of_labels(recipe: Recipe, corpus: Corpus) -> Iterator[str]:
+    """A head of labels and the labels of the texts must be as many."""
+    labels, asked = labels_of(corpus), getattr(recipe.model, "labels", None)
+    if asked is None and labels:
+        yield (
+            f"corpus: {corpus.path} holds texts with {len(labels)} labels, which a model of language does not tell: "
+            f"set model.labels = {len(labels)}, as scratchlab finetune --labels does."
+        )
+    if asked is not None and asked != len(labels):
+        holds = f"has {len(labels)}" if labels else "is of no texts with labels"
+        yield f"model.labels = {asked}, and {corpus.path} {holds}."
+    if asked is not None and recipe.evaluation.suites is not None:
+        yield "evaluation.suites asks which token comes next, and model.labels tells labels: leave it out."
+
+
+def labels_of(corpus: Corpus) -> tuple[str, ...]:
+    """The names of the labels of a corpus, by their numbers; none, if its examples are others."""
+    return () if corpus.manifest.examples is None else corpus.manifest.examples.labels
+
+
+def _problems_of_scoring(recipe: Recipe, corpus: Corpus, yardstick: Corpus) -> Iterator[str]:
     examples, splits = yardstick.manifest.examples, yardstick.manifest.splits
-    if examples is not None and examples.kind != "instructions":
-        yield f"evaluation.corpus: {yardstick.path} holds {examples.kind}, by which no run is scored."
-    if recipe.evaluation.answers and (examples is None or "test" not in splits):
-        has = "is text" if examples is None else "has no test split"
+    if examples is not None and examples.kind == "pairs":
+        yield f"evaluation.corpus: {yardstick.path} holds pairs, by which no run is scored."
+    if labels_of(yardstick) != labels_of(corpus):
+        theirs, ours = (", ".join(labels_of(one)) or "none" for one in (yardstick, corpus))
+        yield f"evaluation.corpus: {yardstick.path} has other labels ({theirs}) than {corpus.path} ({ours})."
+    of_answers = examples is not None and examples.kind == "instructions"
+    if recipe.evaluation.answers and not (of_answers and "test" in splits):
+        has = "has no test split" if of_answers else "is text" if examples is None else f"holds {examples.kind}"
         yield f"evaluation.answers: {yardstick.path} {has}, and what is answered are the instructions of one."
     if recipe.training.patience is not None and "validation" not in splits:
         yield f"training.patience: {yardstick.path} has no validation split to tell when to stop."
@@ -76,7 +103,8 @@ def what_fits(
     if yardstick.manifest.examples is not None:
         for name in [name for name in yardstick.manifest.splits if name != "train"]:
             split = yardstick.split(name)
-            examples[name] = fit_instructions(split, recipe.model.context_length).to_json(split)
+            fit = fit_labels if labels_of(yardstick) else fit_instructions
+            examples[name] = fit(split, recipe.model.context_length).to_json(split)
             if not examples[name]["examples"]:
                 raise CorpusError(
                     f"None of the examples of the {name} split of {yardstick.path} has any of its response within "

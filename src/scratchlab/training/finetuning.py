@@ -4,7 +4,7 @@ import itertools
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from scratchlab.corpus.examples.build import build_examples
 from scratchlab.corpus.examples.encode import open_wording
@@ -14,7 +14,7 @@ from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.errors import CorpusError, UsageError
 from scratchlab.recipe import Recipe, recipe_from
 from scratchlab.runfolder import RunFolder
-from scratchlab.training.data import check_data, training_sequences
+from scratchlab.training.data import check_data, labels_of, training_sequences
 from scratchlab.training.resolve import steps_of
 
 DEFAULT_TEMPLATE = "alpaca"  # it takes no token that a base model does not know
@@ -27,22 +27,31 @@ WARMUP_SHARE = 0.1  # of the steps: a fresh optimizer knows nothing of the size 
 EVALUATIONS = 10  # enough to see where the validation loss turns
 
 
-def instruction_corpus(folder: RunFolder, data: str, place: Path, template: str | None, split: str) -> Corpus:
+def examples_corpus(
+    folder: RunFolder,
+    data: str,
+    place: Path,
+    template: str | None,
+    split: str,
+    kind: Literal["instructions", "labels"] = "instructions",
+) -> Corpus:
     """The examples in `data`, worded by `template` for the model of a run, as a corpus at `place`.
 
-    The run's own template unless another is named, else Alpaca's. `data` that is a corpus already is taken as it is. A
-    corpus that is at `place` must be the very same one.
+    The run's own template unless another is named, else Alpaca's; texts with labels have none. `data` that is a corpus
+    already is taken as it is. A corpus that is at `place` must be the very same one.
     """
     if (Path(data) / MANIFEST).is_file():
         if template is not None or split != "auto":
             asked = f"--split {split}" if template is None else f"--template {template}"
             raise UsageError(f"{asked}: {data} is a corpus, whose examples are worded and split already.")
         return open_corpus(data)
+    if kind == "labels" and template is not None:
+        raise UsageError(f"--template {template}: texts with labels are taken as they are: leave it out.")
     own = str(folder.path) if folder.chat_template_path.is_file() else DEFAULT_TEMPLATE
-    wording = open_wording(template or own)
+    wording = None if kind == "labels" else open_wording(template or own)
 
     def build(where: Path) -> Corpus:
-        return build_examples([data], where, "instructions", wording, str(folder.path), split)
+        return build_examples([data], where, kind, wording, str(folder.path), split)
 
     if not place.exists():
         return build(place)
@@ -63,10 +72,12 @@ def finetuning_recipe(
     """
     imported, before = "imported" in folder.manifest(), folder.resolved()
     rate = RATE_OF_IMPORTED if imported else SHARE_OF_RATE * before.training.learning_rate
+    labels = labels_of(corpus)
     adapts = "lora_rank" in finetuning or "finetuning.lora_rank" in overrides
     tables: dict[str, Any] = {
         "corpus": str(corpus.path),
-        "model": before.model.model_dump(exclude_defaults=True) | {"architecture": before.model.architecture},
+        "model": before.model.model_dump(exclude_defaults=True)
+        | {"architecture": before.model.architecture, **({"labels": len(labels)} if labels else {})},
         "training": {
             "epochs": EPOCHS,
             "global_batch_size": 1,

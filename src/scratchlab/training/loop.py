@@ -15,7 +15,8 @@ from scratchlab import hardware
 from scratchlab.devices import nominal_rate, price_per_hour, rent_source
 from scratchlab.errors import RunError, Terminated
 from scratchlab.evaluation.examples import evaluate_examples
-from scratchlab.evaluation.loss import UnitLosses, byte_lengths, evaluate_units
+from scratchlab.evaluation.labels import evaluate_labels
+from scratchlab.evaluation.loss import LossResult, UnitLosses, byte_lengths, evaluate_units
 from scratchlab.evaluation.results import TaskResult
 from scratchlab.evaluation.running import score_task
 from scratchlab.evaluation.subjects import model_subject
@@ -28,6 +29,7 @@ from scratchlab.runfolder import Record, RunFolder, step_name
 from scratchlab.training.answers import answer_test, first_answer, score_of
 from scratchlab.training.charts import draw_charts
 from scratchlab.training.checkpoint import save_checkpoint, save_snapshot, snapshot_steps
+from scratchlab.training.data import labels_of
 from scratchlab.training.forecast import happened
 from scratchlab.training.launch import launch
 from scratchlab.training.lighter import memory_told
@@ -138,7 +140,8 @@ def write_metrics(run: Run, keep_newest: bool = False) -> None:
     """Append the metrics that are ready, show where the run is, and look at the very first loss."""
     records = run.journal.write(keep_newest)
     if records and records[0]["step"] == 0 and run.recipe.start.weights is None:
-        check_first_loss(records[0]["loss"], run.corpus.vocab_size, run.recipe.model, run.report)
+        symbols = len(labels_of(run.corpus)) or run.corpus.vocab_size
+        check_first_loss(records[0]["loss"], symbols, run.recipe.model, run.report)
     if records:
         run.report.at(records[-1]["step"] + 1, run.steps, records[-1]["loss"], run.journal.tokens_per_second)
 
@@ -185,15 +188,15 @@ def evaluate(run: Run, step: int) -> None:
         if "validation" in run.yardstick.manifest.splits:
             result = split_loss(run, "validation", run.recipe.evaluation.max_tokens).summary()
             run.journal.note({"step": step, "validation": result.to_json()})
-            nats, bits = result.nats_per_token, result.bits_per_byte
-            run.report.say(f"step {step}: validation loss {nats:.4f} nats/token, {bits:.4f} bits/byte")
+            nats = result.nats_per_token
+            run.report.say(f"step {step}: validation loss {loss_words(result)}")
             better = nats < run.best
             run.validated.append(nats if math.isfinite(nats) else math.inf)
             if not math.isfinite(nats):
                 return  # it has diverged: nothing to keep, and nothing it could write
             if better:
                 save_snapshot(run.folder, run.backend, run.state, "best", step, run.world)
-        if run.recipe.evaluation.sample_tokens:
+        if run.recipe.evaluation.sample_tokens and not labels_of(run.corpus):
             sample = {"step": step, **write_sample(run)}
             run.world.by_first(lambda: run.folder.append_sample(sample))
 
@@ -225,7 +228,11 @@ def figures_of(result: TaskResult) -> Record:
 def split_loss(run: Run, split: str, max_tokens: int | None = None) -> UnitLosses:
     """Loss of the weights as they are on one split of the corpus that scores, unit by unit: of examples, on what the
     assistant says in each."""
-    scorer, model = run.backend.scorer(run.state), run.recipe.model
+    model = run.recipe.model
+    if labels_of(run.yardstick):
+        split = run.yardstick.split(split)
+        return evaluate_labels(run.backend.model(run.state), split, model.context_length, max_tokens)
+    scorer = run.backend.scorer(run.state)
     text, sizes = run.yardstick.split(split), byte_lengths(run.yardstick.tokenizer)
     if run.yardstick.manifest.examples is not None:
         return evaluate_examples(scorer, text, model.context_length, sizes, max_tokens)
@@ -238,6 +245,13 @@ def split_loss(run: Run, split: str, max_tokens: int | None = None) -> UnitLosse
         symbol_bytes=sizes,
         device=run.recipe.settled.device,
     )
+
+
+def loss_words(result: LossResult) -> str:
+    """A loss as it is told on the way."""
+    if result.accuracy is not None:
+        return f"{result.nats_per_token:.4f} nats/text, {result.accuracy:.1%} of {result.n_units:,} labels right"
+    return f"{result.nats_per_token:.4f} nats/token, {result.bits_per_byte:.4f} bits/byte"
 
 
 def write_sample(run: Run) -> Record:
