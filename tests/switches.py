@@ -48,7 +48,7 @@ SWITCHES: dict[str, list[Any]] = {
     "float32_mlp": [False, True],
     "float32_head": [False, True],
 }
-NOT_SWITCHES = {"architecture", *BASE}
+NOT_SWITCHES = {"architecture", "labels", *BASE}  # labels make another kind of model: tests/training/test_labels.py
 
 
 def makes_sense(fields: Mapping[str, Any]) -> bool:

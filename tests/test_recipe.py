@@ -67,6 +67,7 @@ OTHER: dict[str, Any] = {
     "model.dropout": 0.1,
     "model.qkv_bias": False,
     "model.tie_weights": False,
+    "model.labels": 3,
     "training.steps": 9,
     "training.tokens": 999,
     "training.tokens_per_parameter": 3.0,

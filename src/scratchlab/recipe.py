@@ -85,6 +85,9 @@ class GPTSection(Section):
     """Of what the MLP adds to the stream. Each None: as `dropout`."""
     tie_weights: bool = True
     """Whether the head is the token embedding (the book's model has two matrices)."""
+    labels: Annotated[int, Field(ge=2)] | None = None
+    """How many labels a text may have: the head then says at each token which the text up to there has, instead of
+    which token comes next. None: a model of language."""
     logit_cap: Annotated[float, Field(ge=1)] | None = None
     """Logits pass through cap tanh(x / cap), so that none exceeds it (Gemma Team 2024)."""
     vocab_multiple: Count = 1
@@ -123,6 +126,10 @@ class GPTSection(Section):
 
     def window_of(self, layer: int) -> int | None:
         return self.window if self.window_layers == "all" or layer % 2 else None
+
+    def head_rows(self, vocab_size: int) -> int:
+        """Scores that the head gives: of labels, or of a vocabulary with its padding."""
+        return self.labels or self.padded(vocab_size)
 
     def padded(self, vocab_size: int) -> int:
         return -(-vocab_size // self.vocab_multiple) * self.vocab_multiple
@@ -374,7 +381,7 @@ class FinetuningSection(Section):
     """Of what goes into an adapter."""
     lora_layers: Literal["all", "attention", "query_value", "mlp"] = "all"
     """Which linear layers have an adapter; all: the head too, where it is a matrix of its own. query_value: the parts
-    of attention that make queries and values (Hu et al. 2021)."""
+    of attention that make queries and values (Hu et al. 2021). A head of labels that has no adapter is trained."""
     beta: Positive = 0.1
     """Of preferences: how dear it is to leave the weights that the run began from (Rafailov et al. 2023)."""
 
@@ -389,7 +396,7 @@ class FinetuningSection(Section):
     def adapted_layers(self) -> tuple[str, ...]:
         """The layers of `lora_layers`, by their names on the model's page."""
         return {
-            "all": ("qkv", "out", "up", "gate", "down", "head"),
+            "all": ("qkv", "out", "up", "gate", "down", "head", "label_head"),
             "attention": ("qkv", "out"),
             "query_value": ("qkv",),
             "mlp": ("up", "gate", "down"),

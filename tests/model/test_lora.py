@@ -198,6 +198,29 @@ def losses_of(model: Any, config: GPTSection) -> None:
     Objective(model)(tokens, tokens, torch.ones(tokens.shape))[0].backward()
 
 
+BOOK = GPTSection(labels=2)  # its spam experiment: GPT-2 small with a head of two labels
+
+
+def test_the_books_spam_experiment_trains_as_many_numbers_as_the_book_says() -> None:
+    finetuning = FinetuningSection(lora_rank=16, lora_alpha=16.0)
+    model = adapt(empty_model(BOOK, 50_257), finetuning)
+    trained = {name: part.numel() for name, part in model.named_parameters() if part.requires_grad}
+    assert sum(trained.values()) == trained_count(BOOK, 50_257, finetuning) == 2_666_528
+    assert trained["label_head.lora_a"] + trained["label_head.lora_b"] == 16 * (768 + 2)
+    assert parameter_count(BOOK, 50_257) == 124_439_808 + 2 * 768
+
+
+@pytest.mark.parametrize("layers", CHOICES)
+def test_a_head_of_labels_has_an_adapter_or_is_trained_itself(layers: str) -> None:
+    config, finetuning = tiny_config(labels=3, tie_weights=False), lora(lora_layers=layers)
+    model = adapt(empty_model(config, VOCAB), finetuning)
+    trained = {name: part.numel() for name, part in model.named_parameters() if part.requires_grad}
+    heads = {name for name in trained if name.startswith("label_head")}
+    assert heads == ({"label_head.lora_a", "label_head.lora_b"} if layers == "all" else {"label_head.weight"})
+    assert sum(trained.values()) == trained_count(config, VOCAB, finetuning)
+    assert sum(part.numel() for part in empty_model(config, VOCAB).parameters()) == parameter_count(config, VOCAB)
+
+
 # What does not go together.
 
 

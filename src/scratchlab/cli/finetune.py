@@ -34,6 +34,8 @@ LORA = {
 @click.option(
     "--pairs", is_flag=True, help="The data are pairs (prompt, chosen, rejected): learn what is better (DPO)."
 )
+@click.option("--labels", is_flag=True, help="The examples are texts with labels, and a head that tells these is put "
+              "in the place of the model's own.")  # fmt: skip
 @click.option("--learn-from", type=click.Choice(["responses", "all"]), help="What counts.  [default: responses]")
 @click.option(
     "--lora",
@@ -52,18 +54,20 @@ def finetune(
     template: str | None,
     split: str,
     pairs: bool,
+    labels: bool,
     learn_from: str | None,
     lora: str | None,
     show_mask: int | None,
     prepare: bool,
     as_json: bool,
 ) -> None:
-    """Teach RUN, trained here or imported, from examples: instructions with answers, conversations, pairs of answers.
+    """Teach RUN, trained here or imported, from examples: instructions with answers, conversations, pairs of answers,
+    texts with labels.
 
     The examples become a corpus beside the new run (DIR-corpus), worded by a chat template, and the run learns what the
     assistant says in them. With --pairs it learns to tell the chosen answer to a prompt from the rejected one (DPO):
-    such lines are made by scratchlab judge --pairs and scratchlab label. It is resumed like any other: scratchlab train
-    --resume DIR.
+    such lines are made by scratchlab judge --pairs and scratchlab label. With --labels it learns which label a text has
+    (scratchlab classify). It is resumed like any other: scratchlab train --resume DIR.
     """
     import tempfile
 
@@ -71,8 +75,10 @@ def finetune(
     from scratchlab.runfolder import RunFolder
     from scratchlab.training.finetuning import Kind, examples_corpus, finetuning_recipe, first_examples
 
+    if pairs and labels:
+        raise UsageError("--pairs and --labels are two kinds of examples: say which these are.")
     folder, changes = RunFolder.open(run), dict(map(parse_override, overrides))
-    kind: Kind = "pairs" if pairs else "instructions"
+    kind: Kind = "pairs" if pairs else "labels" if labels else "instructions"
     finetuning = _lora(lora) | ({"learn_from": learn_from} if learn_from else {})
     if show_mask is not None:
         with tempfile.TemporaryDirectory() as scratch:

@@ -53,8 +53,16 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def tells_labels(figures: dict[str, Any]) -> bool:
+    """Whether the figures of a split are of labels that texts have."""
+    return figures.get("unit") == "texts"
+
+
 def loss_text(loss: dict[str, Any]) -> str:
-    """A loss in both units with its standard errors and what they rest on."""
+    """A loss in both units with its standard errors and what they rest on; of labels with what share is right."""
+    if tells_labels(loss):
+        accuracy, nats = (with_error(loss[name], loss[f"{name}_error"]) for name in ("accuracy", "nats_per_token"))
+        return f"accuracy {accuracy}, {nats} nats/text (n = {count(loss['n_units'], 'text')})"
     nats = with_error(loss["nats_per_token"], loss["nats_per_token_error"])
     bits = with_error(loss["bits_per_byte"], loss["bits_per_byte_error"])
     unit = loss["unit"] if loss["n_units"] != 1 else loss["unit"].removesuffix("s")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from scratchlab.cli.output import aligned, as_json, count, duration, loss_text, pairs_text, with_error
+from scratchlab.cli.output import aligned, as_json, count, duration, loss_text, pairs_text, tells_labels, with_error
 from scratchlab.cli.output import show as print_report
 from scratchlab.errors import ScratchlabError
 
@@ -166,7 +166,8 @@ def _result_lines(result: dict[str, Any]) -> list[str]:
     if result["validation"]:
         lines += _split_lines("validation", result["validation"])
     if best := result["best_validation"]:  # a run that never had a finite loss has none
-        loss = f"{best['loss']:.4f} nats/pair" if "loss" in best else f"{best['nats_per_token']:.4f} nats/token"
+        unit = "text" if tells_labels(best) else "token"
+        loss = f"{best['loss']:.4f} nats/pair" if "loss" in best else f"{best['nats_per_token']:.4f} nats/{unit}"
         lines += [f"  best       validation {loss} at step {best['step']}"]
     if stopping := result.get("early_stopping"):
         stopped = "ran to its end" if stopping["stopped_at"] is None else f"stopped at step {stopping['stopped_at']}"
@@ -190,7 +191,7 @@ def _result_lines(result: dict[str, Any]) -> list[str]:
 
 def _split_lines(name: str, figures: dict[str, Any]) -> list[str]:
     """The loss on a split; of a run that learns from pairs on their chosen answers, with what it makes of the pairs."""
-    if "accuracy" not in figures:
+    if "pairs" not in figures:
         return [f"  {name:<10} {loss_text(figures)}"]
     return [f"  {name:<10} {pairs_text(figures)}", f"  {'':<10} chosen answers: {loss_text(figures)}"]
 
@@ -231,6 +232,7 @@ def _list_text(report: dict[str, Any]) -> str:
     rows = [("run", "state", "step", "test bits/byte")]
     for run in report["runs"]:
         test = (run["result"] or {}).get("test")
+        test = None if test and tells_labels(test) else test
         rows.append(
             (run["run"], run["state"], f"{run['step']}/{run['steps']}", f"{test['bits_per_byte']:.4f}" if test else "-")
         )

@@ -6,7 +6,7 @@ that models with different tokenizers are scored on the same bytes. All figures 
 
 import math
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -75,12 +75,16 @@ class LossResult:
     """What the errors are clustered by: documents, or stretches of text where there are fewer than 8 documents."""
     reencoded: bool = False
     """Whether the tokens are the model's own, of a text that came as those of another tokenizer."""
+    accuracy: float | None = None
+    """Of texts with labels: the share of labels that are told right. The label is then the one token of a text."""
+    accuracy_error: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What is not finite becomes null, for JSON knows no NaN."""
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in asdict(self).items()
+            if self.accuracy is not None or not name.startswith("accuracy")
         }
 
 
@@ -92,25 +96,34 @@ class UnitLosses:
     nats: Floats
     n_tokens: npt.NDArray[Any]
     n_bytes: npt.NDArray[Any]
+    right: Floats | None = None
+    """Of texts with labels: how many were told right."""
 
     def summary(self) -> LossResult:
-        return summarize(self.unit, self.nats, self.n_tokens, self.n_bytes)
+        found = summarize(self.unit, self.nats, self.n_tokens, self.n_bytes)
+        if self.right is None:
+            return found
+        accuracy = float(self.right.sum() / self.n_tokens.sum())
+        return replace(found, accuracy=accuracy, accuracy_error=ratio_error(self.right, self.n_tokens))
 
     def merged(self, most: int) -> "UnitLosses":
         """At most so many: neighbors are put together, which leaves the errors as right as they were."""
         if len(self.nats) <= most:
             return self
         edges = np.linspace(0, len(self.nats), most + 1).astype(np.int64)[:-1]
-        return UnitLosses(self.unit, *(np.add.reduceat(a, edges) for a in (self.nats, self.n_tokens, self.n_bytes)))
+        parts = (self.nats, self.n_tokens, self.n_bytes, *(() if self.right is None else (self.right,)))
+        return UnitLosses(self.unit, *(np.add.reduceat(part, edges) for part in parts))
 
     def to_json(self) -> dict[str, Any]:
         sums = {"tokens": self.n_tokens, "bytes": self.n_bytes, "nats": self.nats}
+        sums |= {} if self.right is None else {"right": self.right}
         return {"unit": self.unit, **{name: values.tolist() for name, values in sums.items()}}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "UnitLosses":
         nats, tokens, n_bytes = (np.array(content[name], np.float64) for name in ("nats", "tokens", "bytes"))
-        return cls(content["unit"], nats, tokens, n_bytes)
+        right = np.array(content["right"], np.float64) if "right" in content else None
+        return cls(content["unit"], nats, tokens, n_bytes, right)
 
 
 def paired_error(a: UnitLosses, b: UnitLosses, loss: str) -> float | None:

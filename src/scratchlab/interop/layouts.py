@@ -32,6 +32,7 @@ EVERYWHERE: Values = {
     "document_mask": (False,),
     "residual": (True,),
     "logit_cap": (None,),
+    "labels": (None,),
 }
 
 

@@ -23,7 +23,7 @@ def parameter_count(model: ModelSection, vocab_size: int) -> int:
     mlp = (2 if model.mlp == "swiglu" else 1) * (d + model.has_bias("mlp")) * h + (h + model.has_bias("mlp")) * d + norm
     block = mlp + attention * (model.attention != "none")
     embeddings = model.padded(vocab_size) * d + model.context_length * d * (model.positions == "learned")
-    head = model.padded(vocab_size) * d * (not model.tie_weights)
+    head = model.head_rows(vocab_size) * d * (model.labels is not None or not model.tie_weights)
     return embeddings + model.n_layer * block + norm * (model.norm_position == "pre") + head
 
 
@@ -42,13 +42,13 @@ def adapted_matrices(
     if "up" in named:
         yield d, inner, model.n_layer * (2 if model.mlp == "swiglu" else 1)
         yield inner, d, model.n_layer
-    if trains_head(model, finetuning):
-        yield d, model.padded(vocab_size), 1
+    if "head" in named and trains_head(model, finetuning):
+        yield d, model.head_rows(vocab_size), 1
 
 
 def trains_head(model: ModelSection, finetuning: FinetuningSection) -> bool:
     """Whether there is a gradient of the head: of its own weights, or of an adapter beside them."""
-    if finetuning.lora_rank is None or isinstance(model, RNNSection):
+    if finetuning.lora_rank is None or isinstance(model, RNNSection) or model.labels is not None:
         return True
     return "head" in finetuning.adapted_layers and not model.tie_weights
 
@@ -60,10 +60,11 @@ def adapter_count(model: ModelSection, vocab_size: int, finetuning: FinetuningSe
 
 
 def trained_count(model: ModelSection, vocab_size: int, finetuning: FinetuningSection) -> int:
-    """How many numbers a run trains: those of its adapters, or all weights where it has none."""
-    if finetuning.lora_rank is None:
+    """How many numbers a run trains: those of its adapters, and of a head of labels that has none; or all weights."""
+    if finetuning.lora_rank is None or isinstance(model, RNNSection):
         return parameter_count(model, vocab_size)
-    return adapter_count(model, vocab_size, finetuning)
+    head = model.d_model * (model.labels or 0) * ("head" not in finetuning.adapted_layers)
+    return adapter_count(model, vocab_size, finetuning) + head
 
 
 def forward_flops_per_token(model: ModelSection, vocab_size: int) -> int:
@@ -71,14 +72,14 @@ def forward_flops_per_token(model: ModelSection, vocab_size: int) -> int:
 
     A product of (m, k) and (k, n) counts 2mnk; attention at its full square, though the causal half is never used (a
     window at its width); embeddings (and one-hot inputs), norms, activations and the softmax count nothing; the
-    vocabulary at its true size.
+    vocabulary at its true size. A head of labels counts at every token, for so it is computed.
     """
     if isinstance(model, RNNSection):
         products = 2 * model.n_layer - (model.embedding == "one_hot")
         return 2 * GATES[model.cell] * products * model.d_model**2 + 2 * (model.d_model + 1) * vocab_size
     seen = sum(model.window_of(layer) or model.context_length for layer in range(model.n_layer))
     attention = 2 * 2 * seen * model.d_model * (model.attention != "none")
-    return _matrix_flops(model) + attention + 2 * model.d_model * vocab_size
+    return _matrix_flops(model) + attention + 2 * model.d_model * (model.labels or vocab_size)
 
 
 def _matrix_flops(model: GPTSection) -> int:

@@ -162,7 +162,7 @@ class GPT(nn.Module):
         self.config, self.vocab_size, self.compute_dtype = config, vocab_size, compute_dtype
         self.end_of_text = end_of_text if config.document_mask else None
         self.head_dtype = torch.float32 if config.float32_head else compute_dtype
-        self.readout = Readout(vocab_size, config.logit_cap)
+        self.readout = Readout(config.labels or vocab_size, config.logit_cap)
         self.windows = {config.window_of(layer) for layer in range(config.n_layer)}
         padded = config.padded(vocab_size)
         self.token_embedding = nn.Embedding(padded, config.d_model)
@@ -174,11 +174,14 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer, compute_dtype) for layer in range(config.n_layer))
         last = config.norm if config.norm_position == "pre" else "none"  # post-norm has normalized the stream already
         self.final_norm = make_norm(last, config.d_model, config.has_bias("norm"))
-        self.head = None if config.tie_weights else Linear(config.d_model, padded, False, self.head_dtype)
+        has_head = not config.tie_weights and config.labels is None
+        self.head = Linear(config.d_model, padded, False, self.head_dtype) if has_head else None
+        self.label_head = Linear(config.d_model, config.labels, False, self.head_dtype) if config.labels else None
 
     @property
     def head_weight(self) -> Tensor:
-        return self.token_embedding.weight if self.head is None else self.head.matrix()
+        head = self.label_head or self.head
+        return self.token_embedding.weight if head is None else head.matrix()
 
     def hidden(
         self,
@@ -216,8 +219,8 @@ class GPT(nn.Module):
         x_BTC = self.dropout(self._embed(tokens_BT, positions_BT))
         for block in self.blocks:
             x_BTC = self.through(block, x_BTC, view)
-        x_BTC = self.final_norm(x_BTC)
-        return x_BTC if self.head is None else self.head.operand(x_BTC)
+        x_BTC, head = self.final_norm(x_BTC), self.label_head or self.head
+        return x_BTC if head is None else head.operand(x_BTC)
 
     def _embed(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
         x_BTC = self.token_embedding(tokens_BT)
@@ -246,9 +249,9 @@ class GPT(nn.Module):
         }
 
     def logits(self, x_BTC: Tensor) -> Tensor:
-        """Float32 scores of the next token, for what `hidden` gave."""
+        """Float32 scores of the next token, or of labels, for what `hidden` gave."""
         scores = self.readout.scores(x_BTC.to(self.head_dtype), self.head_weight.to(self.head_dtype))
-        return scores[..., : self.vocab_size]
+        return scores[..., : self.readout.vocab_size]
 
     def forward(
         self,

@@ -74,13 +74,13 @@ def kept_bytes(
     C, n = model.d_model, shape.n
     head = FLOAT if model.float32_head else shape.compute_bytes
     trained = trains_head(model, finetuning)
-    logits, passing = _loss(n, C, model.padded(vocab_size), head, model.logit_cap is not None, trained)
+    logits, passing = _loss(n, C, model.head_rows(vocab_size), head, model.logit_cap is not None, trained)
     last = 0 if model.norm_position == "post" else _norm(model, shape)
     around = last + (DROPPED * n * C if model.dropped("embedding") else 0)
-    if not _in_chunks(n, model.padded(vocab_size)):  # what the head reads, and its weights in the compute type
-        around += head * n * C + _weights(model.padded(vocab_size) * C, head)
+    if not _in_chunks(n, model.head_rows(vocab_size)):  # what the head reads, and its weights in the compute type
+        around += head * n * C + _weights(model.head_rows(vocab_size) * C, head)
     if trained and finetuning.lora_rank is not None:  # the head's weights beside those of its adapter
-        around += FLOAT * model.padded(vocab_size) * (C + finetuning.lora_rank)
+        around += FLOAT * model.head_rows(vocab_size) * (C + finetuning.lora_rank)
     adapters = _adapters(model, finetuning, shape)
     layers = tuple(_layer(model, layer, shape) + adapters for layer in range(model.n_layer))
     return Kept(layers, around, logits, passing, _layer_passing(model, shape))
@@ -96,7 +96,7 @@ def scoring_bytes(model: ModelSection, vocab_size: int, shape: Shape) -> int:
         inside = model.mlp_width * (2 if model.mlp in ("gelu", "gelu_tanh", "relu") else 3)
         squares = 3 * FLOAT * shape.tokens * model.n_head if model.attention == "explicit" else 0
         layer = n * (4 * FLOAT * C + max(c * inside, squares))  # the stream as it was and is, and its norm
-        vocab, width = model.padded(vocab_size), C
+        vocab, width = model.head_rows(vocab_size), C
     rows = min(n, max(1, CHUNK_ENTRIES // vocab))
     logits = 2 * FLOAT * rows * vocab + _weights(vocab * width, c)
     return max(layer, n * width * (FLOAT + (0 if c == FLOAT else c)) + logits)

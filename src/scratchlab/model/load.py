@@ -20,7 +20,7 @@ At = Literal["final", "best"]
 
 
 class Logits(nn.Module):
-    """A model that is called with tokens (B, T) and gives logits (B, T, V), and nothing else."""
+    """A model that is called with tokens (B, T) and gives logits (B, T, V), of tokens or labels, and nothing else."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Logits(nn.Module):
 
 def load(run: str | Path, at: At = "final", device: str = "auto") -> Logits:
     """The model of a run as a torch module in evaluation mode, called with tokens (B, T), giving logits (B, T, V)."""
-    return Logits(load_model(RunFolder.open(run), at, device)).eval()
+    return Logits(_load(RunFolder.open(run), at, device)).eval()
 
 
 def load_model(
@@ -41,8 +41,27 @@ def load_model(
     """The weights of the last checkpoint, the best snapshot or that of a step, in the precision they were trained in.
 
     On a device that does not have that precision, in float32. `precision` is another one, DeviceError if it is not to
-    be had. Adapters are merged. `RunError` if there are no such weights.
+    be had. Adapters are merged. `RunError` if there are no such weights, or if they tell labels.
     """
+    if getattr(folder.resolved().model, "labels", None) is not None:
+        raise RunError(
+            f"{folder.path} tells labels of texts; it writes nothing, and knows no next token. What it says of texts: "
+            f"scratchlab classify {folder.path}"
+        )
+    return _load(folder, at, device, precision)
+
+
+def load_classifier(folder: RunFolder, at: At = "final", device: str = "auto") -> Model:
+    """The same of a run that learned to tell labels. `RunError` for any other."""
+    if getattr(folder.resolved().model, "labels", None) is None:
+        raise RunError(
+            f"{folder.path} tells no labels. Teach it from texts that have some: scratchlab finetune {folder.path} "
+            "--labels --data FILE --out DIR"
+        )
+    return _load(folder, at, device)
+
+
+def _load(folder: RunFolder, at: At | int, device: str, precision: hardware.Precision | None = None) -> Model:
     if not isinstance(at, int) and at not in typing.get_args(At):
         raise UsageError(f"at = {at!r}: the weights are those of {' or '.join(typing.get_args(At))}.")
     device = hardware.choose_device(device)

@@ -12,7 +12,8 @@ B begins at zero, so that the model begins as the one it was. What is unusual he
   above each other in one tensor, and so do their B's;
 - the loss does the product of the head by itself, in chunks, so an adapter of the head hands it more columns:
   [x, scale drop(x) Aᵀ] [W, B]ᵀ is the same sum;
-- norms, biases and embeddings are frozen too, and so is a head that is the token embedding.
+- norms, biases and embeddings are frozen too, and so is a head that is the token embedding; a head of labels is
+  trained itself where it has no adapter.
 """
 
 from collections.abc import Sequence
@@ -97,6 +98,8 @@ def adapt(model: Model, finetuning: FinetuningSection) -> Model:
         if isinstance(layer, Linear) and name in finetuning.adapted_layers:
             parts = parts_of(name, layer, model.config, finetuning)
             setattr(model.get_submodule(inside), name, AdaptedLinear(layer, parts, finetuning).train(layer.training))
+        elif name == "label_head":  # it was drawn afresh, and means nothing yet
+            layer.requires_grad_(True)
     return model
 
 

@@ -47,7 +47,8 @@ class Objective(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """How products of the head become scores: the true size of a vocabulary that may be padded, and a soft cap."""
+    """How products of the head become scores: the true size of a vocabulary (of tokens, which may be padded, or of
+    labels), and a soft cap."""
 
     vocab_size: int
     cap: float | None = None
@@ -82,8 +83,8 @@ def _chunked(hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor, weights_N: T
     return _ChunkedCrossEntropy.apply(hidden_NC, head_VC, targets_N, weights_N, readout, trained)  # pyright: ignore[reportReturnType]
 
 
-# What torch.compile makes of the chunks for a CPU takes five times as long as PyTorch's own kernels (measured with AMX at
-# 124M, bf16: 2.3 s more in a step of 5.9). So they are left out of what is compiled there.
+# What torch.compile makes of the chunks for a CPU takes five times as long as PyTorch's own kernels (measured with AMX
+# at 124M, bf16: 2.3 s more in a step of 5.9). So they are left out of what is compiled there.
 _chunked_as_written = torch.compiler.disable(_chunked)
 
 

@@ -22,7 +22,7 @@ LOSSES = {
     "nats_per_token": "nats per token",
     "perplexity": "perplexity",
     "loss": "nats per pair",
-    "accuracy": "accuracy on pairs",
+    "accuracy": "accuracy",
 }
 OTHER_METRICS = {
     "answers.chrf": "chrF of answers",

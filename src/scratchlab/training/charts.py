@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scratchlab.files import write_atomically
-from scratchlab.recipe import Recipe
+from scratchlab.recipe import GPTSection, Recipe
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.summary import step_records, validation_records
 
@@ -21,7 +21,7 @@ def draw_charts(folder: RunFolder, recipe: Recipe) -> None:
     metrics = folder.metrics()
     steps = step_records(metrics)
     charts = {
-        "loss": _loss_chart(steps, validation_records(metrics)),
+        "loss": _loss_chart(steps, validation_records(metrics), _unit(recipe, steps)),
         "learning_rate": _learning_rate_chart(steps),
         "gradient_norm": _gradient_norm_chart(steps, recipe.training.clip_norm),
     }
@@ -31,12 +31,18 @@ def draw_charts(folder: RunFolder, recipe: Recipe) -> None:
         write_atomically(folder.chart(name), picture.getvalue())
 
 
-def _loss_chart(steps: Sequence[Record], validations: Sequence[Record]) -> Figure:
-    pairs = any("margin" in record for record in steps)
-    figure, axes = _axes(f"loss (nats per {'pair' if pairs else 'token'})")
+def _unit(recipe: Recipe, steps: Sequence[Record]) -> str:
+    """What the loss of a step is a mean over."""
+    if isinstance(recipe.model, GPTSection) and recipe.model.labels is not None:
+        return "text"
+    return "pair" if any("margin" in record for record in steps) else "token"
+
+
+def _loss_chart(steps: Sequence[Record], validations: Sequence[Record], of: str) -> Figure:
+    figure, axes = _axes(f"loss (nats per {of})")
     _draw_band(axes, steps, "loss", "training batches: median, 5% to 95%")
     unit = "loss" if any("loss" in record["validation"] for record in validations) else "nats_per_token"
-    if pairs and unit != "loss":  # instructions that a run of pairs is scored by: in another unit
+    if of == "pair" and unit != "loss":  # instructions that a run of pairs is scored by: in another unit
         validations = []
     validations = [record for record in validations if record["validation"][unit] is not None]
     losses = [record["validation"] for record in validations]

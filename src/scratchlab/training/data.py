@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from scratchlab.corpus.examples.fit import SHOWN, fit_instructions
+from scratchlab.corpus.examples.fit import SHOWN, fit_instructions, fit_labels
 from scratchlab.corpus.examples.packing import PackedRows
 from scratchlab.corpus.examples.pairs import Margins, PairRows, fit_pairs
 from scratchlab.corpus.store import Corpus
@@ -37,7 +37,7 @@ def check_data(recipe: Recipe, corpus: Corpus, yardstick: Corpus) -> None:
 
     `MissingExtraError` for what it takes to score answers, now rather than at the run's end.
     """
-    problems = [*_problems(recipe, corpus), *_problems_of_scoring(recipe, yardstick, holds_pairs(corpus))]
+    problems = [*_problems(recipe, corpus), *_problems_of_scoring(recipe, corpus, yardstick)]
     if problems:
         raise RecipeError("\n  ".join(["The recipe and its corpus do not go together:", *problems]))
     if recipe.evaluation.answers:
@@ -46,14 +46,13 @@ def check_data(recipe: Recipe, corpus: Corpus, yardstick: Corpus) -> None:
 
 def _problems(recipe: Recipe, corpus: Corpus) -> Iterator[str]:
     examples, given = corpus.manifest.examples, recipe.finetuning.model_dump(exclude_defaults=True)
+    yield from _problems_of_labels(recipe, corpus)
     if examples is None:
         for name in sorted(given.keys() & {"learn_from", "beta"}):
             yield f"finetuning.{name}: {corpus.path} is text, not examples: leave it out."
         return
-    if examples.kind == "labels":
-        yield f"corpus: {corpus.path} holds labels, and what is learned from here are instructions or pairs."
-    if examples.kind == "pairs" and "learn_from" in given:
-        yield f"finetuning.learn_from is for instructions, and {corpus.path} holds pairs: leave it out."
+    if examples.kind != "instructions" and "learn_from" in given:
+        yield f"finetuning.learn_from is for instructions, and {corpus.path} holds {examples.kind}: leave it out."
     if examples.kind == "pairs" and recipe.start.weights is None:
         yield f"start.weights: {corpus.path} holds pairs, which are judged against the model that a run begins from."
     if examples.kind != "pairs" and "beta" in given:
@@ -67,12 +66,33 @@ def _problems(recipe: Recipe, corpus: Corpus) -> Iterator[str]:
         yield "training.order = 'streams' reads a text on from step to step, and examples are none: leave it out."
 
 
-def _problems_of_scoring(recipe: Recipe, yardstick: Corpus, pairs: bool) -> Iterator[str]:
-    """`pairs`: what is learned from are pairs, so that there is a reference to score others against."""
+def _problems_of_labels(recipe: Recipe, corpus: Corpus) -> Iterator[str]:
+    """A head of labels and the labels of the texts must be as many."""
+    labels, asked = labels_of(corpus), getattr(recipe.model, "labels", None)
+    if asked is None and labels:
+        yield (
+            f"corpus: {corpus.path} holds texts with {len(labels)} labels, which a model of language does not tell: "
+            f"set model.labels = {len(labels)}, as scratchlab finetune --labels does."
+        )
+    if asked is not None and asked != len(labels):
+        holds = f"has {len(labels)}" if labels else "is of no texts with labels"
+        yield f"model.labels = {asked}, and {corpus.path} {holds}."
+    if asked is not None and recipe.evaluation.suites is not None:
+        yield "evaluation.suites asks which token comes next, and model.labels tells labels: leave it out."
+
+
+def labels_of(corpus: Corpus) -> tuple[str, ...]:
+    """The names of the labels of a corpus, by their numbers; none, if its examples are others."""
+    return () if corpus.manifest.examples is None else corpus.manifest.examples.labels
+
+
+def _problems_of_scoring(recipe: Recipe, corpus: Corpus, yardstick: Corpus) -> Iterator[str]:
     examples, splits = yardstick.manifest.examples, yardstick.manifest.splits
-    if examples is not None and (examples.kind == "labels" or (examples.kind == "pairs" and not pairs)):
-        whom = "only runs that learn from pairs are" if examples.kind == "pairs" else "no run is"
-        yield f"evaluation.corpus: {yardstick.path} holds {examples.kind}, by which {whom} scored."
+    if holds_pairs(yardstick) and not holds_pairs(corpus):  # there is no reference to score them against
+        yield f"evaluation.corpus: {yardstick.path} holds pairs, by which only runs that learn from pairs are scored."
+    if labels_of(yardstick) != labels_of(corpus):
+        theirs, ours = (", ".join(labels_of(one)) or "none" for one in (yardstick, corpus))
+        yield f"evaluation.corpus: {yardstick.path} has other labels ({theirs}) than {corpus.path} ({ours})."
     asked = examples is not None and examples.kind == "instructions"
     if recipe.evaluation.answers and not (asked and "test" in splits):
         holds = "is text" if examples is None else f"holds {examples.kind}"
@@ -90,7 +110,7 @@ def what_fits(
     `say` is told of those that do not fit. CorpusError where a split that scores has none that does.
     """
     examples: dict[str, Any] = {}
-    fit = fit_pairs if holds_pairs(yardstick) else fit_instructions
+    fit = fit_pairs if holds_pairs(yardstick) else fit_labels if labels_of(yardstick) else fit_instructions
     if yardstick.manifest.examples is not None:
         for name in [name for name in yardstick.manifest.splits if name != "train"]:
             split = yardstick.split(name)

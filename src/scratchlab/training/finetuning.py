@@ -16,7 +16,7 @@ from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import CorpusError, UsageError
 from scratchlab.recipe import Recipe, recipe_from
 from scratchlab.runfolder import RunFolder
-from scratchlab.training.data import check_data, holds_pairs, training_sequences
+from scratchlab.training.data import check_data, holds_pairs, labels_of, training_sequences
 from scratchlab.training.resolve import steps_of
 
 DEFAULT_TEMPLATE = "alpaca"  # it takes no token that a base model does not know
@@ -33,7 +33,7 @@ WARMUP_SHARE = 0.1  # of the steps: a fresh optimizer knows nothing of the size 
 EVALUATIONS = 10  # enough to see where the validation loss turns
 
 
-Kind = Literal["instructions", "pairs"]
+Kind = Literal["instructions", "pairs", "labels"]
 
 
 def examples_corpus(
@@ -41,16 +41,18 @@ def examples_corpus(
 ) -> Corpus:
     """The examples of a kind in `data`, worded by `template` for the model of a run, as a corpus at `place`.
 
-    The run's own template unless another is named, else Alpaca's. `data` that is a corpus already is taken as it is. A
-    corpus that is at `place` must be the very same one.
+    The run's own template unless another is named, else Alpaca's; texts with labels have none. `data` that is a corpus
+    already is taken as it is. A corpus that is at `place` must be the very same one.
     """
     if (Path(data) / MANIFEST).is_file():
         if template is not None or split != "auto":
             asked = f"--split {split}" if template is None else f"--template {template}"
             raise UsageError(f"{asked}: {data} is a corpus, whose examples are worded and split already.")
         return _of_kind(open_corpus(data), kind)
+    if kind == "labels" and template is not None:
+        raise UsageError(f"--template {template}: texts with labels are taken as they are: leave it out.")
     own = str(folder.path) if folder.chat_template_path.is_file() else DEFAULT_TEMPLATE
-    wording = open_wording(template or own)
+    wording = None if kind == "labels" else open_wording(template or own)
 
     def build(where: Path) -> Corpus:
         return build_examples([data], where, kind, wording, str(folder.path), split)
@@ -66,11 +68,12 @@ def examples_corpus(
 
 
 def _of_kind(corpus: Corpus, kind: Kind) -> Corpus:
-    """UsageError for a corpus of pairs that nobody asked for, and for one of others where pairs were."""
-    if holds_pairs(corpus) == (kind == "pairs"):
+    """UsageError for a corpus of examples of another kind than was asked for."""
+    held = corpus.manifest.examples.kind if corpus.manifest.examples else "instructions"  # `check_data` tells of text
+    if held == kind:
         return corpus
-    remedy = "add --pairs" if kind == "instructions" else "leave --pairs out"
-    raise UsageError(f"--data {corpus.path} holds {'pairs' if kind == 'instructions' else 'none'}: {remedy}.")
+    remedy = f"leave --{kind} out" if held == "instructions" else f"add --{held}"
+    raise UsageError(f"--data {corpus.path} holds {held}, not {kind}: {remedy}.")
 
 
 def finetuning_recipe(
@@ -80,11 +83,12 @@ def finetuning_recipe(
 
     What is left open of it: see the constants above. RecipeError for what does not go together.
     """
-    before, pairs = folder.resolved(), holds_pairs(corpus)
+    before, pairs, labels = folder.resolved(), holds_pairs(corpus), labels_of(corpus)
     adapts = "lora_rank" in finetuning or "finetuning.lora_rank" in overrides
     tables: dict[str, Any] = {
         "corpus": str(corpus.path),
-        "model": before.model.model_dump(exclude_defaults=True) | {"architecture": before.model.architecture},
+        "model": before.model.model_dump(exclude_defaults=True)
+        | {"architecture": before.model.architecture, **({"labels": len(labels)} if labels else {})},
         "training": {
             "epochs": EPOCHS_OF_PAIRS if pairs else EPOCHS,
             "global_batch_size": 1,

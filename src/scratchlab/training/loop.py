@@ -15,6 +15,7 @@ from scratchlab import hardware
 from scratchlab.devices import nominal_rate, price_per_hour, rent_source
 from scratchlab.errors import RunError, Terminated
 from scratchlab.evaluation.examples import evaluate_examples
+from scratchlab.evaluation.labels import evaluate_labels
 from scratchlab.evaluation.loss import LossResult, UnitLosses, byte_lengths, evaluate_units
 from scratchlab.evaluation.pairs import preferred, score_pairs
 from scratchlab.evaluation.results import TaskResult
@@ -29,7 +30,7 @@ from scratchlab.runfolder import Record, RunFolder, step_name
 from scratchlab.training.answers import answer_test, first_answer, score_of
 from scratchlab.training.charts import draw_charts
 from scratchlab.training.checkpoint import save_checkpoint, save_snapshot, snapshot_steps
-from scratchlab.training.data import holds_pairs
+from scratchlab.training.data import holds_pairs, labels_of
 from scratchlab.training.forecast import happened
 from scratchlab.training.launch import launch
 from scratchlab.training.lighter import memory_told
@@ -140,7 +141,8 @@ def write_metrics(run: Run, keep_newest: bool = False) -> None:
     """Append the metrics that are ready, show where the run is, and look at the very first loss."""
     records = run.journal.write(keep_newest)
     if records and records[0]["step"] == 0 and run.recipe.start.weights is None:
-        check_first_loss(records[0]["loss"], run.corpus.vocab_size, run.recipe.model, run.report)
+        symbols = len(labels_of(run.corpus)) or run.corpus.vocab_size
+        check_first_loss(records[0]["loss"], symbols, run.recipe.model, run.report)
     if records:
         run.report.at(records[-1]["step"] + 1, run.steps, records[-1]["loss"], run.journal.tokens_per_second)
 
@@ -196,7 +198,7 @@ def evaluate(run: Run, step: int) -> None:
                 return  # it has diverged: nothing to keep, and nothing it could write
             if better:
                 save_snapshot(run.folder, run.backend, run.state, "best", step, run.world)
-        if run.recipe.evaluation.sample_tokens:
+        if run.recipe.evaluation.sample_tokens and not labels_of(run.corpus):
             sample = {"step": step, **write_sample(run)}
             run.world.by_first(lambda: run.folder.append_sample(sample))
 
@@ -230,13 +232,19 @@ def told(loss: LossResult, compared: Record) -> str:
     if compared:
         nats, share, pairs = compared["loss"], compared["accuracy"], compared["pairs"]
         return f"loss {math.nan if nats is None else nats:.4f} nats/pair, accuracy {share:.1%} (n = {pairs:,} pairs)"
+    if loss.accuracy is not None:
+        return f"loss {loss.nats_per_token:.4f} nats/text, {loss.accuracy:.1%} of {loss.n_units:,} labels right"
     return f"loss {loss.nats_per_token:.4f} nats/token, {loss.bits_per_byte:.4f} bits/byte"
 
 
 def split_loss(run: Run, split: str, max_tokens: int | None = None) -> tuple[UnitLosses, Record]:
     """Loss of the weights as they are on one split of the corpus that scores, unit by unit: of examples, on what the
     assistant says in each; of pairs, on the chosen answers, and what is made of the preferences (`preferred`)."""
-    scorer, model = run.backend.scorer(run.state), run.recipe.model
+    model = run.recipe.model
+    if labels_of(run.yardstick):
+        of_labels = run.yardstick.split(split)
+        return evaluate_labels(run.backend.model(run.state), of_labels, model.context_length, max_tokens), {}
+    scorer = run.backend.scorer(run.state)
     text, sizes = run.yardstick.split(split), byte_lengths(run.yardstick.tokenizer)
     if holds_pairs(run.yardstick):
         scored = score_pairs(scorer, text, model.context_length, sizes, max_tokens)

@@ -185,4 +185,4 @@ def _gathered(recipe: Recipe, vocab_size: int, weights: int) -> int:
 def _head_size(model: ModelSection, vocab_size: int) -> int:
     if isinstance(model, RNNSection):
         return vocab_size * (model.d_model + 1)
-    return model.padded(vocab_size) * model.d_model
+    return model.head_rows(vocab_size) * model.d_model

@@ -1,5 +1,6 @@
 """Beginning from the weights of another run, whose vocabulary may lack special tokens that this one has."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from scratchlab.generation.text import run_tokenizer, speaks
 from scratchlab.model.build import empty_model
 from scratchlab.model.initialize import initial_value
 from scratchlab.model.load import StoredTensors, merged_tensors
-from scratchlab.model.lora import adapt, is_adapter
+from scratchlab.model.lora import adapt
 from scratchlab.recipe import GPTSection, ModelSection, Recipe
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.optimizers import MOMENTS
@@ -62,6 +63,8 @@ def find_source(recipe: Recipe, corpus: Corpus) -> Source | None:
         raise RecipeError(f"start.optimizer = 'kept': {start.weights} was trained with training.optimizer = {used!r}.")
     if start.optimizer == "kept" and "weights_of" in state:
         raise RecipeError(f"start.optimizer = 'kept': {start.weights} ended with its best weights, and has them alone.")
+    if start.optimizer == "kept" and changes_head(recipe.model, earlier.model):
+        raise RecipeError(f"start.optimizer = 'kept': {start.weights} knows nothing of labels.")
     if start.optimizer == "kept" and manifest["vocab_size"] != corpus.vocab_size:
         raise RecipeError(f"start.optimizer = 'kept': {start.weights} knows nothing of the tokens that are new.")
     steps = state.get("weights_of", state["step"])
@@ -110,6 +113,8 @@ def _check(recipe: Recipe, corpus: Corpus, earlier: Recipe, folder: RunFolder, n
     if not (grows or speaks(folder, corpus.tokenizer)):
         raise RecipeError(f"start.weights: {name} has another tokenizer than {corpus.path}: its tokens mean others.")
     ours, theirs = (_shapes(config, corpus.vocab_size) for config in (recipe.model, earlier.model))
+    if changes_head(recipe.model, earlier.model):
+        ours, theirs = ({name: own[name] for name in own if name not in HEADS} for own in (ours, theirs))
     different = sorted(tensor for tensor in ours | theirs if ours.get(tensor) != theirs.get(tensor))
     if different:
         first = different[0]
@@ -182,6 +187,9 @@ def starting_tensors(recipe: Recipe, source: Source, vocab_size: int) -> dict[st
         assert isinstance(recipe.model, GPTSection), "a recurrent network learns from no examples"
         grown = [name for name in VOCABULARY if name in tensors]
         tensors |= {name: _with_rows(name, tensors[name], source.vocab_size, vocab_size, recipe) for name in grown}
+    if changes_head(recipe.model, source.recipe.model):
+        tensors.pop("head.weight", None)
+        tensors |= fresh_tensors(recipe, vocab_size, ("label_head.weight",))
     kept = recipe.start.optimizer == "kept"
     remembered = recipe.start.data == "continued"
     return {
@@ -192,14 +200,22 @@ def starting_tensors(recipe: Recipe, source: Source, vocab_size: int) -> dict[st
     }
 
 
-def fresh_adapters(recipe: Recipe, vocab_size: int) -> dict[str, Tensor]:
-    """What the adapters of a recipe begin as, by name."""
+HEADS = ("head.weight", "label_head.weight")
+
+
+def changes_head(model: ModelSection, earlier: ModelSection) -> bool:
+    """Whether a model of language becomes one that tells labels: its head goes, and another is drawn."""
+    return getattr(model, "labels", None) is not None and getattr(earlier, "labels", None) is None
+
+
+def fresh_tensors(recipe: Recipe, vocab_size: int, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """What these parameters of a recipe begin as; None: all that are trained."""
     model = adapt(empty_model(recipe.model, vocab_size, end_of_text=0), recipe.finetuning)
-    table, seed = model.initial_table(), recipe.seeds.init
+    table, seed, wanted = model.initial_table(), recipe.seeds.init, None if names is None else set(names)
     return {
         name: initial_value(name, tuple(parameter.shape), table, seed)
         for name, parameter in model.named_parameters()
-        if is_adapter(name)
+        if (parameter.requires_grad if wanted is None else name in wanted)
     }
 
 

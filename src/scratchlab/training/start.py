@@ -27,7 +27,7 @@ from scratchlab.training.measurements import known_measurement
 from scratchlab.training.progress import Reporter
 from scratchlab.training.reference import Reference, kept_reference, make_reference
 from scratchlab.training.resolve import resolve
-from scratchlab.training.source import find_source, fresh_adapters, starting_extras, starting_tensors
+from scratchlab.training.source import find_source, fresh_tensors, starting_extras, starting_tensors
 from scratchlab.training.step import TorchBackend, fresh_extras
 from scratchlab.training.summary import validation_loss, validation_records
 from scratchlab.training.tasks import AskedTask, check_identities, identities, tasks_of
@@ -133,6 +133,8 @@ def create_run(
             world.local_size if world.started else None,
         ).to_json(),
     }
+    if corpus.manifest.examples is not None and corpus.manifest.examples.labels:
+        manifest["labels"] = list(corpus.manifest.examples.labels)
     if tasks:
         manifest["tasks"] = identities(tasks)
     begin, base, template = None, None, corpus.chat_template
@@ -142,7 +144,7 @@ def create_run(
         extras = starting_extras(resolved, source, fresh_extras(resolved.settled))
         tensors = trained = starting_tensors(resolved, source, corpus.vocab_size)
         if recipe.finetuning.lora_rank is not None:
-            trained = fresh_adapters(resolved, corpus.vocab_size)
+            trained = fresh_tensors(resolved, corpus.vocab_size)
             base = lambda path: write_tensors(tensors, path)  # noqa: E731
             if corpus.vocab_size > source.vocab_size:
                 say(FROZEN_TOKENS)
