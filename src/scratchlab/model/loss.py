@@ -85,7 +85,7 @@ def _chunked(hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor, weights_N: T
 
 # What torch.compile makes of the chunks for a CPU takes five times as long as PyTorch's own kernels (measured with AMX
 # at 124M, bf16: 2.3 s more in a step of 5.9). So they are left out of what is compiled there.
-_chunked_as_written = torch.compiler.disable(_chunked)
+_chunked_as_written: Loss = torch.compiler.disable(_chunked)  # pyright: ignore[reportAssignmentType]
 
 
 def plain_cross_entropy(
