@@ -1,9 +1,13 @@
 """Proofs: an export that is the run passes, alone, elsewhere and later; whatever is changed about it is named."""
 
+import importlib
 import json
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -173,6 +177,36 @@ def test_an_export_that_fails_its_proof_leaves_nothing(run: RunFolder, tmp_path:
     assert "logits: differences from Python's own documentation: at most" in said
     assert "parameters:" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_scratchlab_cannot_be_imported_where_an_export_is_loaded(tmp_path: Path, monkeypatch: Any) -> None:
+    """Nor does one failure hide another."""
+    order = {"code": False, "texts": {}, "conversation": None}
+    (tmp_path / "order.json").write_text(json.dumps(order), encoding="utf-8")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    monkeypatch.setitem(sys.modules, "scratchlab", sys.modules["scratchlab"])
+    files = [str(tmp_path / name) for name in ("order.json", "answers.json", "logits.safetensors")]
+    anybody.main(str(tmp_path), *files)
+    with pytest.raises(ImportError):
+        importlib.import_module("scratchlab")
+    answers = json.loads((tmp_path / "answers.json").read_text(encoding="utf-8"))
+    assert answers["failures"].keys() == {"tokenizer", "loading"}
+    assert all(re.fullmatch(r"\w+Error: .+", said) for said in answers["failures"].values())
+
+
+def test_a_process_that_dies_is_a_failure_and_knows_no_token(monkeypatch: Any, tmp_path: Path) -> None:
+    seen: Record = {}
+
+    def die(_: list[str], **options: Any) -> Any:
+        seen.update(options["env"])
+        return SimpleNamespace(returncode=-9, stderr="loading\nKilled\n")
+
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(proof, "subprocess", SimpleNamespace(run=die))
+    answers, logits = proof.ask_anybody(tmp_path, {}, code=False)
+    assert (answers, logits) == ({"failures": {"loading": "the process ended with -9 (Killed)"}}, {})
+    assert seen["HF_HUB_OFFLINE"] == "1"
+    assert not any("hf_secret" in value for value in seen.values())
 
 
 # What counts as the same, in this process.

@@ -219,8 +219,7 @@ def studies(found: Sequence[Record]) -> list[str]:
     """The place of the run in each study that has it."""
     return [
         f"It is block {one['block']} of the arm `{one['arm']}` in the study `{one['study']}`, which has "
-        f"{one['runs']:,} runs and judges by `{one['metric']}`. One run among others: "
-        "a difference between arms rests on all of them."
+        f"{one['runs']:,} runs and judges by `{one['metric']}`. A difference between arms rests on all of them."
         for one in found
     ]
 

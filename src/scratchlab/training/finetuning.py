@@ -26,7 +26,9 @@ RATE_OF_IMPORTED = 5e-5  # the book's and Alpaca's range for GPT-2 and larger on
 SHARE_OF_RATE = 0.1  # of the rate that a run was trained with: enough to learn a manner, not enough to unlearn
 LORA_TIMES = 10.0  # adapters begin at nothing and hold few numbers: the book takes 16 times the rate, others 10
 EPOCHS_OF_PAIRS = 1.0  # the paper's, and what trl's recipes take: a second one learns pairs by heart
-PAIRS_TIMES = 0.1  # of the rate for instructions: a model that answers is to be nudged, and not to forget how it does
+# Of the rate for instructions: a model that answers is to be nudged, and not to forget how it does. Large models get a
+# hundredth; a tenth is a choice for small ones, and not measured (studies/preferences.toml asks).
+PAIRS_TIMES = 0.1
 WARMUP_SHARE = 0.1  # of the steps: a fresh optimizer knows nothing of the size of gradients
 EVALUATIONS = 10  # enough to see where the validation loss turns
 
