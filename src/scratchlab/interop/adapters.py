@@ -17,7 +17,8 @@ from scratchlab.errors import RunError
 from scratchlab.files import folder_in_one_piece, pretty_json, sha256_of_file, write_atomically
 from scratchlab.generation.text import run_tokenizer
 from scratchlab.interop.files import read_json, read_safetensors, whole_numbers
-from scratchlab.interop.hugging_face import NAMES, not_gpt2, write_hugging_face
+from scratchlab.interop.gpt2_layout import GPT2, NAMES
+from scratchlab.interop.hugging_face import write_hugging_face
 from scratchlab.interop.imports import imported_run
 from scratchlab.interop.names import listed
 from scratchlab.model.build import empty_model
@@ -70,7 +71,7 @@ def export_adapters(folder: RunFolder, to: Path, at: At = "final") -> list[str]:
     if recipe.finetuning.lora_rank is None:
         raise RunError(f"{folder.path} has no adapters: export it as a whole, without --format peft.")
     assert isinstance(recipe.model, GPTSection)
-    if differences := not_gpt2(recipe.model):
+    if differences := GPT2.lacks(recipe.model):
         raise RunError(f"GPT-2 as Hugging Face has it knows no {listed(differences)}: this model cannot be one.")
     if to.exists():
         raise RunError(f"{to} exists already; an export needs a folder of its own.")
@@ -153,7 +154,7 @@ def import_adapters(source: Path, base: RunFolder, out: str | Path) -> RunFolder
     model, tokenizer = load_model(base, "final", "cpu"), run_tokenizer(base)
     if not isinstance(model.config, GPTSection):
         raise RunError(f"{base.path} is a recurrent network, which has no adapters.")
-    if differences := not_gpt2(model.config):
+    if differences := GPT2.lacks(model.config):
         raise RunError(f"{base.path} has {listed(differences)}: adapters are read for GPT-2 as Hugging Face has it.")
     own = {name: parameter.detach() for name, parameter in model.named_parameters()}
     config, state = read_json(source / CONFIG), _without_copies(read_safetensors(source / WEIGHTS), own)
