@@ -7,8 +7,6 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from scratchlab.cli.main import COMMANDS
-
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "notebooks/quickstart.ipynb"
 # The commands of the notebook in the process of its kernel: faster than a new one each, and none fails unnoticed.
@@ -22,8 +20,6 @@ def scratchlab(line):
     cli.main(shlex.split(line), prog_name="scratchlab", standalone_mode=False)
 del scratchlab
 """
-LATER = set() if "publish" in COMMANDS else {"merged"}
-"""Cells for commands that are not there yet."""
 
 
 def small(text: str) -> nbformat.NotebookNode:
@@ -32,7 +28,7 @@ def small(text: str) -> nbformat.NotebookNode:
     kept = [nbformat.v4.new_code_cell(HERE)]
     for cell in notebook.cells:
         tags = set(cell.metadata.get("tags", ()))
-        if tags & ({"install"} | LATER):
+        if tags & {"install", "again"}:  # publishing exports and proves too
             continue
         if "parameters" in tags:
             cell.source = f"TEXT, STEPS = {text!r}, 3"
@@ -51,6 +47,7 @@ def test_the_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
     assert "bits per byte" in printed
     assert (tmp_path / "exports/quickstart-gguf/model.gguf").is_file()
+    assert "proof.json" in printed
 
 
 def test_the_quickstart_is_kept_plain_and_trains_the_recipe_of_that_name() -> None:
