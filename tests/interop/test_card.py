@@ -84,7 +84,7 @@ def test_the_card_says_what_the_run_recorded(run: RunFolder, exported: Path) -> 
         "| two.txt | 1 |",
         'corpus = "corpus"',
         "steps = 6",
-        run.samples()[-1]["text"].strip("\n"),
+        "".join(one if one.isprintable() or one == "\n" else "\ufffd" for one in run.samples()[-1]["text"].strip("\n")),
         "block 3 of the arm `rms` in the study `norms`, which has 12 runs",
         "mit, as whoever published it stated",
         "scratchlab verify exports/first",
@@ -148,13 +148,13 @@ def test_what_is_not_known_is_said_in_words(run: RunFolder, tmp_path: Path) -> N
 
 
 def test_a_snapshot_has_a_sample_of_its_time_and_no_test_loss(run: RunFolder, tmp_path: Path) -> None:
-    first, last = (sample["text"].strip("\n") for sample in run.samples())
+    assert [sample["step"] for sample in run.samples()] == [3, 6]
     proof = PROOF | {"run": PROOF["run"] | {"at": 4}}
     (tmp_path / "card").mkdir()
     write_card(tmp_path / "card", run, proof, About(load_as="me/mine", on_hub=True, revision="step-00000004"))
     card = body_of(tmp_path / "card")
-    assert first in card
-    assert last not in card
+    assert "At step 3 (validation loss" in card
+    assert "At step 6" not in card
     assert "the weights here are those of step 4" in card
     assert ModelCard(card).data.eval_results is None
     assert "from_pretrained('me/mine', revision='step-00000004')" in card
@@ -200,5 +200,5 @@ def test_a_run_without_results_has_a_card(tmp_path: Path) -> None:
 
 def test_a_sample_cannot_break_out_of_its_block(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", others.make_tokenizer())
-    run.append_sample({"step": 3, "text": "```\n# Title\n````text\n"})
-    assert "\n`````text\n```\n# Title\n````text\n`````\n" in card_of(run, tmp_path / "card")
+    run.append_sample({"step": 3, "text": "```\n# Title\n````text\x00\n"})
+    assert "\n`````text\n```\n# Title\n````text\ufffd\n`````\n" in card_of(run, tmp_path / "card")

@@ -213,8 +213,9 @@ def samples(folder: RunFolder, at: str | int) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """As a block of code, whatever is in it."""
+    """As a block of code, whatever is in it; for what cannot be seen stands U+FFFD."""
     text = text.strip("\n")[:MOST_WRITTEN] or "(nothing)"
+    text = "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in text)
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
     return f"{fence}text\n{text}\n{fence}"
 
