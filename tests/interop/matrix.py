@@ -1,6 +1,6 @@
 """Every kind of model that is trained here, exported both ways, in two releases of transformers without scratchlab.
 
-`make test-interop` makes the environments and runs it, for a good quarter of an hour; `make test` does a small part
+`make test-interop` makes the environments and runs it, for half an hour; `make test` does a small part
 (`test_exports.py`). Writes benchmarks/results/interop.json and the table of docs/interop.md.
 """
 
