@@ -46,9 +46,9 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def lively(fields: dict[str, Any], tokenizer: Tokenizer, **sizes: Any) -> GPT:
+def lively(fields: dict[str, Any], tokenizer: Tokenizer) -> GPT:
     """A model of these switches in evaluation mode whose weights are all far from where they began."""
-    config = GPTSection(**(SIZES | sizes | fields))
+    config = GPTSection(**(SIZES | fields))
     model = build_model(config, tokenizer.vocab_size, 1, end_of_text=tokenizer.end_of_text).eval()
     assert isinstance(model, GPT)
     with torch.no_grad():

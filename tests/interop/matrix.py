@@ -1,13 +1,13 @@
 """Every kind of model that is trained here, exported both ways, in two releases of transformers without scratchlab.
 
-`make test-interop` makes the environments and runs it, for a good quarter of an hour; `make test` does a small part
+`make test-interop` makes the environments and runs it, for half an hour; `make test` does a small part
 (`test_exports.py`). Writes benchmarks/results/interop.json and the table of docs/interop.md.
 """
 
+import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +30,15 @@ LARGEST = 2
 
 
 def presets() -> dict[str, GPTSection]:
-    """The models of the recipes at two layers; of those that differ in size alone, the first."""
-    found: dict[str, GPTSection] = {}
-    kinds: set[str] = set()
-    for path in sorted((ROOT / "recipes").rglob("*.toml"), key=lambda path: (len(path.parts), path)):
-        model = load_recipe(path).model
+    """The models of the recipes at two layers; of those that differ in size alone, the smallest."""
+    folder = ROOT / "recipes"
+    models = {path.relative_to(folder).with_suffix(""): load_recipe(path).model for path in folder.rglob("*.toml")}
+    found: dict[str, tuple[str, GPTSection]] = {}
+    for path, model in sorted(models.items(), key=lambda entry: (len(entry[0].parts), entry[1].d_model, entry[0])):
         if isinstance(model, GPTSection):
-            small = model.model_copy(update={"n_layer": min(model.n_layer, LARGEST)})
-            kind = str(small.model_dump(exclude=set(SIZES)))
-            if kind not in kinds:
-                kinds.add(kind)
-                found[str(path.relative_to(ROOT / "recipes").with_suffix(""))] = small
-    return found
+            kind = str(model.model_dump(exclude=set(SIZES)))
+            found.setdefault(kind, (str(path), model.model_copy(update={"n_layer": min(model.n_layer, LARGEST)})))
+    return dict(found.values())
 
 
 def has_class(model: GPTSection) -> bool:
@@ -61,13 +58,10 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="session")
-def reports() -> Iterator[list[dict[str, Any]]]:
-    """What was found, written down at the end beside what earlier, partial runs found of other models."""
-    found: list[dict[str, Any]] = []
-    yield found
+def record(report: dict[str, Any]) -> None:
+    """Write down what was found, beside what was found of other models before."""
     earlier = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    known = {(report["model"], report["custom"]): report for report in [*earlier, *found]}
+    known = {(found["model"], found["custom"]): found for found in [*earlier, report]}
     rows = [known[case] for case in CASES if case in known]
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
@@ -96,28 +90,29 @@ def _cell(report: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize(("name", "custom"), CASES, ids=str)
-def test_it_is_used_in_both_releases(name: str, custom: bool, tmp_path: Path, reports: list[dict[str, Any]]) -> None:
+def test_it_is_used_in_both_releases(name: str, custom: bool, tmp_path: Path) -> None:
     model, tokenizer = MODELS[name], others.make_tokenizer()
-    ours = lively(model.model_dump(exclude_defaults=True), tokenizer, n_layer=model.n_layer)
+    ours = lively(model.model_dump(), tokenizer)
     folder = export(ours, tmp_path / "out", tokenizer, custom)
     expect(ours, tokenizer, tmp_path / "expected.json", min(200, model.context_length - 6))
     del ours
-    offline = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
-    running = {
-        release: subprocess.Popen(
-            [python, LOADER, folder, tmp_path / "expected.json", *["--custom"] * custom],
-            stdout=subprocess.PIPE,
-            stderr=(tmp_path / f"{release}.log").open("w"),
-            text=True,
-            env=os.environ | offline | {"HF_MODULES_CACHE": str(tmp_path / release)},
-        )
-        for release, python in ENVIRONMENTS.items()
-    }
-    said = {release: process.communicate()[0] for release, process in running.items()}
-    for release, text in said.items():
-        assert text.strip(), (tmp_path / f"{release}.log").read_text(encoding="utf-8")[-3000:]
-    found = {release: json.loads(text.splitlines()[-1]) for release, text in said.items()}
-    reports.append({"model": name, "custom": custom, "releases": found})
+    with contextlib.ExitStack() as stack:
+        running = {
+            release: stack.enter_context(start(python, folder, tmp_path / release, custom))
+            for release, python in ENVIRONMENTS.items()
+        }
+        said = {release: process.communicate() for release, process in running.items()}
+    for text, complaints in said.values():
+        assert text.strip(), complaints[-3000:]
+    found = {release: json.loads(text.splitlines()[-1]) for release, (text, _) in said.items()}
+    record({"model": name, "custom": custom, "releases": found})
     for report in found.values():
         assert not report["scratchlab"]
         assert _checks(report) == dict.fromkeys(_checks(report), "ok")
+
+
+def start(python: Path, folder: Path, modules: Path, custom: bool) -> subprocess.Popen[str]:
+    """One environment at work on an export; code that comes along is copied to `modules`."""
+    alone = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": "", "OMP_NUM_THREADS": "1", "HF_MODULES_CACHE": str(modules)}
+    command = [python, LOADER, folder, folder.parent / "expected.json", *["--custom"] * custom]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | alone)
