@@ -70,10 +70,10 @@ skypilot: install
 	$(BIN)/scratchlab study export studies/nano-char.toml --skypilot build/task.yaml --accelerators H100:8 --cloud aws
 	build/skypilot/bin/python tests/study/skypilot_schema.py build/task.yaml
 
-# llama.cpp itself, in an environment of its own, for tests/interop/matrix_llama_cpp.py. It is compiled: some minutes.
+# llama.cpp itself reads, scores and writes with our GGUF, in an environment of its own: cyllama's wheel brings it compiled.
 llama-cpp: install
 	$(PYTHON) -m venv build/llama-cpp
-	build/llama-cpp/bin/pip install --quiet llama-cpp-python
+	build/llama-cpp/bin/pip install --quiet cyllama
 	$(BIN)/python -m pytest tests/interop/matrix_llama_cpp.py --quiet
 
 clean:

@@ -59,7 +59,11 @@ class File:
         for layer in range(self.size("block_count")):
             x = x + self._attention(self._norm(x, f"blk.{layer}.attn_norm"), f"blk.{layer}.")
             x = x + self._mlp(self._norm(x, f"blk.{layer}.ffn_norm"), f"blk.{layer}.")
-        head = self.weights.get("output.weight", self.weights["token_embd.weight"])
+        neox = self.architecture == "gptneox"
+        assert not neox or self.size("use_parallel_residual") is False  # true where the field is not there
+        fallback = None if neox else self.weights["token_embd.weight"]
+        head = self.weights.get("output.weight", fallback)
+        assert head is not None, "it has no head, and its architecture never takes the embedding for one"
         return self._norm(x, "output_norm") @ head.T
 
     def _linear(self, x: Floats, name: str) -> Floats:

@@ -81,7 +81,9 @@ def plain_model(config: GPTSection, tensors: Mapping[str, Tensor], vocab_size: i
 
 def write_onnx(path: Path, model: Model, config: GPTSection) -> None:
     """The graph and the weights of a `plain_model` at `path`, and that it is of `config`."""
-    example = torch.zeros(2, min(3, config.context_length), dtype=torch.int64)
+    # Longer than a window: what is shorter needs no mask for it, and a graph without one would be what is traced.
+    length = min(3 if config.window is None else config.window + 1, config.context_length)
+    example = torch.zeros(2, length, dtype=torch.int64)
     with _quietly(), torch.no_grad():
         program = torch.onnx.export(
             Logits(model).eval(),
