@@ -90,7 +90,8 @@ def test_what_was_proved_is_verified_without_the_run(copy: Path, run: RunFolder)
     (copy / "README.md").write_text("mine", encoding="utf-8")
     moved = run.path.rename(run.path.with_name("gone"))
     try:
-        outcome = CliRunner().invoke(verify_export, [str(copy), "--json"])
+        with in_process():
+            outcome = CliRunner().invoke(verify_export, [str(copy), "--json"])
     finally:
         moved.rename(run.path)
     assert outcome.exit_code == 0, outcome.output
