@@ -9,7 +9,8 @@ BIN := $(VENV)/bin
 
 SHAKESPEARE = $(if $(TEXT),$(TEXT),../shared/data/tinyshakespeare/input.txt)
 
-.PHONY: install quickstart test lint simulations study-simulations judging-simulations studies cluster skypilot clean
+.PHONY: install quickstart test test-interop lint simulations study-simulations judging-simulations studies cluster \
+  skypilot clean
 
 install: $(VENV)/installed
 
@@ -25,6 +26,18 @@ quickstart: install
 
 test: install lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet
+
+# Exports in transformers without scratchlab: this release, and an older one (two environments of 1.5 GB; half an hour).
+test-interop: install build/interop/current/installed build/interop/older/installed
+	$(BIN)/python -m pytest tests/interop/matrix.py --quiet
+
+build/interop/current/installed: TRANSFORMERS = $$($(BIN)/python -c 'import transformers; print(transformers.__version__)')
+build/interop/older/installed: TRANSFORMERS = 4.57.*
+build/interop/%/installed:
+	$(PYTHON) -m venv build/interop/$*
+	build/interop/$*/bin/pip install --quiet $$(grep '^torch==' constraints.txt)
+	build/interop/$*/bin/pip install --quiet "transformers==$(TRANSFORMERS)" accelerate jinja2 peft
+	touch $@
 
 lint: install
 	$(BIN)/ruff check .

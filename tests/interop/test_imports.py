@@ -168,7 +168,8 @@ def test_import_export_import_is_the_identity(kind: str, tmp_path: Path, tokeniz
     make_gpt2(tmp_path / "hf", tokenizer, **KINDS[kind])
     once = import_run(str(tmp_path / "hf"), tmp_path / "once")
     files = write_run(once, tmp_path / "out")
-    assert files == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    written = ("config", "generation_config", "tokenizer", "tokenizer_config")
+    assert set(files) == {"model.safetensors", *(f"{name}.json" for name in written)}
     theirs, back = (load_file(tmp_path / place / "model.safetensors") for place in ("hf", "out"))
     assert theirs.keys() == back.keys()
     assert all(torch.equal(theirs[name], back[name]) for name in theirs)
@@ -210,14 +211,23 @@ def test_an_export_is_spoken_to_as_the_run_is(tmp_path: Path, tokenizer: Path) -
     assert model.generation_config.eos_token_id == [spoken.end_of_text, spoken.specials["<|im_end|>"]]
 
 
-def test_what_is_no_gpt2_is_not_exported(tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+def test_what_has_no_class_there_is_not_exported(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT * 3, encoding="utf-8")
     build_corpus([str(tmp_path / "text.txt")], tmp_path / "corpus", "char")
-    changes = ["training.steps=0", "model.positions=rotary", "model.mlp=swiglu", f"corpus={tmp_path / 'corpus'}"]
-    train(load_recipe(ROOT / "recipes/tiny.toml", changes), tmp_path / "run")
-    with pytest.raises(RunError, match="positions = 'rotary'; mlp = 'swiglu'"):
-        write_run(RunFolder.open(tmp_path / "run"), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    usual = ["training.steps=0", f"corpus={tmp_path / 'corpus'}", "evaluation.sample_tokens=0"]
+    changes = [*usual, "model.positions=rotary", "model.mlp=swiglu", "model.residual=false"]
+    train(load_recipe(ROOT / "recipes/tiny.toml", changes), tmp_path / "gpt")
+    few = [*usual, "training.global_batch_size=4"]
+    train(load_recipe(ROOT / "recipes/char-rnn-karpathy.toml", few), tmp_path / "rnn")
+    for run, custom, complaint in (
+        ("gpt", False, "knows no residual = False; norm = 'layer'"),
+        ("rnn", False, "is a recurrent network"),
+        ("rnn", True, "is a recurrent network .*code of a GPT alone"),
+    ):
+        with pytest.raises(RunError, match=complaint):
+            write_run(RunFolder.open(tmp_path / run), tmp_path / "out", custom=custom)
+        assert not (tmp_path / "out").exists()
+    assert "modeling_scratchlab.py" in write_run(RunFolder.open(tmp_path / "gpt"), tmp_path / "out", custom=True)
 
 
 # What an import is good for.
@@ -307,7 +317,7 @@ def change_json(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"model_type": "llama"}, "model_type = 'llama' and not 'gpt2'"),
+        ({"model_type": "opt"}, "model_type = 'opt'; known here are gpt2, llama"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon = 1e-06"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True"),
         ({"activation_function": "silu"}, "activation_function = 'silu'; known here are gelu_new"),

@@ -25,10 +25,10 @@ _languages: Callable[[Any], Any] = click.option(
 def import_model(source: str, out: str, tokenizer: str | None, revision: str | None, as_json: bool) -> None:
     """Make a run folder of a GPT that another program trained, to evaluate, sample, train on or export.
 
-    SOURCE is a folder or a name on the Hub with Hugging Face's GPT-2, nanoGPT's ckpt.pt, or a checkpoint of the book's
-    GPT (.pth or .safetensors, with its model.json). --tokenizer takes a tokenizer.json, a folder that has one (a corpus
-    built here, a run), GPT-2's older files (vocab.json and merges.txt, or a .tiktoken file), gpt2, or a name on the
-    Hub.
+    SOURCE is a folder or a name on the Hub with a model of Hugging Face's (GPT-2, Llama, Qwen2, Qwen3, Starcoder2 or
+    Arcee, or one that was exported here with --custom), nanoGPT's ckpt.pt, or a checkpoint of the book's GPT (.pth or
+    .safetensors, with its model.json). --tokenizer takes a tokenizer.json, a folder that has one (a corpus built here,
+    a run), GPT-2's older files (vocab.json and merges.txt, or a .tiktoken file), gpt2, or a name on the Hub.
     """
     from scratchlab.cli.runs import describe, run_text
     from scratchlab.interop.imports import import_run
@@ -40,13 +40,20 @@ def import_model(source: str, out: str, tokenizer: str | None, revision: str | N
 @click.argument("run")
 @click.option("--to", required=True, metavar="DIR", type=click.Path(path_type=Path), help="The folder to make.")
 @click.option("--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Which weights.")
+@click.option("--custom", is_flag=True, help="Bring the model's own code: for what transformers has no class for.")
 @_license
 @_languages
 @as_json
 def export_model(
-    run: str, to: Path, at: Literal["final", "best"], license: str | None, languages: tuple[str, ...], as_json: bool
+    run: str,
+    to: Path,
+    at: Literal["final", "best"],
+    custom: bool,
+    license: str | None,
+    languages: tuple[str, ...],
+    as_json: bool,
 ) -> None:
-    """Write RUN as a Hugging Face GPT-2 that transformers loads by itself, with its tokenizer.
+    """Write RUN as a model that transformers loads by itself, with its tokenizer: a GPT-2, Llama or whichever it is.
 
     transformers then computes with it, in a process of its own, and is compared with the run: logits, a text, tokens,
     parameters. What differs is named, and nothing is kept. What was compared is in proof.json (scratchlab verify), and
@@ -59,11 +66,10 @@ def export_model(
 
     folder = RunFolder.open(run)
     about = About(load_as=to.as_posix(), license=license, languages=languages, studies=origin_of(folder))
-    files = export_run(folder, to, at, about)
+    files = export_run(folder, to, at, custom, about)
     report = {"run": run, "at": at, "to": str(to), "files": files}
-    show(
-        report, as_json, lambda _: f"{to}: {', '.join(files)}\n  load it: AutoModelForCausalLM.from_pretrained('{to}')"
-    )
+    call = f"AutoModelForCausalLM.from_pretrained('{to}'{', trust_remote_code=True' if custom else ''})"
+    show(report, as_json, lambda _: f"{to}: {', '.join(files)}\n  load it: {call}")
 
 
 @click.command("verify", epilog="Example: scratchlab verify exports/first")
@@ -98,6 +104,7 @@ def _verify_text(report: dict[str, Any]) -> str:
 @click.argument("run")
 @click.argument("name", metavar="USER/NAME")
 @click.option("--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="Which weights.")
+@click.option("--custom", is_flag=True, help="Bring the model's own code: for what transformers has no class for.")
 @click.option("--private/--public", default=True, show_default=True, help="Who may see it.")
 @click.option("--dry-run", is_flag=True, help="Export and prove it, say what would go, and send nothing.")
 @click.option("--revision", "branch", default="main", show_default=True, metavar="BRANCH", help="Where it goes.")
@@ -110,6 +117,7 @@ def publish_model(
     run: str,
     name: str,
     at: Literal["final", "best"],
+    custom: bool,
     private: bool,
     dry_run: bool,
     branch: str,
@@ -131,7 +139,16 @@ def publish_model(
 
     folder = RunFolder.open(run)
     about = About(load_as=name, license=license, languages=languages, studies=origin_of(folder))
-    wish = Wish(name=name, at=at, private=private, branch=branch, tag=tag, checkpoints=checkpoints, dry_run=dry_run)
+    wish = Wish(
+        name=name,
+        at=at,
+        custom=custom,
+        private=private,
+        branch=branch,
+        tag=tag,
+        checkpoints=checkpoints,
+        dry_run=dry_run,
+    )
     report = publish_run(folder, wish, about, lambda line: click.echo(line, err=True))
     show(report, as_json, _publish_text)
 

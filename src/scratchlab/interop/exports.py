@@ -14,17 +14,19 @@ from scratchlab.recipe import GPTSection
 from scratchlab.runfolder import RunFolder
 
 
-def export_run(folder: RunFolder, to: Path, at: At | int = "final", about: About | None = None) -> list[str]:
+def export_run(
+    folder: RunFolder, to: Path, at: At | int = "final", custom: bool = False, about: About | None = None
+) -> list[str]:
     """Make the new folder `to` of a run's weights, proved to be the run when transformers loads it, with a card.
 
-    `at` may also be the step of a snapshot; `about` is for the card. Gives the names of the files. RunError if the
-    model is none that Hugging Face has a class for, or if the proof fails; there is no folder then.
+    `at` may also be the step of a snapshot; `custom` as in `write_run`; `about` is for the card. Gives the names of the
+    files. RunError if transformers has no class for it, or if the proof fails; there is no folder then.
     """
     if to.exists():
         raise RunError(f"{to} exists already; an export needs a folder of its own.")
     with folder_in_one_piece(to, "the export") as whole:
         written = whole / "model"
-        write_run(folder, written, at)
+        write_run(folder, written, at, custom)
         proof = prove(written, folder, at)
         write_card(written, folder, proof, about or About(load_as=to.as_posix()))
         for path in written.iterdir():
@@ -33,16 +35,20 @@ def export_run(folder: RunFolder, to: Path, at: At | int = "final", about: About
     return sorted(path.name for path in to.iterdir())
 
 
-def write_run(folder: RunFolder, to: Path, at: At | int = "final") -> list[str]:
-    """Make the new folder `to` with a Hugging Face GPT-2 of a run's weights, and its chat template if it has one.
+def write_run(folder: RunFolder, to: Path, at: At | int = "final", custom: bool = False) -> list[str]:
+    """Make the new folder `to` with a run's weights for transformers, its tokenizer, and its chat template if any.
 
-    Nothing is proved of it. Gives the names of the files. RunError if the model is none that GPT2LMHeadModel could be.
+    The model is of a class that transformers has, or, if `custom`, of one whose code lies with it. Nothing is proved.
+    Gives the names of the files. RunError if transformers has no class for it.
     """
     model = load_model(folder, at, "cpu")
     if not isinstance(model.config, GPTSection):
-        raise RunError(f"{folder.path} is a recurrent network, which Hugging Face has no class for.")
+        raise RunError(
+            f"{folder.path} is a recurrent network (model.architecture = 'rnn'): transformers has no class for it, and "
+            "--custom carries the code of a GPT alone."
+        )
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
     template = folder.chat_template_path
     worded = template.read_bytes().decode() if template.is_file() else None
-    write_hugging_face(model.config, tensors, run_tokenizer(folder), to, worded)
+    write_hugging_face(model.config, tensors, run_tokenizer(folder), to, worded, custom)
     return sorted(path.name for path in to.iterdir())

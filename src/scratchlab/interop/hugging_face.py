@@ -1,4 +1,9 @@
-"""Hugging Face's GPT-2, read and written: `config.json` and safetensors, as GPT2LMHeadModel has them."""
+"""Hugging Face's models, read and written: `config.json`, safetensors and the tokenizer, as transformers has them.
+
+Several of its classes can be a GPT of ours (`gpt2_layout.py`, `rotary_layouts.py`); every GPT can be one that brings
+its own code (`custom.py`). What a class has no word for lies in `config.json` under `scratchlab`, where transformers
+does not look: with it an export is read back as the very model that it was, without it as what the class says.
+"""
 
 import re
 from collections.abc import Mapping
@@ -12,50 +17,24 @@ from scratchlab.corpus.chat import ChatTemplate
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import RunError
 from scratchlab.files import Find, folder_in_one_piece, pretty_json, write_atomically
-from scratchlab.interop.files import read_json, read_pickle, read_safetensors, tensors_of, whole_numbers
+from scratchlab.interop.custom import CUSTOM, FILES, source_of
+from scratchlab.interop.files import read_json, read_pickle, read_safetensors, tensors_of
 from scratchlab.interop.foreign import Foreign, section
-from scratchlab.interop.names import Names, listed, shapes_of, tied, to_ours, to_theirs
+from scratchlab.interop.gpt2_layout import GPT2
+from scratchlab.interop.layouts import HEAD, Layout, Settings
+from scratchlab.interop.names import listed, shapes_of, tied, to_ours, to_theirs
+from scratchlab.interop.rotary_layouts import ARCEE, LLAMA, QWEN2, QWEN3, STARCODER2
 from scratchlab.recipe import GPTSection
 from scratchlab.training.checkpoint import write_tensors
 
-TABLE = {
-    "token_embedding.weight": "wte.weight",
-    "position_embedding.weight": "wpe.weight",
-    "blocks.{}.attention_norm.weight": "h.{}.ln_1.weight",
-    "blocks.{}.attention_norm.bias": "h.{}.ln_1.bias",
-    "blocks.{}.attention.qkv.weight": "h.{}.attn.c_attn.weight",
-    "blocks.{}.attention.qkv.bias": "h.{}.attn.c_attn.bias",
-    "blocks.{}.attention.out.weight": "h.{}.attn.c_proj.weight",
-    "blocks.{}.attention.out.bias": "h.{}.attn.c_proj.bias",
-    "blocks.{}.mlp_norm.weight": "h.{}.ln_2.weight",
-    "blocks.{}.mlp_norm.bias": "h.{}.ln_2.bias",
-    "blocks.{}.mlp.up.weight": "h.{}.mlp.c_fc.weight",
-    "blocks.{}.mlp.up.bias": "h.{}.mlp.c_fc.bias",
-    "blocks.{}.mlp.down.weight": "h.{}.mlp.c_proj.weight",
-    "blocks.{}.mlp.down.bias": "h.{}.mlp.c_proj.bias",
-    "final_norm.weight": "ln_f.weight",
-    "final_norm.bias": "ln_f.bias",
-    "head.weight": "lm_head.weight",
-}
-HEAD = TABLE["head.weight"]
-# Their "Conv1D" is a linear layer whose matrix lies the other way.
-NAMES = Names(TABLE, frozenset(name for name in TABLE if re.search(r"\.(qkv|out|up|down)\.weight$", name)))
+NATIVE = (GPT2, LLAMA, QWEN2, QWEN3, STARCODER2, ARCEE)
+"""Where a model can be several of them, it is the first."""
+LAYOUTS = {layout.model_type: layout for layout in (*NATIVE, CUSTOM)}
 
 CONFIG, WEIGHTS, OLD_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
 INDEX = "model.safetensors.index.json"  # of weights in several files
-
-# Their activations, by ours.
-ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
-
-# What GPT-2 is, where it could be otherwise: our page computes nothing else.
-ALWAYS = {
-    "model_type": "gpt2",
-    "layer_norm_epsilon": 1e-5,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-    "quantization_config": None,
-}
+OURS = "scratchlab"
+"""Of their configuration: our `[model]`, its defaults left out."""
 
 
 def read_hugging_face(find: Find, origin: str) -> Foreign:
@@ -63,45 +42,66 @@ def read_hugging_face(find: Find, origin: str) -> Foreign:
     path = find(CONFIG)
     if path is None:
         raise RunError(f"{origin} has no {CONFIG}.")
-    settings, where = read_json(path), f"{origin}: {CONFIG}"
-    given = {name: settings.get(name, None if name == "model_type" else usual) for name, usual in ALWAYS.items()}
-    wrong = [f"{name} = {given[name]!r} and not {usual!r}" for name, usual in ALWAYS.items() if given[name] != usual]
-    if wrong:
-        raise RunError(f"{where}: this is not GPT-2 as it can be built here: {listed(wrong)}.")
-    config = section(_fields(settings, where), where)
+    settings, where = _with_rotation(read_json(path)), f"{origin}: {CONFIG}"
+    layout = _layout_of(settings, where)
+    settings = {**layout.usual, **settings}
+    config, rows = section(layout.fields(settings, where), where), settings["vocab_size"]
     state, files = _read_weights(find, origin)
-    state = without_masks({name.removeprefix("transformer."): tensor for name, tensor in state.items()})
+    state = without_masks(layout.without_prefix(state))
     if config.tie_weights:
-        state = tied(state, "wte.weight", HEAD, origin)
-    tensors = to_ours(state, config, settings["vocab_size"], NAMES, origin)
-    return Foreign("Hugging Face GPT-2", config, settings["vocab_size"], tensors, (path, *files))
+        state = tied(state, layout.names.of("token_embedding.weight")[0], HEAD, origin)
+    tensors = to_ours(state, config, rows, layout.names, origin)
+    if (exported := _as_exported(settings, layout, where)) and (kept := _without_fill(tensors, exported, rows)):
+        config, tensors = exported, kept
+    return Foreign(f"Hugging Face {layout.title}", config, rows, tensors, (path, *files))
 
 
-def _fields(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Our `[model]` for their configuration."""
-    inner = () if settings.get("n_inner") is None else ("n_inner",)
-    whole_numbers(settings, ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size", *inner), where)
-    width, activation = settings["n_embd"], settings.get("activation_function", "gelu_new")
-    if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        raise RunError(f"{where}: activation_function = {activation!r}; known here are {', '.join(ACTIVATIONS)}.")
-    dropout, *others = (settings.get(f"{place}_pdrop", 0.1) for place in ("resid", "embd", "attn"))
-    own = dict(zip(("dropout_embedding", "dropout_attention"), others, strict=True))
-    return {
-        "n_layer": settings["n_layer"],
-        "n_head": settings["n_head"],
-        "d_model": width,
-        "context_length": settings["n_positions"],
-        "mlp": ACTIVATIONS[activation],
-        "mlp_ratio": settings["n_inner"] / width if inner else 4.0,
-        "dropout": dropout,
-        **{place: share for place, share in own.items() if share != dropout},
-        "tie_weights": settings.get("tie_word_embeddings", True),
-    }
+def _layout_of(settings: Settings, where: str) -> Layout:
+    """How the class that the settings name keeps a model. RunError if that is nothing that can be built here."""
+    known = settings.get("model_type")
+    if not isinstance(known, str) or known not in LAYOUTS:
+        raise RunError(f"{where}: model_type = {known!r}; known here are {', '.join(LAYOUTS)}.")
+    layout = LAYOUTS[known]
+    given = {name: settings.get(name, layout.usual.get(name, usual)) for name, usual in layout.fixed.items()}
+    if wrong := [
+        f"{name} = {given[name]!r} and not {usual!r}" for name, usual in layout.fixed.items() if given[name] != usual
+    ]:
+        raise RunError(f"{where}: this is not {layout.title} as it can be built here: {listed(wrong)}.")
+    return layout
+
+
+def _with_rotation(settings: dict[str, Any]) -> dict[str, Any]:
+    """How positions are turned, as one name for each number: newer releases keep a table of them, older ones two."""
+    table = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
+    if not isinstance(table, dict):
+        return settings | {"rope_type": table}
+    kind = table.get("rope_type", table.get("type"))
+    own = {name: table[name] for name in ("rope_theta", "partial_rotary_factor") if name in table}
+    return settings | own | ({} if kind is None else {"rope_type": kind})
+
+
+def _as_exported(settings: Settings, layout: Layout, where: str) -> GPTSection | None:
+    """What a model was when it was exported from here, if its configuration still says the same."""
+    ours = settings.get(OURS)
+    if not isinstance(ours, dict):
+        return None
+    config = section(ours, f"{where}: {OURS}")
+    said = layout.settings(config).items()
+    return config if all(settings.get(name) == value for name, value in said) else None
+
+
+def _without_fill(tensors: Mapping[str, Tensor], config: GPTSection, rows: int) -> dict[str, Tensor] | None:
+    """The tensors without the zeros that stood for biases; None where one of them is zero no more."""
+    ours = shapes_of(config, rows)
+    if any(bool(tensor.any()) for name, tensor in tensors.items() if name not in ours):
+        return None
+    return {name: tensors[name] for name in ours}
 
 
 def without_masks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the causal masks that older versions saved along with the weights."""
-    return {name: t for name, t in state.items() if not re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", name)}
+    """Without what older versions saved along with the weights: causal masks, and frequencies of the rotation."""
+    constant = r"h\.\d+\.attn\.(masked_)?bias|layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
+    return {name: tensor for name, tensor in state.items() if not re.fullmatch(constant, name)}
 
 
 def _read_weights(find: Find, origin: str) -> tuple[dict[str, Tensor], list[Path]]:
@@ -127,86 +127,87 @@ def weight_files(find: Find, origin: str) -> list[Path]:
     raise RunError(f"{origin} has no weights: {WEIGHTS}, {INDEX} or {OLD_WEIGHTS} was expected.")
 
 
+def layout_for(config: GPTSection) -> Layout:
+    """The class of transformers' own that a model can be. RunError if there is none."""
+    lacking = [(layout.lacks(config), layout) for layout in NATIVE]
+    missing, nearest = min(lacking, key=lambda pair: len(pair[0]))
+    if missing:
+        raise RunError(
+            f"No class of transformers is this model: {nearest.name}, the nearest, knows no {listed(missing)}. With "
+            "--custom the export brings the code of the model itself, and loads with trust_remote_code=True."
+        )
+    return nearest
+
+
 def write_hugging_face(
-    config: GPTSection, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, to: Path, chat_template: str | None = None
+    config: GPTSection,
+    tensors: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    to: Path,
+    chat_template: str | None = None,
+    custom: bool = False,
 ) -> None:
-    """A new folder that GPT2LMHeadModel and AutoTokenizer load. `RunError` if this model is no GPT-2.
+    """A new folder that AutoModelForCausalLM and AutoTokenizer load: a class of transformers' own, or, if `custom`, one
+    that comes with it. RunError if this model is none of the former.
 
     Padding of the vocabulary is left out, and biases that ours does not have are zeros. `chat_template` is how the
     model is spoken to, if it is; where its turns end with another token than the text does, generation stops at both.
     """
-    if differences := not_gpt2(config):
-        raise RunError(f"GPT-2 as Hugging Face has it knows no {listed(differences)}: this model cannot be one.")
+    layout = CUSTOM if custom else layout_for(config)
     if to.exists():
         raise RunError(f"{to} exists already; an export needs a folder of its own.")
-    whole = {name: torch.zeros(shape) for name, shape in shapes_of(_with_biases(config), tokenizer.vocab_size).items()}
-    for name in whole:
-        if name in tensors:
-            whole[name] = tensors[name][: len(whole[name])]
-    theirs = to_theirs(whole, NAMES)
-    state = {name if name == HEAD else f"transformer.{name}": tensor for name, tensor in theirs.items()}
     with folder_in_one_piece(to, "the export") as folder:
-        write_tensors(state, folder / WEIGHTS, {"format": "pt"})
-        write_atomically(folder / CONFIG, pretty_json(_settings(config, tokenizer)))
-        write_atomically(folder / "tokenizer.json", tokenizer.to_json())
-        settings = _tokenizer_settings(config, tokenizer)
-        if chat_template is not None:
-            settings["chat_template"] = chat_template
-            of_turn, of_text = ChatTemplate(chat_template).end_of_turn(tokenizer), tokenizer.end_of_text
-            ends = {of_turn, of_turn if of_text is None else of_text}
-            stops = {"bos_token_id": of_text, "eos_token_id": sorted(ends)}
-            write_atomically(folder / "generation_config.json", pretty_json(stops))
-        write_atomically(folder / "tokenizer_config.json", pretty_json(settings))
+        write_tensors(_state(config, tensors, layout, tokenizer.vocab_size), folder / WEIGHTS, {"format": "pt"})
+        write_atomically(folder / CONFIG, pretty_json(_settings(config, layout, tokenizer)))
+        for name in FILES if custom else ():
+            write_atomically(folder / name, source_of(name))
+        _write_tokenizer(folder, config, tokenizer, chat_template)
 
 
-def not_gpt2(config: GPTSection) -> list[str]:
-    """The switches of a model that Hugging Face's GPT-2 does not have."""
-    same: dict[str, tuple[object, ...]] = {
-        "norm": ("layer",),
-        "norm_position": ("pre",),
-        "positions": ("learned",),
-        "attention": ("fused", "explicit", "torch"),
-        "n_kv_head": (None, config.n_head),
-        "qk_norm": (False,),
-        "window": (None,),
-        "document_mask": (False,),
-        "mlp": tuple(ACTIVATIONS.values()),
-        "residual": (True,),
-        "logit_cap": (None,),
-    }
-    return [f"{name} = {value!r}" for name, known in same.items() if (value := getattr(config, name)) not in known]
+def _state(config: GPTSection, tensors: Mapping[str, Tensor], layout: Layout, rows: int) -> dict[str, Tensor]:
+    """Their tensors, by their whole names."""
+    filled = layout.filled(config)
+    whole = {name: torch.zeros(shape) for name, shape in shapes_of(filled, rows).items()}
+    assert tensors.keys() <= whole.keys(), "a layout that knows a model has a place for each of its tensors"
+    whole |= {name: tensor[: len(whole[name])] for name, tensor in tensors.items()}
+    return {layout.theirs(name): tensor for name, tensor in to_theirs(whole, filled, layout.names).items()}
 
 
-def _with_biases(config: GPTSection) -> GPTSection:
-    biases = dict.fromkeys(("qkv_bias", "output_bias", "mlp_bias", "norm_bias"))
-    return config.model_copy(update={"bias": True, "vocab_multiple": 1, **biases})
-
-
-def _settings(config: GPTSection, tokenizer: Tokenizer) -> dict[str, Any]:
+def _settings(config: GPTSection, layout: Layout, tokenizer: Tokenizer) -> dict[str, Any]:
     """Their configuration of our model."""
-    activation = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.mlp)
+    unpadded = config.model_copy(update={"vocab_multiple": 1})
     return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "n_layer": config.n_layer,
-        "n_head": config.n_head,
-        "n_embd": config.d_model,
-        "n_positions": config.context_length,
-        "n_inner": None if config.mlp_width == 4 * config.d_model else config.mlp_width,
+        "architectures": [layout.name],
+        "model_type": layout.model_type,
+        **layout.settings(config),
         "vocab_size": tokenizer.vocab_size,
-        "activation_function": activation,
-        "layer_norm_epsilon": 1e-5,
-        "tie_word_embeddings": config.tie_weights,
-        "embd_pdrop": config.dropped("embedding"),
-        "attn_pdrop": config.dropped("attention"),
-        "resid_pdrop": config.dropped("residual"),
         "bos_token_id": tokenizer.end_of_text,
         "eos_token_id": tokenizer.end_of_text,
         "torch_dtype": "float32",
+        **({"end_of_text": tokenizer.end_of_text} if layout is CUSTOM else {}),
+        OURS: unpadded.model_dump(exclude_defaults=True),
     }
+
+
+def _write_tokenizer(folder: Path, config: GPTSection, tokenizer: Tokenizer, chat_template: str | None) -> None:
+    write_atomically(folder / "tokenizer.json", tokenizer.to_json())
+    settings, end = _tokenizer_settings(config, tokenizer), tokenizer.end_of_text
+    # Not in config.json: some classes would take the row of a token for padding out of the training.
+    stops: dict[str, Any] = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    if chat_template is not None:
+        settings["chat_template"] = chat_template
+        of_turn = ChatTemplate(chat_template).end_of_turn(tokenizer)
+        stops["eos_token_id"] = sorted({of_turn, of_turn if end is None else end})
+    write_atomically(folder / "generation_config.json", pretty_json(stops))
+    write_atomically(folder / "tokenizer_config.json", pretty_json(settings))
 
 
 def _tokenizer_settings(config: GPTSection, tokenizer: Tokenizer) -> dict[str, Any]:
     ends = [name for name, token in tokenizer.specials.items() if token == tokenizer.end_of_text]
-    special = dict.fromkeys(("bos_token", "eos_token"), ends[0]) if ends else {}
-    return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.context_length, **special}
+    special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), ends[0]) if ends else {}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config.context_length,
+        "clean_up_tokenization_spaces": False,  # older releases otherwise take spaces from what they decode
+        **special,
+    }

@@ -20,8 +20,8 @@ from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.checkpoint import write_tensors
 
 KNOWN = (
-    "Known are Hugging Face's GPT-2 (a folder with config.json, or a name on the Hub), nanoGPT's ckpt.pt, and "
-    "checkpoints of the book's GPT (.pth or .safetensors, with its model.json)"
+    "Known are Hugging Face's GPT-2, Llama and their like (a folder with config.json, or a name on the Hub), nanoGPT's "
+    "ckpt.pt, and checkpoints of the book's GPT (.pth or .safetensors, with its model.json)"
 )
 MULTIPLES = (1, 8, 16, 32, 64, 128, 256, 512, 1024)  # what others pad a vocabulary to a multiple of
 

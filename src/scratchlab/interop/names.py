@@ -17,7 +17,7 @@ class Names:
     """Another program's names, by ours; `{}` stands for the number of a layer."""
 
     table: Mapping[str, str | tuple[str, ...]]
-    """Several of theirs are one of ours, stacked in this order."""
+    """Several of theirs are one of ours, stacked in this order: queries, keys and values, or equal parts."""
     turned: frozenset[str] = frozenset()
     """Ours that they keep as (inputs, outputs), where we keep (outputs, inputs)."""
 
@@ -54,10 +54,10 @@ def to_ours(
     for name, shape in shapes_of(config, rows).items():
         parts = names.of(name)
         used |= set(parts)
-        expected = (shape[0] // len(parts), *shape[1:])
-        expected = expected[::-1] if names.turns(name) else expected
-        complaints = [complaint for part in parts if (complaint := _complaint(part, theirs.get(part), expected))]
-        if complaints:
+        wanted = [(height, *shape[1:]) for height in heights(config, name, shape[0], len(parts))]
+        wanted = [shape[::-1] if names.turns(name) else shape for shape in wanted]
+        pairs = zip(parts, wanted, strict=True)
+        if complaints := [wrong for part, shape in pairs if (wrong := _complaint(part, theirs.get(part), shape))]:
             problems += complaints
             continue
         found = torch.cat([theirs[part] for part in parts])
@@ -66,6 +66,13 @@ def to_ours(
     if problems:
         raise RunError(f"{origin} does not hold this model's tensors: {listed(problems)}.")
     return ours
+
+
+def heights(config: GPTSection, name: str, rows: int, parts: int) -> list[int]:
+    """How many rows of one of our tensors each of its parts has: keys and values may have fewer than queries."""
+    if parts == 3 and ".qkv." in name:
+        return [count * config.head_width for count in (config.n_head, config.n_kv, config.n_kv)]
+    return [rows // parts] * parts
 
 
 def _complaint(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> str | None:
@@ -93,13 +100,14 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a is b or (a.shape == b.shape and a.layout == b.layout and a.dtype == b.dtype and torch.equal(a, b))
 
 
-def to_theirs(ours: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
+def to_theirs(ours: Mapping[str, Tensor], config: GPTSection, names: Names) -> dict[str, Tensor]:
     """Their tensors out of our parameters: `to_ours` the other way."""
     theirs: dict[str, Tensor] = {}
     for name, tensor in ours.items():
-        tensor = tensor.T if names.turns(name) else tensor
         parts = names.of(name)
-        theirs |= {part: piece.contiguous() for part, piece in zip(parts, tensor.chunk(len(parts)), strict=True)}
+        pieces = tensor.split(heights(config, name, len(tensor), len(parts)))
+        turns = names.turns(name)
+        theirs |= {p: (x.T if turns else x).contiguous() for p, x in zip(parts, pieces, strict=True)}
     return theirs
 
 

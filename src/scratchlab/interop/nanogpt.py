@@ -7,7 +7,9 @@ from typing import Any
 from scratchlab.errors import RunError
 from scratchlab.interop.files import tensors_of, whole_numbers
 from scratchlab.interop.foreign import Foreign, section
-from scratchlab.interop.hugging_face import HEAD, TABLE, without_masks
+from scratchlab.interop.gpt2_layout import TABLE
+from scratchlab.interop.hugging_face import without_masks
+from scratchlab.interop.layouts import HEAD
 from scratchlab.interop.names import Names, tied, to_ours
 
 # GPT-2's own names; the matrices are those of linear layers, as ours are.

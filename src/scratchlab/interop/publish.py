@@ -37,6 +37,8 @@ class Wish:
     name: str
     """USER/NAME."""
     at: At = "final"
+    custom: bool = False
+    """Whether it brings the model's own code."""
     private: bool = True
     branch: str = MAIN
     tag: str | None = None
@@ -89,7 +91,7 @@ def _publish_version(folder: RunFolder, wish: Wish, branch: str, at: At | int, a
     ):
         exported = Path(place) / "export"
         say(f"{branch}: exporting and proving")
-        export_run(folder, exported, at, replace(about, revision=None if branch == MAIN else branch))
+        export_run(folder, exported, at, wish.custom, replace(about, revision=None if branch == MAIN else branch))
         paths = [path for path in sorted(exported.rglob("*")) if path.is_file()]
         files = {path.relative_to(exported).as_posix(): path for path in paths}
         sizes = {name: path.stat().st_size for name, path in files.items()}

@@ -133,7 +133,7 @@ def recomputed(block: nn.Module, x_BTC: Tensor, view: View) -> Tensor:
     return checkpoint(block, x_BTC, view, use_reentrant=False)
 
 
-def kept(block: nn.Module, x_BTC: Tensor, view: View) -> Tensor:
+def remembered(block: nn.Module, x_BTC: Tensor, view: View) -> Tensor:
     """What the block gives, with all that its backward pass needs."""
     return block(x_BTC, view)
 
@@ -170,7 +170,7 @@ class GPT(nn.Module):
             nn.Embedding(config.context_length, config.d_model) if config.positions == "learned" else None
         )
         self.dropout = make_dropout(config.dropped("embedding"))
-        self.through = recomputed if activation_checkpointing else kept
+        self.through = recomputed if activation_checkpointing else remembered
         self.blocks = nn.ModuleList(Block(config, layer, compute_dtype) for layer in range(config.n_layer))
         last = config.norm if config.norm_position == "pre" else "none"  # post-norm has normalized the stream already
         self.final_norm = make_norm(last, config.d_model, config.has_bias("norm"))
@@ -206,13 +206,17 @@ class GPT(nn.Module):
         positions_BT = places_BT if positions_BT is None else positions_BT
         turns = rotation(positions_BT, config.head_width) if config.positions == "rotary" else None
         visible = self._visible(places_BT, n_places, state, positions_BT, documents_BT)
-        view = View(state, turns, visible, places_BT)
+        x_BTC = self.stream(tokens_BT, positions_BT, View(state, turns, visible, places_BT))
+        if state is not None:
+            state.advance(T)
+        return x_BTC, state
+
+    def stream(self, tokens_BT: Tensor, positions_BT: Tensor, view: View) -> Tensor:
+        """What `hidden` gives, for tokens at these positions that look at what `view` lets them."""
         x_BTC = self.dropout(self._embed(tokens_BT, positions_BT))
         for block in self.blocks:
             x_BTC = self.through(block, x_BTC, view)
-        if state is not None:
-            state.advance(T)
-        return self.final_norm(x_BTC), state
+        return self.final_norm(x_BTC)
 
     def _embed(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
         x_BTC = self.token_embedding(tokens_BT)
