@@ -83,7 +83,7 @@ def test_the_rate_of_a_base_is_a_tenth_of_what_instructions_would_have(place: Pa
     said("finetune", place / "base", "--data", path, "--pairs", *given, *QUICK)
     assert load_recipe(tmp_path / "r.toml").training.learning_rate == pytest.approx(1e-5)
     for arguments, words in (
-        (["--data", place / "talk", "--pairs"], "holds none: leave --pairs out"),
+        (["--data", place / "talk", "--pairs"], "holds instructions, not pairs: leave --pairs out"),
         (["--data", tmp_path / "r-corpus"], "holds pairs: add --pairs"),
     ):
         with pytest.raises(ScratchlabError, match=words):

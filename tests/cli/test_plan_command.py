@@ -192,7 +192,7 @@ def test_a_budget_here_is_for_what_this_machine_holds(corpus: Path, monkeypatch:
     for name in ("MEASURE_SECONDS", "SCORE_SECONDS"):
         monkeypatch.setattr(timing, name, 0.1)
     monkeypatch.chdir(corpus.parent)
-    arguments = ["--measure", "--hours", "10000", "--json"]
+    arguments = ["--measure", "--hours", "1000000", "--json"]
     most = json.loads(plan(corpus, *arguments).stdout)["choice"]["parameters"]
     monkeypatch.setattr(hardware, "memory", lambda: 2 * 10**9)
     less = json.loads(plan(corpus, *arguments).stdout)["choice"]["parameters"]

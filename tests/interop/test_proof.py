@@ -19,7 +19,8 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from scratchlab.cli.interop import export_model, verify_export
+from scratchlab.cli.interop import export_model
+from scratchlab.cli.publish import verify_export
 from scratchlab.corpus.chat import CHATML
 from scratchlab.corpus.tokenizer import train_tokenizer
 from scratchlab.errors import RunError
@@ -90,7 +91,8 @@ def test_what_was_proved_is_verified_without_the_run(copy: Path, run: RunFolder)
     (copy / "README.md").write_text("mine", encoding="utf-8")
     moved = run.path.rename(run.path.with_name("gone"))
     try:
-        outcome = CliRunner().invoke(verify_export, [str(copy), "--json"])
+        with in_process():
+            outcome = CliRunner().invoke(verify_export, [str(copy), "--json"])
     finally:
         moved.rename(run.path)
     assert outcome.exit_code == 0, outcome.output

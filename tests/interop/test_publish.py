@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from huggingface_hub import snapshot_download
 
 from hub_server import Cut, Hub, point_client_at, serve
-from scratchlab.cli.interop import publish_model
+from scratchlab.cli.publish import publish_model
 from scratchlab.errors import RunError, ScratchlabError, UnfinishedError, UnreachableError, UsageError
 from scratchlab.files import sha256_of_file
 from scratchlab.interop import exports, proof

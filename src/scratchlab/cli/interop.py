@@ -98,7 +98,7 @@ def export_model(
     folder = RunFolder.open(run)
     if form == "hf":
         about = About(load_as=to.as_posix(), license=license, languages=languages, studies=origin_of(folder))
-        files = export_run(folder, to, at, about, custom)
+        files = export_run(folder, to, at, custom, about)
     elif custom or license or languages:
         raise UsageError(f"--custom, --license and --language are for --format hf: leave them out of --format {form}.")
     else:

@@ -49,18 +49,18 @@ def serve(
     from scratchlab.serving.writer import Writer
 
     folder = RunFolder.open(run)
-    listening = listen(host, port)
     if precision is None and hardware.choose_device(device) == "cpu":
         precision = "float32"
-    model = load_model(folder, at, device, precision)
-    served = Served.run(folder, model.most_tokens)
-    writer = Writer(model, served.tokenizer, max_rows, max_waiting)
-    click.echo(f"{served.name} is served at {address_of(listening)} until Ctrl-C.")
-    if served.template is None:
-        click.echo("It has no chat template: completions only. One comes with: scratchlab finetune", err=True)
-    if not is_loopback(listening):
-        click.echo("Whoever reaches this machine may ask it: no key is asked for.", err=True)
-    number = answer(make_app(served, writer), writer, listening)
+    with listen(host, port) as listening:  # before the model is read, which takes its time
+        model = load_model(folder, at, device, precision)
+        served = Served.run(folder, model.most_tokens)
+        writer = Writer(model, served.tokenizer, max_rows, max_waiting)
+        click.echo(f"{served.name} is served at {address_of(listening)} until Ctrl-C.")
+        if served.template is None:
+            click.echo("It has no chat template: completions only. One comes with: scratchlab finetune", err=True)
+        if not is_loopback(listening):
+            click.echo("Whoever reaches this machine may ask it: no key is asked for.", err=True)
+        number = answer(make_app(served, writer), writer, listening)
     if number is not None:
         click.echo("Stopped. Whoever still waited was told so.", err=True)
         sys.exit(128 + number)

@@ -20,7 +20,7 @@ from scratchlab.interop.files import read_json, read_safetensors, whole_numbers
 from scratchlab.interop.gpt2_layout import GPT2, NAMES
 from scratchlab.interop.hugging_face import write_hugging_face
 from scratchlab.interop.imports import imported_run
-from scratchlab.interop.names import listed
+from scratchlab.interop.names import listed, shapes_of
 from scratchlab.model.build import empty_model
 from scratchlab.model.load import At, StoredTensors, load_model, weights_at
 from scratchlab.model.lora import AdaptedLinear, adapt, is_adapter
@@ -78,7 +78,7 @@ def export_adapters(folder: RunFolder, to: Path, at: At = "final") -> list[str]:
     tensors = dict(StoredTensors(*folder.weight_files(weights_at(folder, at))))
     layers, template = adapted_layers(recipe.model, tokenizer.vocab_size, recipe.finetuning), folder.chat_template_path
     with folder_in_one_piece(to, "the export") as partial:
-        base = {name: tensor for name, tensor in tensors.items() if not is_adapter(name)}
+        base = {name: tensors[name] for name in shapes_of(recipe.model, tokenizer.vocab_size)}
         worded = template.read_bytes().decode() if template.is_file() else None
         write_hugging_face(recipe.model, base, tokenizer, partial / "base", worded)
         write_tensors(to_peft(layers, tensors), partial / WEIGHTS, {"format": "pt"})

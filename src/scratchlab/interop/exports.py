@@ -19,12 +19,12 @@ from scratchlab.runfolder import RunFolder
 
 
 def export_run(
-    folder: RunFolder, to: Path, at: At | int = "final", about: About | None = None, custom: bool = False
+    folder: RunFolder, to: Path, at: At | int = "final", custom: bool = False, about: About | None = None
 ) -> list[str]:
     """Make the new folder `to` of a run's weights, proved to be the run when transformers loads it, with a card.
 
-    `at` may also be the step of a snapshot; `about` is for the card. Gives the names of the files. RunError if the
-    model is none that Hugging Face has a class for, or if the proof fails; there is no folder then.
+    `at` may also be the step of a snapshot; `custom` as in `write_run`; `about` is for the card. Gives the names of the
+    files. RunError if transformers has no class for it, or if the proof fails; there is no folder then.
     """
     if to.exists():
         raise RunError(f"{to} exists already; an export needs a folder of its own.")
@@ -42,8 +42,8 @@ def export_run(
 def write_run(folder: RunFolder, to: Path, at: At | int = "final", custom: bool = False) -> list[str]:
     """Make the new folder `to` with a run's weights for transformers, its tokenizer, and its chat template if any.
 
-    The model is of a class that transformers has, or, if `custom`, of one whose code lies with it. Nothing is proved of
-    it. Gives the names of the files. RunError if transformers has no class for it.
+    The model is of a class that transformers has, or, if `custom`, of one whose code lies with it. Nothing is proved.
+    Gives the names of the files. RunError if transformers has no class for it.
     """
     model = load_model(folder, at, "cpu")
     if not isinstance(model.config, GPTSection):

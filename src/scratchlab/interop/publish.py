@@ -37,14 +37,14 @@ class Wish:
     name: str
     """USER/NAME."""
     at: At = "final"
+    custom: bool = False
+    """Whether it brings the model's own code."""
     private: bool = True
     branch: str = MAIN
     tag: str | None = None
     """Of the run's weights, as they are then."""
     checkpoints: bool = False
     """Whether each snapshot becomes a branch, named for its step."""
-    custom: bool = False
-    """Whether the model brings its own code."""
     dry_run: bool = False
     """Export and prove, and send nothing."""
 
@@ -91,7 +91,7 @@ def _publish_version(folder: RunFolder, wish: Wish, branch: str, at: At | int, a
     ):
         exported = Path(place) / "export"
         say(f"{branch}: exporting and proving")
-        export_run(folder, exported, at, replace(about, revision=None if branch == MAIN else branch), wish.custom)
+        export_run(folder, exported, at, wish.custom, replace(about, revision=None if branch == MAIN else branch))
         paths = [path for path in sorted(exported.rglob("*")) if path.is_file()]
         files = {path.relative_to(exported).as_posix(): path for path in paths}
         sizes = {name: path.stat().st_size for name, path in files.items()}
