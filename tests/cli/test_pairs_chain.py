@@ -84,7 +84,7 @@ def test_the_rate_of_a_base_is_a_tenth_of_what_instructions_would_have(place: Pa
     assert load_recipe(tmp_path / "r.toml").training.learning_rate == pytest.approx(1e-5)
     for arguments, words in (
         (["--data", place / "talk", "--pairs"], "holds instructions, not pairs: leave --pairs out"),
-        (["--data", tmp_path / "r-corpus"], "holds pairs: add --pairs"),
+        (["--data", tmp_path / "r-corpus"], "holds pairs, not instructions: add --pairs"),
     ):
         with pytest.raises(ScratchlabError, match=words):
             said("finetune", place / "base", *arguments, "--out", tmp_path / "no")

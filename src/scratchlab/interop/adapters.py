@@ -23,7 +23,7 @@ from scratchlab.interop.imports import imported_run
 from scratchlab.interop.names import listed, shapes_of
 from scratchlab.model.build import empty_model
 from scratchlab.model.load import At, StoredTensors, load_model, weights_at
-from scratchlab.model.lora import AdaptedLinear, adapt, is_adapter
+from scratchlab.model.lora import AdaptedLinear, adapt
 from scratchlab.recipe import FinetuningSection, GPTSection
 from scratchlab.runfolder import RunFolder
 from scratchlab.training.checkpoint import write_tensors
