@@ -95,6 +95,26 @@ def main() -> None:
             results["cases"][case.name] = outcome
             print(json.dumps({case.name: outcome}, indent=1), flush=True)
             arguments.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    print(table(results["cases"]))
+
+
+def table(cases: Mapping[str, Any]) -> str:
+    """The cases as Markdown: speed as times the other's, with its interval, and memory beside it."""
+    lines = ["| case | nanoGPT's speed | its memory | GPT2LMHeadModel's speed | its memory | share of products |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for name, case in cases.items():
+        if "left_out" not in case:
+            beside = [cell for peer in ("nanogpt", "gpt2lmhead") for cell in beside_peer(case, peer)]
+            lines.append(f"| {' | '.join([name, *beside, format(case['share_of_matmul'], '.2f')])} |")
+    return "\n".join(lines)
+
+
+def beside_peer(case: Mapping[str, Any], peer: str) -> list[str]:
+    speed = case.get(f"speed_beside_{peer}")
+    if speed is None:
+        return ["", ""]
+    band = "" if speed["low"] is None else f" ({speed['low']:.2f} to {speed['high']:.2f})"
+    return [f"{speed['ratio']:.2f}{band}", f"{case[f'memory_beside_{peer}']:.2f}"]
 
 
 def parse_arguments() -> argparse.Namespace:

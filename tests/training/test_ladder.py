@@ -26,7 +26,7 @@ def names(recipe: Recipe, device: str, symbols: int = SYMBOLS) -> list[str]:
 
 
 def test_rungs_are_those_that_exist_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = tiny_recipe({"model.context_length": 2**13})
+    recipe = tiny_recipe({"model.context_length": 2**14})
     monkeypatch.setattr(ladder, "lacks_to_compile", lambda device: None)
     common = ["compile", "fused attention", "padded vocabulary", "fused optimizer", "chunked loss"]
     assert names(recipe, "cpu") == ["float32", "bf16", *common]
