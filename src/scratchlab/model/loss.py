@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from scratchlab.model.layers import product
 
-# Logits of this many entries (float32: 128 MB) are made whole; beyond it the rows go through in chunks of this size. Of
-# half of it there are twice as many sums of the head's gradient: with AMX 4% of a step at 124M; larger ones gain nothing.
+# Logits of this many entries (float32: 128 MB) are made whole; beyond it the rows go through in chunks of this size.
+# Half of it takes twice as many sums of the head's gradient (with AMX 4% of a step at 124M); larger ones gain little.
 CHUNK_ENTRIES = 2**25
 ROWS_ADDED = 1024  # of the head's gradient: what is converted stays in a core's cache
 
