@@ -8,11 +8,13 @@ better     models with one: the same, and how often it is found
 planned    whether as many questions as were said to show a difference do
 checks     how often each flag is raised, for judges with and without a fault (of repeats: each question twice)
 length     a judge that favors long answers: what no order of answers removes
+ways       all answers in one prompt, or each in its own, by a judge of changing mood: which is steadier
 
 Writes benchmarks/results/judging.json.
 """
 
 import argparse
+import itertools
 import json
 import math
 import time
@@ -25,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from scratchlab.judging.agreement import steadiness
 from scratchlab.judging.check_words import flags, notes
 from scratchlab.judging.checks import check
 from scratchlab.judging.contest import BAD, REFERENCE
@@ -70,6 +73,10 @@ class World:
     """Share of prompts in which all get the same."""
     blind: bool = False
     """Whether it gives the anchors any score."""
+    stern: float = 0.0
+    """Deviation of its mood, which is one throughout a prompt."""
+    alone: bool = False
+    """Whether each answer has a prompt of its own."""
     anchors: tuple[float, float] = (85.0, 15.0)
 
 
@@ -92,6 +99,8 @@ def draw(world: World, rng: Rng, order: str = "balanced") -> tuple[Scores, Float
     values[:, :, m + 1] += world.tires * turns[:, :, m + 1] / 2
     if world.blind:
         values[:, :, m:] = rng.uniform(0, 100, (*shape[:2], 2))
+    if world.stern:
+        values += world.stern * rng.standard_normal(shape if world.alone else (*shape[:2], 1))
     values = np.clip(np.round(values), 0, 100)
     values[rng.random(shape[:2]) < world.lazy] = 70.0
     names = (*(f"model {place}" for place in range(m)), REFERENCE, BAD)
@@ -296,6 +305,28 @@ def length_part(simulations: int) -> dict[str, Any]:
     return found
 
 
+# All together, or one by one.
+
+
+def ways_part(simulations: int) -> dict[str, Any]:
+    """Four models of equal worth: how often two repeats order two of them alike, and the error of a difference."""
+    found: dict[str, Any] = {}
+    for stern, alone in itertools.product((0.0, 10.0, 20.0), (False, True)):
+        rng = generator(0, "judging", "ways", f"{stern:g}", int(alone))
+        steady, effects = list[float](), list[float]()
+        for _ in range(simulations):
+            scores, _ = draw(World(stern=stern, alone=alone), rng)
+            steady.append(float(np.nanmean(steadiness(scores.values, 4))))
+            effects.append(judged_against(scores.models, scores.entries[:4], 0, MATTERS)[-1].effect)
+        mean, low, high = interval(steady)
+        found[f"mood {stern:g}, {'one by one' if alone else 'together'}"] = {
+            "ordered_alike": mean,
+            "interval": [low, high],
+            "error_of_a_difference": float(np.std(effects, ddof=1)),
+        }
+    return found
+
+
 PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "order": order_part,
     "alike": alike_part,
@@ -304,6 +335,7 @@ PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "checks": checks_part,
     "checks of repeats": checks_of_repeats_part,
     "length": length_part,
+    "ways": ways_part,
 }
 
 
