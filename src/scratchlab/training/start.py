@@ -181,12 +181,13 @@ def pick_up(folder: RunFolder, report: Reporter, world: World = ALONE) -> Run:
     journal = Journal(folder, tokens_per_step, flops_per_token, recipe.settled, world)
     reference: Reference = {}
     if holds_pairs(corpus):
-        reference = kept_reference(folder, step, world) or {}
-    if holds_pairs(corpus) and not reference:
-        report.say("What the weights make of the pairs is scored once, before the first step.")
-        with journal.spent_on("reference"):
-            scored = corpus, yardstick, recipe.model.context_length
-            reference = make_reference(folder, backend.scorer(state), *scored, world)
+        kept = kept_reference(folder, step, world)
+        if kept is None:
+            report.say("What the weights make of the pairs is scored once, before the first step.")
+            with journal.spent_on("reference"):
+                scored = corpus, yardstick, recipe.model.context_length
+                kept = make_reference(folder, backend.scorer(state), *scored, world)
+        reference = kept
     sequences = training_sequences(recipe, corpus, reference.get("train"))
     if step == 0:
         report.say(_what_is_ahead(folder, recipe, corpus.vocab_size, sequences, world))
