@@ -1,6 +1,6 @@
 """A step on several processes, with a copy of the weights in each (DDP) or a part (FSDP2): the arithmetic of one.
 
-Processes are dear, so each crew does all that is asked of its size and mode, once; the tests look at what came of it.
+Processes are dear, so each crew does all that is asked of its size, in both modes, once; the tests look at what came of it.
 """
 
 import functools
@@ -171,10 +171,18 @@ def poisoned(world: World, recipe: Recipe) -> tuple[list[bool], dict[str, Any], 
 # What came of it.
 
 
+def both_modes(world: World) -> dict[bool, dict[str, Any]]:
+    return {shard: all_of_it(world, shard) for shard in (False, True)}
+
+
 @functools.cache
+def both(size: int) -> list[dict[bool, dict[str, Any]]]:
+    return together(size, both_modes)
+
+
 def crew(size: int, shard: bool) -> list[dict[str, Any]]:
     """What each process of a crew reports."""
-    return together(size, all_of_it, shard)
+    return [reports[shard] for reports in both(size)]
 
 
 @functools.cache
