@@ -190,7 +190,6 @@ def alone() -> tuple[Metrics, Begin]:
     return trained(ALONE, recipe_of(), range(STEPS))[:2]
 
 
-MODES = pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp2"])
 CREWS = pytest.mark.parametrize(("size", "shard"), [(2, False), (2, True), (4, False), (4, True)])
 
 
