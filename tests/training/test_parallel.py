@@ -1,6 +1,7 @@
 """A step on several processes, with a copy of the weights in each (DDP) or a part (FSDP2): the arithmetic of one.
 
-Processes are dear, so each crew does all that is asked of its size, in both modes, once; the tests look at what came of it.
+Processes are dear, so each crew does all that is asked of its size, in both modes, once; the tests look at what came
+of it.
 """
 
 import functools
