@@ -1,6 +1,7 @@
 """A step on several processes, with a copy of the weights in each (DDP) or a part (FSDP2): the arithmetic of one.
 
-Processes are dear, so each crew does all that is asked of its size and mode, once; the tests look at what came of it.
+Processes are dear, so each crew does all that is asked of its size, in both modes, once; the tests look at what came
+of it.
 """
 
 import functools
@@ -171,10 +172,18 @@ def poisoned(world: World, recipe: Recipe) -> tuple[list[bool], dict[str, Any], 
 # What came of it.
 
 
+def both_modes(world: World) -> dict[bool, dict[str, Any]]:
+    return {shard: all_of_it(world, shard) for shard in (False, True)}
+
+
 @functools.cache
+def both(size: int) -> list[dict[bool, dict[str, Any]]]:
+    return together(size, both_modes)
+
+
 def crew(size: int, shard: bool) -> list[dict[str, Any]]:
     """What each process of a crew reports."""
-    return together(size, all_of_it, shard)
+    return [reports[shard] for reports in both(size)]
 
 
 @functools.cache
@@ -182,7 +191,6 @@ def alone() -> tuple[Metrics, Begin]:
     return trained(ALONE, recipe_of(), range(STEPS))[:2]
 
 
-MODES = pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp2"])
 CREWS = pytest.mark.parametrize(("size", "shard"), [(2, False), (2, True), (4, False), (4, True)])
 
 

@@ -2,16 +2,18 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from scratchlab.files import write_atomically
 from scratchlab.recipe import GPTSection, Recipe
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.summary import step_records, validation_records
+
+if TYPE_CHECKING:  # of the processes of a run one alone draws, and at its end
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BAND_POINTS = 200  # a longer run is drawn as so many groups of steps: the median of each, between its 5% and 95%
 
@@ -38,7 +40,7 @@ def _unit(recipe: Recipe, steps: Sequence[Record]) -> str:
     return "pair" if any("margin" in record for record in steps) else "token"
 
 
-def _loss_chart(steps: Sequence[Record], validations: Sequence[Record], of: str) -> Figure:
+def _loss_chart(steps: Sequence[Record], validations: Sequence[Record], of: str) -> "Figure":
     figure, axes = _axes(f"loss (nats per {of})")
     _draw_band(axes, steps, "loss", "training batches: median, 5% to 95%")
     unit = "loss" if any("loss" in record["validation"] for record in validations) else "nats_per_token"
@@ -66,14 +68,14 @@ def _loss_chart(steps: Sequence[Record], validations: Sequence[Record], of: str)
     return figure
 
 
-def _learning_rate_chart(steps: Sequence[Record]) -> Figure:
+def _learning_rate_chart(steps: Sequence[Record]) -> "Figure":
     figure, axes = _axes("learning rate")
     axes.plot([record["step"] for record in steps], [record["learning_rate"] for record in steps])
     axes.set_ylim(bottom=0)
     return figure
 
 
-def _gradient_norm_chart(steps: Sequence[Record], clip_norm: float) -> Figure:
+def _gradient_norm_chart(steps: Sequence[Record], clip_norm: float) -> "Figure":
     figure, axes = _axes("global gradient norm, before clipping")
     _draw_band(axes, steps, "gradient_norm", "median, 5% to 95%")
     if clip_norm:
@@ -83,7 +85,9 @@ def _gradient_norm_chart(steps: Sequence[Record], clip_norm: float) -> Figure:
     return figure
 
 
-def _axes(ylabel: str) -> tuple[Figure, Axes]:
+def _axes(ylabel: str) -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes: Any = figure.subplots()
     axes.set_xlabel("step")
@@ -92,12 +96,12 @@ def _axes(ylabel: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: "Axes") -> None:
     if axes.get_legend_handles_labels()[0]:  # a run without a single finite loss has nothing to name
         axes.legend()
 
 
-def _draw_band(axes: Axes, steps: Sequence[Record], name: str, label: str) -> None:
+def _draw_band(axes: "Axes", steps: Sequence[Record], name: str, label: str) -> None:
     known = [(record["step"], record[name]) for record in steps if record[name] is not None]
     if not known:
         return

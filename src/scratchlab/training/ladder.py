@@ -240,7 +240,8 @@ class _Climber:
     """A process that trains one rung, a turn at a time, and waits in between."""
 
     def __init__(self, recipe: Recipe, rung: Rung, vocab_size: int) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")  # which loads torch once for all rungs
+        context.set_forkserver_preload(["scratchlab.training.step"])
         self._pipe, theirs = context.Pipe()
         order = recipe.model_dump(), rung, vocab_size, theirs
         self._process = context.Process(target=_work, args=order, daemon=True)
