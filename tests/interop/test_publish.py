@@ -127,6 +127,24 @@ def test_each_snapshot_is_a_branch(run: RunFolder, hub: Hub, tmp_path: Path) -> 
     assert f"hf download me/mine --revision {step_name(2)}" in card
 
 
+def test_a_new_branch_holds_what_is_published_and_nothing_of_main(run: RunFolder, files: list[str], hub: Hub) -> None:
+    """Though the Hub begins it as a copy of main; also where an earlier try went no further than that."""
+    publish(run)
+    repository = hub.repositories["models/me/mine"]
+    shard = "model-00001-of-00002.safetensors"
+    repository.commit({shard: b"theirs", "charts/old.png": b"png", "q4.gguf": b"gguf", "proof.json": None})
+    main = repository.branches["main"]
+    repository.branches["half"] = main
+    for branch in ("new", "half"):
+        publish(run, branch=branch)
+        there = repository.commits[repository.branches[branch]]
+        assert sorted(there) == sorted([".gitattributes", *files]), branch
+    assert repository.branches["main"] == main
+    repository.commit({"LICENSE": b"MIT"}, "new")
+    publish(run, branch="new")
+    assert "LICENSE" in repository.commits[repository.branches["new"]], "what others added since stays"
+
+
 def test_a_dry_run_says_what_would_go_and_asks_nobody(run: RunFolder, files: list[str], hub: Hub) -> None:
     outcome = CliRunner().invoke(publish_model, [str(run.path), "me/mine", "--dry-run", "--checkpoints", "--json"])
     assert outcome.exit_code == 0, outcome.output

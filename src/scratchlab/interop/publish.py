@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import GitRefs
 
 MAIN = "main"
+ATTRIBUTES = ".gitattributes"  # the Hub's own: which files are large
 Say = Callable[[str], None]
 
 
@@ -132,7 +133,7 @@ def _survey(folder: RunFolder, wish: Wish, branches: Sequence[str]) -> None:
         )
     heads = _commits(refs)
     for branch in branches:
-        if branch in heads:
+        if branch in heads and not _is_copy_of_main(branch, heads):
             _refuse_another(folder, wish, branch, heads[branch])
     tags = {ref.name: ref.target_commit for ref in refs.tags}
     if wish.tag in tags and tags[wish.tag] != heads.get(wish.branch):
@@ -144,6 +145,11 @@ def _survey(folder: RunFolder, wish: Wish, branches: Sequence[str]) -> None:
 def _commits(refs: "GitRefs") -> dict[str, str]:
     """Where each branch is."""
     return {ref.name: ref.target_commit for ref in refs.branches}
+
+
+def _is_copy_of_main(branch: str, heads: Mapping[str, str]) -> bool:
+    """Whether nothing was put on a branch since it was made: the Hub begins each as a copy of main."""
+    return branch != MAIN and heads[branch] == heads.get(MAIN)
 
 
 def _refuse_another(folder: RunFolder, wish: Wish, branch: str, commit: str) -> None:
@@ -183,10 +189,12 @@ def _send(wish: Wish, branch: str, files: Mapping[str, Path]) -> Record:
     api.create_repo(wish.name, private=wish.private, exist_ok=True)
     if branch != MAIN:
         api.create_branch(wish.name, branch=branch, exist_ok=True)
-    commit = _commits(api.list_repo_refs(wish.name))[branch]
+    heads = _commits(api.list_repo_refs(wish.name))
+    commit = heads[branch]
     there = files_at(wish.name, "model", commit)
     lacking = _lacking(files, there)
-    stale = _stale(wish, commit, there, files)
+    copied = _is_copy_of_main(branch, heads)
+    stale = sorted(set(there) - {*files, ATTRIBUTES}) if copied else _stale(wish, commit, there, files)
     if lacking or stale:
         added = [CommitOperationAdd(name, files[name]) for name in lacking]
         deleted = [CommitOperationDelete(name) for name in stale]
