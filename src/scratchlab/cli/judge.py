@@ -1,6 +1,5 @@
 """`scratchlab judge`."""
 
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -97,7 +96,7 @@ def _offline(found: Any, baseline: int, options: Report, as_json: bool) -> None:
 
         _write(options["markdown"], offline_markdown(report))
     if options["pairs"]:
-        report["pairs"] = _write_lines(options["pairs"], offline_pairs(found, options["smallest_effect"]))
+        report |= _write_pairs(options["pairs"], offline_pairs(found, options["smallest_effect"]))
     show(report, as_json, offline_text)
 
 
@@ -131,7 +130,7 @@ def _judged(found: Any, baseline: int, options: Report, as_json: bool) -> None:
         _write(options["markdown"], judged_markdown(report))
     if options["pairs"]:
         values = mean_of(panels[0].scores.values, 1)  # those of the first judge
-        report["pairs"] = _write_lines(options["pairs"], pairs_of(contest, values, options["smallest_effect"]))
+        report |= _write_pairs(options["pairs"], pairs_of(contest, values, options["smallest_effect"]))
     show(report, as_json, judged_text)
     if left := sum(panel.asked.left for panel in panels):
         raise UnfinishedError(
@@ -175,10 +174,9 @@ def _write(path: Path, text: str) -> None:
     write_atomically(path, text)
 
 
-def _write_lines(path: Path, records: Iterable[Report]) -> int:
-    """Write preference pairs; gives their number."""
+def _write_pairs(path: Path, pairs: Any) -> Report:
+    """Write preference pairs; gives how many, and how many were left out."""
     import json
 
-    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-    _write(path, "".join(lines))
-    return len(lines)
+    _write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in pairs.lines))
+    return pairs.to_json()

@@ -98,15 +98,18 @@ class ChatTemplate:
         """The conversation as text; with `prompt`, up to where the assistant's next answer begins."""
         return MARKS.sub("", self._marked(messages, end_of_text, prompt))
 
-    def encode(self, tokenizer: Tokenizer, messages: Sequence[Message], *, prompt: bool = False) -> Encoded:
-        """The conversation as tokens.
+    def encode(
+        self, tokenizer: Tokenizer, messages: Sequence[Message], *, prompt: bool = False, cut_off: bool = False
+    ) -> Encoded:
+        """The conversation as tokens; with `cut_off`, up to the last word: whoever said it did not end the turn.
 
         A prompt and the answer to it are encoded apart, as they are when a model writes: no token reaches from one into
         the other. CorpusError for what the tokenizer has no symbol for.
         """
         ids: list[npt.NDArray[np.int64]] = []
         learned: list[npt.NDArray[np.bool_]] = []
-        for text, is_learned in _parts(self._marked(messages, _end_of_text(tokenizer), prompt)):
+        marked = self._marked(messages, _end_of_text(tokenizer), prompt)
+        for text, is_learned in _parts(marked[: marked.rfind(CLOSE)] if cut_off else marked):
             tokens = _with_specials(tokenizer, text)
             ids.append(tokens)
             learned.append(np.full(len(tokens), is_learned))

@@ -87,6 +87,11 @@ class Answers:
     def texts(self) -> tuple[str, ...]:
         return tuple(answer.written.text.strip() for answer in self.answers)
 
+    @property
+    def ended(self) -> tuple[bool, ...]:
+        """Whether each was ended by the model, and not cut off."""
+        return tuple(answer.written.ended for answer in self.answers)
+
 
 def questions_of(conversations: Sequence[Conversation]) -> list[Question]:
     """The questions of conversations; what the assistant says last is the reference."""

@@ -27,6 +27,8 @@ class Contest:
     """The models; then the anchors, where there are any."""
     texts: tuple[tuple[str, ...], ...]
     """(entries, questions)"""
+    ended: tuple[tuple[bool, ...], ...]
+    """Whether each was ended by whoever wrote it, and not cut off."""
     n_models: int
 
     @property
@@ -46,7 +48,8 @@ def contest_of(answers: Sequence[Answers], seed: int) -> Contest:
     names = (REFERENCE, BAD) if anchors else ()
     if clash := set(models) & set(names):
         raise UsageError(f"a model is called {clash.pop()!r}, as an anchor is: rename its folder and answer again.")
-    return Contest(questions, (*models, *names), (*texts, *anchors), len(models))
+    ended = (*(one.ended for one in answers), *((True,) * len(questions) for _ in anchors))
+    return Contest(questions, (*models, *names), (*texts, *anchors), ended, len(models))
 
 
 def _anchors(references: Sequence[str], seed: int) -> tuple[tuple[str, ...], ...]:
