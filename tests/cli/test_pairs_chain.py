@@ -79,6 +79,7 @@ def test_from_answers_to_a_run(place: Path, tmp_path: Path) -> None:
 def test_answers_that_were_cut_off_are_learned_without_an_end(place: Path, tmp_path: Path) -> None:
     (answers,) = (place / "answers/base").glob("*.jsonl")
     head, *told = map(json.loads, answers.read_text(encoding="utf-8").splitlines())
+    told.sort(key=lambda one: one["item"])
     assert sum(not one["ended"] for one in told) > 20, "else the test says little"
     told[0]["answer"], told[1]["answer"] = "  ", f"{told[1]['reference']}\n"
     changed, pairs = write_lines(tmp_path / "changed.jsonl", [head, *told]), tmp_path / "pairs.jsonl"

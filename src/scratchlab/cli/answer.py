@@ -41,8 +41,9 @@ def answer(
     """Let each MODEL answer the questions of a file: what scratchlab judge compares.
 
     MODEL is a run, a model of Hugging Face with a chat template (a folder or a name), or an OpenAI-compatible endpoint
-    (http://HOST:PORT/v1#MODEL). Answers are kept as they come: run again, it goes on where it stopped. Each question
-    has a seed of its own, by --seed and the question. Reference answers are kept beside, with their loss.
+    (http://HOST:PORT/v1#MODEL; the key in OPENAI_API_KEY goes to OpenAI alone, or where OPENAI_BASE_URL is set to that
+    address alone). Answers are kept as they come: run again, it goes on where it stopped. Each question has a seed of
+    its own, by --seed and the question. Reference answers are kept beside, with their loss.
     """
     from scratchlab.corpus.examples.rows import read_conversations
     from scratchlab.generation.engine import Settings

@@ -52,7 +52,7 @@ def judge(context: click.Context, answers: tuple[Path, ...], as_json: bool, **op
     Without --judge, by the reference answers alone: chrF, and the loss on the reference. With one, all answers to a
     question stand in one prompt, blind, in a balanced order, and among them a good and a bad answer that show whether
     the judge is any good. Every reply is kept as it comes: run again, it goes on where it stopped. A key is taken from
-    OPENAI_API_KEY.
+    OPENAI_API_KEY, and goes to OpenAI alone; where OPENAI_BASE_URL is set, to that address alone.
     """
     from scratchlab.judging.answers import open_answers
 
@@ -102,11 +102,12 @@ def _offline(found: Any, baseline: int, options: Report, as_json: bool) -> None:
 
 def _judged(found: Any, baseline: int, options: Report, as_json: bool) -> None:
     from scratchlab.cli.judge_text import ahead_text, judged_text
-    from scratchlab.errors import UnfinishedError
+    from scratchlab.errors import ScratchlabError, UnfinishedError
     from scratchlab.judging.contest import contest_of
     from scratchlab.judging.labels import pairs_of, read_labels
     from scratchlab.judging.panel import ahead_of, panels_of
     from scratchlab.judging.report import Matter, report_of
+    from scratchlab.judging.report_tables import too_little
     from scratchlab.judging.scores import mean_of
 
     contest, plan = contest_of(found, options["seed"]), _plan(options)
@@ -137,6 +138,8 @@ def _judged(found: Any, baseline: int, options: Report, as_json: bool) -> None:
             f"{left:,} prompts were not asked: they may have cost more than --max-cost {options['max_cost']:g}. Run "
             "the same command with more: it goes on where it stopped."
         )
+    if silent := [panel for panel in report["panels"] if panel["checks"] is None]:
+        raise ScratchlabError(" ".join(f"{panel['judge']}, {panel['way']}: {too_little(panel)}" for panel in silent))
 
 
 def _plan(options: Report) -> Any:
@@ -168,15 +171,15 @@ def _open_judges(options: Report) -> list[Any]:
     return [open_judge(name, options["temperature"], options["timeout"]) for name in names]
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: str | bytes) -> None:
     from scratchlab.files import write_atomically
 
-    write_atomically(path, text)
+    write_atomically(path, content)
 
 
 def _write_pairs(path: Path, pairs: Any) -> Report:
     """Write preference pairs; gives how many, and how many were left out."""
-    import json
+    from scratchlab.lines import encoded
 
-    _write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in pairs.lines))
+    _write(path, b"".join(encoded(line) for line in pairs.lines))
     return pairs.to_json()

@@ -19,7 +19,8 @@ def judged_text(report: Report) -> str:
     parts = [[head]]
     for panel in report["panels"]:
         parts.append([f"{panel['judge']}, {panel['way']}", *tables.check_lines(panel)])
-        parts.append(_table(tables.score_table(report, panel)))
+        if (scores := tables.score_table(report, panel)) is not None:
+            parts.append(_table(scores))
         parts.append(tables.verdict_lines(panel["verdicts"]))
         if (ranking := tables.rank_table(panel)) is not None:
             parts.append(_table(ranking))

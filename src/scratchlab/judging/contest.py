@@ -41,7 +41,12 @@ class Contest:
 
 
 def contest_of(answers: Sequence[Answers], seed: int) -> Contest:
-    """The contest of these models. It has anchors if every question has a reference, and two of them differ."""
+    """The contest of these models. It has anchors if every question has a reference, and two of them differ.
+
+    UsageError for a single question, of which no figure has an error.
+    """
+    if len(answers[0].questions) < 2:
+        raise UsageError(f"{answers[0].head['data']}: a judgment takes two questions at least.")
     questions, models = answers[0].questions, tuple(one.model for one in answers)
     texts = tuple(one.texts for one in answers)
     anchors = _anchors([(question.reference or "").strip() for question in questions], seed)

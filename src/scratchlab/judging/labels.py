@@ -90,6 +90,37 @@ def done(path: Path) -> set[tuple[str, frozenset[str]]]:
     return {(line["question"], frozenset((line["a"], line["b"]))) for line in lines if "preferred" in line}
 
 
+def check_own(path: Path) -> None:
+    """UsageError for a file that holds anything but labels: it is not added to, nor is a torn end of it taken off."""
+    if not path.is_file():
+        return
+    *whole, last = path.read_bytes().split(b"\n")
+    torn = _parsed(last) is None and (last.startswith(BEGINNING) or BEGINNING.startswith(last))
+    for number, line in enumerate(whole if torn else [*whole, last], 1):
+        if line.strip() and not _is_label(_parsed(line)):
+            raise UsageError(
+                f"--out {path}: line {number:,} is no label, and nothing was written there. Name a file of "
+                "labels, or one that is not there yet."
+            )
+
+
+BEGINNING = b'{"question": '
+"""Of a line that `label_of` makes."""
+
+
+def _parsed(line: bytes) -> Any:
+    """None for what is no JSON."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_label(found: Any) -> bool:
+    kinds = ({"question", "a", "b", "preferred"}, {"question", "model", "score"})
+    return isinstance(found, dict) and any(found.keys() >= kind for kind in kinds)
+
+
 @dataclass(frozen=True, slots=True)
 class Pairs:
     """Preference pairs, and how many questions gave none, by the reason."""
