@@ -92,7 +92,7 @@ def test_a_judge_that_says_nothing_usable_is_reported_in_words(here: Path, serve
 def test_one_question_judged_is_too_little_and_other_judges_are_reported(here: Path, server: Server) -> None:
     server.change = lambda text, wish: text if "number 4?" in wish["messages"][1]["content"] else "no"
     other = program("judge.py", GOOD.replace("WORTH", "70"))
-    outcome = judged(server.url, other, more=("--repeats", "2", "--one-by-one", "--tries", "1"))
+    outcome = judged(server.url, other, more=("--repeats", "2", "--tries", "1"))
     assert isinstance(outcome.exception, ScratchlabError)
     assert f"{server.url}, together: 1 question was judged in full, and figures take two" in str(outcome.exception)
     assert other not in str(outcome.exception)
