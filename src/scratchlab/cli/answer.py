@@ -86,7 +86,7 @@ def _text(report: dict[str, Any]) -> str:
             f"{one[field]:,} {what}"
             for field, what in (
                 ("empty", "empty"),
-                ("cut_off", "cut off at the most tokens"),
+                ("cut_off", "cut off at --max-tokens or the end of the context"),
                 ("question_cut", "to questions that did not fit the context whole"),
             )
             if one[field]

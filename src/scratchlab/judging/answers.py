@@ -55,7 +55,7 @@ class Written:
     tokens: int | None
     """None where an endpoint does not say."""
     ended: bool
-    """Whether the model ended its turn; else it was cut off at the most tokens it may write."""
+    """Whether the model ended its turn; else it was cut off: at the most tokens, or where its context ends."""
     cut: int = 0
     """Tokens at the beginning of the question that did not fit into the model's context."""
 

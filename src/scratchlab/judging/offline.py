@@ -38,7 +38,7 @@ class Offline:
     empty: int
     """Answers with nothing in them: their chrF is 0."""
     cut: int
-    """Answers that were cut off at the most tokens a model may write."""
+    """Answers that were cut off, at the most tokens a model may write or where its context ends."""
     nats_per_token: Estimate | None
     """The loss on the references; None where nobody can say, as of an endpoint."""
     nats_per_byte: Estimate | None

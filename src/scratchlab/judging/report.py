@@ -205,7 +205,5 @@ def _notes(answers: Sequence[Answers], contest: Contest) -> list[str]:
     for one in answers:
         empty, cut = sum(not text for text in one.texts), sum(not answer.written.ended for answer in one.answers)
         if empty or cut:
-            notes.append(
-                f"{one.model}: {empty:,} answers are empty, {cut:,} were cut off at the most tokens it may write"
-            )
+            notes.append(f"{one.model}: {empty:,} answers are empty, {cut:,} were cut off")
     return notes
