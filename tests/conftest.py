@@ -18,6 +18,8 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect_here)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv("SSL_CERT_DIR", "/nowhere")  # clients need not read certificates that no test will see
     torch.set_num_threads(1)
     torch.manual_seed(0)
     yield

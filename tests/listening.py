@@ -10,8 +10,8 @@ from typing import Any
 class Replying(BaseHTTPRequestHandler):
     """Sends a whole reply, to whoever is still there, and logs nothing."""
 
-    def send(self, status: int, headers: Mapping[str, str], body: str) -> None:
-        data = body.encode()
+    def send(self, status: int, headers: Mapping[str, str], body: str | bytes) -> None:
+        data = body.encode() if isinstance(body, str) else body
         self.send_response(status)
         usual = {"Content-Type": "application/json", "Content-Length": str(len(data))}
         for name, value in {**usual, **headers}.items():

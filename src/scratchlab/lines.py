@@ -62,9 +62,17 @@ def mend(path: Path, what: str) -> bool:
 def append(path: Path, lines: Iterable[Line], what: str) -> None:
     """Add lines, which are on the disk when this returns."""
     with disk_errors(path, what), path.open("ab") as file:
-        file.write("".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines).encode())
+        file.write(b"".join(encoded(line) for line in lines))
         file.flush()
         os.fsync(file.fileno())
+
+
+def encoded(line: Line) -> bytes:
+    """A line as it is written: in UTF-8, and where that cannot hold it (half a surrogate pair) with escapes."""
+    try:
+        return (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(line, allow_nan=False) + "\n").encode()
 
 
 def whole_lines(path: Path) -> list[bytes]:

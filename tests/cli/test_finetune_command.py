@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_shown_so(place: Path, tmp_path: Path) -> None:
 def test_it_is_prepared_taught_and_taught_again(place: Path, common: list[Any], tmp_path: Path) -> None:
     out = tmp_path / "taught"
     prepared = json.loads(run([*common, "--out", out, "--prepare", "--json", *QUICK]).stdout)
-    assert prepared == {"corpus": f"{out}-corpus", "recipe": f"{out}.toml"}
+    assert prepared == {"corpus": f"{out}-corpus", "left_out": {}, "recipe": f"{out}.toml"}
     assert not out.exists()
     recipe, corpus = load_recipe(prepared["recipe"]), open_corpus(prepared["corpus"])
     assert recipe.start.weights == str(place / "base")

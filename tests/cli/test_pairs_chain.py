@@ -76,6 +76,51 @@ def test_from_answers_to_a_run(place: Path, tmp_path: Path) -> None:
     assert template.source == SHORT, "worded as it was taught"
 
 
+def test_answers_that_were_cut_off_are_learned_without_an_end(place: Path, tmp_path: Path) -> None:
+    (answers,) = (place / "answers/base").glob("*.jsonl")
+    head, *told = map(json.loads, answers.read_text(encoding="utf-8").splitlines())
+    told.sort(key=lambda one: one["item"])
+    assert sum(not one["ended"] for one in told) > 20, "else the test says little"
+    told[0]["answer"], told[1]["answer"] = "  ", f"{told[1]['reference']}\n"
+    changed, pairs = write_lines(tmp_path / "changed.jsonl", [head, *told]), tmp_path / "pairs.jsonl"
+    found = json.loads(said("judge", changed, "--pairs", pairs, "--json"))
+    empty = sum(not one["answer"].strip() for one in told)
+    assert found["pairs_left_out"] == {"an empty answer": empty, "equal answers": 1}
+    told = [one for one in told[2:] if one["answer"].strip()]
+    assert f"Left out: {empty} with an empty answer, 1 with equal answers" in said("judge", changed, "--pairs", pairs)
+    rows = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
+    assert [row.get("cut_off", []) for row in rows] == [["rejected"] * (not one["ended"]) for one in told]
+    rows.append({**rows[0], "chosen": "", "cut_off": []})
+    out, given = tmp_path / "run", ["--pairs", "--prepare", "--split", "contiguous:1,0,0"]
+    data = write_lines(tmp_path / "more.jsonl", rows)
+    text = said("finetune", place / "taught", "--data", data, "--out", out, *given, *QUICK)
+    assert f"Corpus: {out}-corpus (left out: 1 empty response)" in text
+    corpus = open_corpus(f"{out}-corpus")
+    split, end = corpus.split("train"), corpus.tokenizer.end_of_text
+    assert split.marks is not None
+    for number, one in enumerate(told):
+        start, stop = split.document_starts[number : number + 2]
+        ids, marks = split.read(start, stop), split.marks[start:stop]
+        assert ids[marks == 1][-1] == end, "a reference has its end"
+        assert (ids[marks == 2][-1] == end) == one["ended"]
+
+
+def test_labels_say_which_answers_were_cut_off(place: Path, tmp_path: Path) -> None:
+    both, labels = (place / "answers/taught", place / "answers/base"), tmp_path / "labels.jsonl"
+    ended = dict[tuple[str, str], bool]()
+    for folder in both:
+        (path,) = folder.glob("*.jsonl")
+        head, *told = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        ended |= {(head["model"], one["id"]): one["ended"] for one in told}
+    said("label", *both, "--out", labels, input="".join(f"{key}\n" for key in "12" * 10) + "q\n")
+    for row in map(json.loads, labels.read_text(encoding="utf-8").splitlines()):
+        chosen, rejected = (row["a"], row["b"]) if row["preferred"] == "a" else (row["b"], row["a"])
+        expected = [
+            name for name, model in (("chosen", chosen), ("rejected", rejected)) if not ended[model, row["question"]]
+        ]
+        assert row.get("cut_off", []) == expected
+
+
 def test_the_rate_of_a_base_is_a_tenth_of_what_instructions_would_have(place: Path, tmp_path: Path) -> None:
     row = {"prompt": "Say it.", "chosen": "it", "rejected": "no"}
     path = write_lines(tmp_path / "p.jsonl", [{**row, "prompt": f"Say {n}."} for n in range(20)])

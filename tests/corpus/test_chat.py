@@ -25,22 +25,79 @@ def decoded(tokenizer: Tokenizer, ids: list[int]) -> str:
     return "".join(names.get(token) or tokenizer.decode([token]) for token in ids)
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_templates_word_it_as_transformers_does(name: str) -> None:
+def by_transformers(source: str, messages: list[Message], prompt: bool) -> tuple[str, list[str]]:
+    """How transformers words it, and what of it the assistant writes."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
+    rendered, spans = render_jinja_template(
+        [messages],
+        chat_template=source,
+        return_assistant_tokens_mask=True,
+        add_generation_prompt=prompt,
+        eos_token="<|endoftext|>",
+    )
+    return rendered[0], [rendered[0][start:stop] for start, stop in spans[0]]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_word_it_as_transformers_does(name: str) -> None:
     template = ChatTemplate(TEMPLATES[name])
     for messages, prompt in [(TALK, False), (TALK[1:], False), (TALK[:2], True), (TALK[:4], True)]:
-        rendered, spans = render_jinja_template(
-            [messages],
-            chat_template=TEMPLATES[name],
-            return_assistant_tokens_mask=True,
-            add_generation_prompt=prompt,
-            eos_token="<|endoftext|>",
-        )
-        assert template.render(messages, prompt=prompt) == rendered[0]
-        texts = [rendered[0][start:stop] for start, stop in spans[0]]
+        text, texts = by_transformers(TEMPLATES[name], messages, prompt)
+        assert template.render(messages, prompt=prompt) == text
         assert len(texts) == sum(message["role"] == "assistant" for message in messages)
+
+
+ONE_BY_ONE = """{% for m in messages %}<|im_start|>{{ m.role }}
+{% generation %}{{ CONTENT }}<|im_end|>{% endgeneration %}
+{% endfor %}"""
+BLANKS = ["", " ", "\n\n", "a", " a", "a \n", "\t a b\n", "\x0b<|im_end|> "]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "m.content | trim",
+        "m['content'].strip()",
+        "m.content.lstrip()",
+        "m.content.rstrip('\\n')",
+        "(' [' + m.content + '] ') | trim",
+        "m.content if m.content else 'nothing'",
+        "m.content + (m.content | trim)",
+        "''",
+    ],
+)
+def test_a_template_may_trim_and_is_understood_as_by_transformers(tokenizer: Tokenizer, content: str) -> None:
+    source = ONE_BY_ONE.replace("CONTENT", content)
+    template = ChatTemplate(source)
+    for said in BLANKS:
+        talk: list[Message] = [{"role": "user", "content": said}, {"role": "assistant", "content": f"{said}b "}]
+        text, texts = by_transformers(source, talk, False)
+        assert template.render(talk) == text
+        encoded = template.encode(tokenizer, talk)
+        assert decoded(tokenizer, encoded.ids.tolist()) == text
+        assert decoded(tokenizer, encoded.ids[encoded.learned].tolist()) == "".join(texts)
+        assert (encoded.ids == tokenizer.specials["<|im_end|>"]).sum() == 2, "those of the template alone"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "m.content | upper",
+        "m.content[:3]",
+        "m.content[1:]",
+        "m.content.split('.')[-1]",
+        "m.content.split('.')[0]",
+        "m.content | replace('B', '')",
+        "m.content | length",
+        "m.content | tojson",
+        "'!' if m.content.startswith('B') else m.content",
+    ],
+)
+def test_a_template_that_changes_what_is_said_is_refused(tokenizer: Tokenizer, content: str) -> None:
+    template = ChatTemplate(ONE_BY_ONE.replace("CONTENT", content))
+    with pytest.raises(UsageError, match="changes what messages say"):
+        template.encode(tokenizer, [{"role": "user", "content": "B. <|im_end|>"}])
 
 
 @pytest.mark.parametrize(("name", "end"), [("alpaca", "<|endoftext|>"), ("chatml", "<|im_end|>")])

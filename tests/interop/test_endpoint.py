@@ -219,8 +219,9 @@ def test_no_answer_in_time_is_said(server: Server, tokenizer: Path, monkeypatch:
 def test_an_endpoint_that_is_gone_is_said(server: Server, tokenizer: Path) -> None:
     with pytest.raises(UnreachableError, match=r"the list of models: .*refused"):
         open_subject("http://127.0.0.1:9/v1#tiny", tokenizer=str(tokenizer))
-    with pytest.raises(UsageError, match="is no address"):
-        open_subject("http://[::1", tokenizer=str(tokenizer))
+    for address in ("http://[::1", "http://localhost:99999/v1#tiny", "http://localhost:v1/#tiny"):
+        with pytest.raises(UsageError, match="is no address"):
+            open_subject(address, tokenizer=str(tokenizer))
 
 
 def logprobs(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -277,6 +278,9 @@ def test_the_key_is_sent_to_it(server: Server, tokenizer: Path, monkeypatch: pyt
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     opened(server, tokenizer)
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    opened(server, tokenizer)
+    assert server.keys == {None}  # it was never said that the key is for this address
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/")
     opened(server, tokenizer)
     assert server.keys == {None, "Bearer secret"}
 

@@ -94,7 +94,7 @@ def _worth(text: str) -> float:
 
 # A server.
 
-Reply = str | tuple[int, dict[str, str], str] | float | None
+Reply = str | tuple[int, dict[str, str], str | bytes] | float | None
 """A message; or status, headers and body; or seconds of silence; or a connection that is closed without a word."""
 
 
@@ -106,6 +106,7 @@ class Server:
     url: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     keys: set[str | None] = field(default_factory=set[str | None])
+    accounts: set[str | None] = field(default_factory=set[str | None])
     instead: list[Reply] = field(default_factory=list[Reply])
     """What the next requests get."""
     change: Callable[[str, dict[str, Any]], Reply] = lambda text, wish: text
@@ -141,6 +142,7 @@ def serving(server: Server) -> Iterator[Server]:
 
         def do_POST(self) -> None:
             server.keys.add(self.headers.get("Authorization"))
+            server.accounts.add(self.headers.get("OpenAI-Organization"))
             content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             reply = server.answer(content)
             if isinstance(reply, float):

@@ -83,11 +83,11 @@ def test_drawn_answers_have_a_seed_for_each_question(run: Path, tmp_path: Path) 
 
 
 def test_answers_end_where_the_model_ends_its_turn(run: Path, tmp_path: Path) -> None:
-    author, drawn = open_author(str(run), template="alpaca", device="cpu"), Settings(max_tokens=150, temperature=3.0)
+    author, drawn = open_author(str(run), template="alpaca", device="cpu"), Settings(max_tokens=60, temperature=3.0)
     found = answers_of(author, tmp_path, drawn, [question(number) for number in range(20)])
     ends = {one.written.ended for one in found.answers}
     assert ends == {True, False}
-    assert all((one.written.tokens == 150) != one.written.ended for one in found.answers)
+    assert all((one.written.tokens == 60) != one.written.ended for one in found.answers)
 
 
 def test_reference_answers_are_scored_as_evaluation_does(run: Path, tmp_path: Path) -> None:

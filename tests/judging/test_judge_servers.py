@@ -124,6 +124,8 @@ PASSING: dict[str, list[Reply]] = {
     "a-closed-connection": [None, None],
     "no-json": [(200, {}, '{"choices": [{"mess'), (200, {"Content-Type": "text/html"}, "<html>")],
     "another-json": [(200, {}, '{"hello": 1}'), (200, {}, "[]")],
+    "cut-inside-a-character": [(200, {}, '{"choices": [{"message": {"content": "ü'.encode()[:-1])],
+    "lists-within-lists": [(200, {}, "[" * 100_000)],
     "an-answer-cut-short": [(200, {"Content-Length": "999"}, '{"choices"')],
 }
 
@@ -219,6 +221,11 @@ def test_the_key_goes_to_the_server_and_nowhere_else(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setenv("OPENAI_ORG_ID", "our-company")
+    ask(tmp_path / "other", server.url)  # it was never said that the key is for this address
+    assert (server.keys, server.accounts) == ({"Bearer none"}, {None})
+    server.keys.clear()
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url.partition("#")[0])
     server.instead = [(500, {}, "sk-what")]
     asked = ask(tmp_path, server.url)
     assert server.keys == {"Bearer sk-secret"}
@@ -226,6 +233,9 @@ def test_the_key_goes_to_the_server_and_nowhere_else(
     assert "sk-secret" not in kept + repr(asked)
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(UsageError, match="needs a key, in the environment variable OPENAI_API_KEY"):
+        open_judge("openai:gpt-4.1", None, 5.0)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with pytest.raises(UsageError, match="The one that is there is for OPENAI_BASE_URL"):
         open_judge("openai:gpt-4.1", None, 5.0)
 
 

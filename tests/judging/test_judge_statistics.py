@@ -256,9 +256,12 @@ def test_preferences_go_by_means_that_rounding_does_not_part() -> None:
 def test_shares_have_wilsons_interval() -> None:
     found = share(np.array([1.0] * 19 + [0.0] + [np.nan]))
     right = stats.binomtest(19, 20).proportion_ci(method="wilson")
+    assert found is not None
     assert (found.value, found.n) == (0.95, 20)
     assert (found.low, found.high) == (pytest.approx(right.low), pytest.approx(right.high))
-    assert percent(share(np.ones(10))) == "100% (72% to 100%)"
+    always = share(np.ones(10))
+    assert always is not None
+    assert percent(always) == "100% (72% to 100%)"
 
 
 def simulations() -> dict[str, Any]:

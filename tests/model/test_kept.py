@@ -121,7 +121,7 @@ def test_a_gpu_keeps_less_than_a_cpu_and_twice_as_many_rows_twice_as_much() -> N
     on_gpu = kept_bytes(config, VOCAB, Shape(ROWS, 128, 4, on_cpu=False)).total
     assert on_gpu < formula(config, torch.float32).total
     assert kept_bytes(config, VOCAB, Shape(2 * ROWS, 128, 4)).total == 2 * formula(config, torch.float32).total
-    assert 3 * layer_bytes_per_sequence(gpt(n_layer=1)) == layer_bytes_per_sequence(gpt())
+    assert 3 * layer_bytes_per_sequence(gpt(n_layer=1), 4) == layer_bytes_per_sequence(gpt(), 4)
 
 
 def test_layers_gone_through_again_keep_their_stream_and_one_of_them_all() -> None:

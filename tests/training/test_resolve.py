@@ -37,7 +37,7 @@ def test_a_micro_batch_divides_the_batch_and_fits(path: Path, monkeypatch: pytes
     size = _micro_batch_size(recipe)
     assert size is not None
     assert recipe.training.global_batch_size % size == 0
-    taken = size * layer_bytes_per_sequence(recipe.model)
+    taken = size * layer_bytes_per_sequence(recipe.model, 4)
     assert size == 1 or taken <= CPU_ACTIVATION_BYTES or size * recipe.model.context_length <= 2048
     assert size == 1 or taken <= 4 * 2**30
 
@@ -51,6 +51,13 @@ def test_a_deep_model_gets_enough_tokens_at_once_where_there_is_memory(monkeypat
     assert sizes[0] * recipe.model.context_length == 2048
     assert sizes[1] < sizes[0]
     assert _micro_batch_size(recipe.replaced({"execution.micro_batch_size": 3})) == 3
+
+
+def test_half_the_bytes_a_number_let_a_micro_batch_be_larger() -> None:
+    recipe = load_recipe(next(path for path in RECIPES if path.stem == "shakespeare-char"))
+    recipe = recipe.replaced({"training.global_batch_size": 16, "model.dropout": 0.0})
+    sizes = [_micro_batch_size(recipe.replaced({"training.precision": name})) for name in ("float32", "bf16")]
+    assert sizes == [8, 16]
 
 
 # Several processes.

@@ -41,8 +41,9 @@ def answer(
     """Let each MODEL answer the questions of a file: what scratchlab judge compares.
 
     MODEL is a run, a model of Hugging Face with a chat template (a folder or a name), or an OpenAI-compatible endpoint
-    (http://HOST:PORT/v1#MODEL). Answers are kept as they come: run again, it goes on where it stopped. Each question
-    has a seed of its own, by --seed and the question. Reference answers are kept beside, with their loss.
+    (http://HOST:PORT/v1#MODEL; the key in OPENAI_API_KEY goes to OpenAI alone, or where OPENAI_BASE_URL is set to that
+    address alone). Answers are kept as they come: run again, it goes on where it stopped. Each question has a seed of
+    its own, by --seed and the question. Reference answers are kept beside, with their loss.
     """
     from scratchlab.corpus.examples.rows import read_conversations
     from scratchlab.generation.engine import Settings
@@ -85,7 +86,7 @@ def _text(report: dict[str, Any]) -> str:
             f"{one[field]:,} {what}"
             for field, what in (
                 ("empty", "empty"),
-                ("cut_off", "cut off at the most tokens"),
+                ("cut_off", "cut off at --max-tokens or the end of the context"),
                 ("question_cut", "to questions that did not fit the context whole"),
             )
             if one[field]

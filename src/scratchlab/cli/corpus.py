@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from scratchlab.cli.build_progress import build_progress
-from scratchlab.cli.output import as_json, count, show
+from scratchlab.cli.output import as_json, count, counts_text, show
 
 if TYPE_CHECKING:
     from scratchlab.corpus.manifest import ExampleKind
@@ -229,9 +229,9 @@ def _example_lines(found: dict[str, Any]) -> list[str]:
 
 def _source_lines(source: dict[str, Any], splits: dict[str, Any]) -> list[str]:
     removed = source["removed"]
-    left_out = ", ".join(f"{removed[kind]['documents']:,} {kind}" for kind in removed if removed[kind]["documents"])
+    left_out = counts_text({kind: entry["documents"] for kind, entry in removed.items()})
     changed = sum(entry["pieces"] for entry in removed.values())
-    others = ", ".join(f"{number:,} {kind}" for kind, number in source["passed_over"].items())
+    others = counts_text(source["passed_over"])
     notes = [f"passed over: {others}"] * bool(others)
     notes += [f"left out: {left_out}"] * bool(left_out) + [f"{count(changed, 'piece')} cleaned away"] * bool(changed)
     share = [f"weight {source['weight']}, at most {count(source['repeat'], 'time')}"] if source["weight"] else []

@@ -58,9 +58,9 @@ def evaluate(
 ) -> None:
     """The loss of each MODEL on held-out text, or how well it does on tasks: with standard errors, side by side.
 
-    MODEL is a run, a model of Hugging Face (a folder or a name), or an endpoint (http://...). Without --suite, runs are
-    scored on the test split of their own corpus. What was scored before is not scored again, so an evaluation that was
-    interrupted goes on.
+    MODEL is a run, a model of Hugging Face (a folder or a name), or an endpoint (http://...; the key in OPENAI_API_KEY
+    goes to the address in OPENAI_BASE_URL alone). Without --suite, runs are scored on the test split of their own
+    corpus. What was scored before is not scored again, so an evaluation that was interrupted goes on.
     """
     from scratchlab.evaluation.core import core_score
     from scratchlab.evaluation.documents import evaluate_text

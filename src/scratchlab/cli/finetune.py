@@ -1,14 +1,16 @@
 """`scratchlab finetune`."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from scratchlab.cli.output import as_json, show
+from scratchlab.cli.output import as_json, counts_text, show
 from scratchlab.errors import UsageError
 
 if TYPE_CHECKING:
+    from scratchlab.corpus.store import Corpus
     from scratchlab.training.finetuning import Shown
 
 LORA = {
@@ -94,9 +96,9 @@ def finetune(
     corpus = examples_corpus(folder, data, out.with_name(f"{out.name}-corpus"), template, split, kind)
     recipe = finetuning_recipe(folder, corpus, finetuning, changes)
     if prepare:
-        _prepare(recipe, corpus.path, out.with_name(f"{out.name}.toml"), as_json)
+        _prepare(recipe, corpus, out.with_name(f"{out.name}.toml"), as_json)
     else:
-        _train(recipe, corpus.path, out, as_json)
+        _train(recipe, corpus, out, as_json)
 
 
 def _lora(text: str | None) -> dict[str, Any]:
@@ -114,25 +116,40 @@ def _lora(text: str | None) -> dict[str, Any]:
     return fields
 
 
-def _prepare(recipe: Any, corpus: Path, path: Path, as_json: bool) -> None:
+def _left_out(corpus: "Corpus") -> dict[str, int]:
+    """How many examples the corpus was made without, by the reason."""
+    counts = Counter[str]()
+    for source in corpus.manifest.sources:
+        counts.update({kind: entry.documents for kind, entry in source.removed.items()})
+    return dict(counts)
+
+
+def _with_left_out(corpus: "Corpus") -> str:
+    """The place of a corpus, and what it was made without."""
+    left_out = counts_text(_left_out(corpus))
+    return f"{corpus.path} (left out: {left_out})" if left_out else f"{corpus.path}"
+
+
+def _prepare(recipe: Any, corpus: "Corpus", path: Path, as_json: bool) -> None:
     """Write the recipe, and say how it is trained."""
     from scratchlab.files import write_atomically
 
     if path.exists():
         raise UsageError(f"{path} exists already and was left as it is. Give another --out, or delete it first.")
     write_atomically(path, f"# Made by scratchlab finetune --prepare.\n{recipe.to_toml()}")
-    report = {"corpus": str(corpus), "recipe": str(path)}
-    show(report, as_json, lambda _: f"Corpus: {corpus}\nRecipe: {path}\nTo train it: scratchlab train {path} --out DIR")
+    report = {"corpus": str(corpus.path), "left_out": _left_out(corpus), "recipe": str(path)}
+    lines = f"Corpus: {_with_left_out(corpus)}", f"Recipe: {path}", f"To train it: scratchlab train {path} --out DIR"
+    show(report, as_json, lambda _: "\n".join(lines))
 
 
-def _train(recipe: Any, corpus: Path, out: Path, as_json: bool) -> None:
+def _train(recipe: Any, corpus: "Corpus", out: Path, as_json: bool) -> None:
     from scratchlab.cli.output import reporter
     from scratchlab.cli.runs import describe, run_text
     from scratchlab.runfolder import RunFolder
     from scratchlab.training import loop
 
     with reporter() as report:
-        report.say(f"The examples are in {corpus}")
+        report.say(f"The examples are in {_with_left_out(corpus)}")
         loop.train(recipe, out, report)
     show(describe(RunFolder.open(out)), as_json, run_text)
 

@@ -1,6 +1,5 @@
 """`scratchlab judge`."""
 
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,7 @@ def judge(context: click.Context, answers: tuple[Path, ...], as_json: bool, **op
     Without --judge, by the reference answers alone: chrF, and the loss on the reference. With one, all answers to a
     question stand in one prompt, blind, in a balanced order, and among them a good and a bad answer that show whether
     the judge is any good. Every reply is kept as it comes: run again, it goes on where it stopped. A key is taken from
-    OPENAI_API_KEY.
+    OPENAI_API_KEY, and goes to OpenAI alone; where OPENAI_BASE_URL is set, to that address alone.
     """
     from scratchlab.judging.answers import open_answers
 
@@ -97,17 +96,18 @@ def _offline(found: Any, baseline: int, options: Report, as_json: bool) -> None:
 
         _write(options["markdown"], offline_markdown(report))
     if options["pairs"]:
-        report["pairs"] = _write_lines(options["pairs"], offline_pairs(found, options["smallest_effect"]))
+        report |= _write_pairs(options["pairs"], offline_pairs(found, options["smallest_effect"]))
     show(report, as_json, offline_text)
 
 
 def _judged(found: Any, baseline: int, options: Report, as_json: bool) -> None:
     from scratchlab.cli.judge_text import ahead_text, judged_text
-    from scratchlab.errors import UnfinishedError
+    from scratchlab.errors import ScratchlabError, UnfinishedError
     from scratchlab.judging.contest import contest_of
     from scratchlab.judging.labels import pairs_of, read_labels
     from scratchlab.judging.panel import ahead_of, panels_of
     from scratchlab.judging.report import Matter, report_of
+    from scratchlab.judging.report_tables import too_little
     from scratchlab.judging.scores import mean_of
 
     contest, plan = contest_of(found, options["seed"]), _plan(options)
@@ -131,13 +131,15 @@ def _judged(found: Any, baseline: int, options: Report, as_json: bool) -> None:
         _write(options["markdown"], judged_markdown(report))
     if options["pairs"]:
         values = mean_of(panels[0].scores.values, 1)  # those of the first judge
-        report["pairs"] = _write_lines(options["pairs"], pairs_of(contest, values, options["smallest_effect"]))
+        report |= _write_pairs(options["pairs"], pairs_of(contest, values, options["smallest_effect"]))
     show(report, as_json, judged_text)
     if left := sum(panel.asked.left for panel in panels):
         raise UnfinishedError(
             f"{left:,} prompts were not asked: they may have cost more than --max-cost {options['max_cost']:g}. Run "
             "the same command with more: it goes on where it stopped."
         )
+    if silent := [panel for panel in report["panels"] if panel["checks"] is None]:
+        raise ScratchlabError(" ".join(f"{panel['judge']}, {panel['way']}: {too_little(panel)}" for panel in silent))
 
 
 def _plan(options: Report) -> Any:
@@ -169,16 +171,15 @@ def _open_judges(options: Report) -> list[Any]:
     return [open_judge(name, options["temperature"], options["timeout"]) for name in names]
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: str | bytes) -> None:
     from scratchlab.files import write_atomically
 
-    write_atomically(path, text)
+    write_atomically(path, content)
 
 
-def _write_lines(path: Path, records: Iterable[Report]) -> int:
-    """Write preference pairs; gives their number."""
-    import json
+def _write_pairs(path: Path, pairs: Any) -> Report:
+    """Write preference pairs; gives how many, and how many were left out."""
+    from scratchlab.lines import encoded
 
-    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-    _write(path, "".join(lines))
-    return len(lines)
+    _write(path, b"".join(encoded(line) for line in pairs.lines))
+    return pairs.to_json()

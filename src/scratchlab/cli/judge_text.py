@@ -19,14 +19,15 @@ def judged_text(report: Report) -> str:
     parts = [[head]]
     for panel in report["panels"]:
         parts.append([f"{panel['judge']}, {panel['way']}", *tables.check_lines(panel)])
-        parts.append(_table(tables.score_table(report, panel)))
+        if (scores := tables.score_table(report, panel)) is not None:
+            parts.append(_table(scores))
         parts.append(tables.verdict_lines(panel["verdicts"]))
         if (ranking := tables.rank_table(panel)) is not None:
             parts.append(_table(ranking))
         parts.append(tables.asked_lines(panel))
     parts += [tables.agreement_lines(report), tables.warning_lines(report)]
     if "pairs" in report:
-        parts.append([f"{report['pairs']:,} preference pairs were written, by the first judge."])
+        parts.append([_pairs_line(report, "the first judge")])
     return _joined(parts)
 
 
@@ -44,9 +45,15 @@ def offline_text(report: Report) -> str:
             _table(tables.offline_table(report)),
             tables.offline_lines(report),
             _table(ranking) if ranking else [],
-            [f"{report['pairs']:,} preference pairs were written, by chrF."] if "pairs" in report else [],
+            [_pairs_line(report, "chrF")] if "pairs" in report else [],
         ]
     )
+
+
+def _pairs_line(report: Report, by: str) -> str:
+    """What was written, and why questions gave no pair."""
+    left_out = ", ".join(f"{number:,} with {reason}" for reason, number in report["pairs_left_out"].items())
+    return f"{report['pairs']:,} preference pairs were written, by {by}." + f" Left out: {left_out}." * bool(left_out)
 
 
 def ahead_text(report: Report) -> str:

@@ -26,13 +26,14 @@ def label(answers: tuple[Path, ...], path: Path, most: int | None, seed: int, as
     from scratchlab import lines
     from scratchlab.errors import UsageError
     from scratchlab.judging.answers import open_answers
-    from scratchlab.judging.labels import choices, done, label_of
+    from scratchlab.judging.labels import check_own, choices, done, label_of
 
     found = open_answers(answers)
     if len(found) < 2:
         raise UsageError("two answers are compared: name the answers of two models at least.")
     made = 0
     with lines.held(path, "the labels"):
+        check_own(path)
         lines.mend(path, "the labels")
         known = done(path)
         ahead = [one for one in choices(found, seed) if (one.question.id, frozenset(one.models)) not in known]

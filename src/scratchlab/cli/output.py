@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,6 +51,11 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table, its columns as wide as they need to be."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """`3 duplicate, 1 empty response`: what there are any of."""
+    return ", ".join(f"{number:,} {kind}" for kind, number in counts.items() if number)
 
 
 def tells_labels(figures: dict[str, Any]) -> bool:

@@ -69,9 +69,10 @@ TEMPLATES = {"alpaca": ALPACA, "chatml": CHATML}
 SPECIALS = {"alpaca": (END_OF_TEXT,), "chatml": (END_OF_TEXT, "<|im_start|>", "<|im_end|>")}
 """The special tokens that each template needs."""
 
-# Noncharacters, which no text has: around each message's content, and around what the assistant writes.
+# Noncharacters, which no text has: around each message's words, and around what the assistant writes.
 OPEN, CLOSE, BEGIN, END = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
 MARKS = re.compile(f"([{OPEN}{CLOSE}{BEGIN}{END}])")
+WORDS = re.compile(f"{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +98,18 @@ class ChatTemplate:
         """The conversation as text; with `prompt`, up to where the assistant's next answer begins."""
         return MARKS.sub("", self._marked(messages, end_of_text, prompt))
 
-    def encode(self, tokenizer: Tokenizer, messages: Sequence[Message], *, prompt: bool = False) -> Encoded:
-        """The conversation as tokens.
+    def encode(
+        self, tokenizer: Tokenizer, messages: Sequence[Message], *, prompt: bool = False, cut_off: bool = False
+    ) -> Encoded:
+        """The conversation as tokens; with `cut_off`, up to the last word: whoever said it did not end the turn.
 
         A prompt and the answer to it are encoded apart, as they are when a model writes: no token reaches from one into
         the other. CorpusError for what the tokenizer has no symbol for.
         """
         ids: list[npt.NDArray[np.int64]] = []
         learned: list[npt.NDArray[np.bool_]] = []
-        for text, is_learned in _parts(self._marked(messages, _end_of_text(tokenizer), prompt)):
+        marked = self._marked(messages, _end_of_text(tokenizer), prompt)
+        for text, is_learned in _parts(marked[: marked.rfind(CLOSE)] if cut_off else marked):
             tokens = _with_specials(tokenizer, text)
             ids.append(tokens)
             learned.append(np.full(len(tokens), is_learned))
@@ -129,10 +133,25 @@ class ChatTemplate:
         return answer[-1]
 
     def _marked(self, messages: Sequence[Message], end_of_text: str, prompt: bool) -> str:
-        marked = [{**message, "content": f"{OPEN}{_clean(message['content'])}{CLOSE}"} for message in messages]
+        """The conversation as text, with marks. UsageError if the template would word it otherwise without them."""
+        plain = self._rendered(messages, end_of_text, prompt)
+        marked = self._rendered(
+            [{**one, "content": _in_marks(one["content"])} for one in messages], end_of_text, prompt
+        )
+        said = {message["content"].strip() for message in messages}
+        rest, told = WORDS.sub(r"\1", marked), WORDS.findall(marked)
+        if rest != plain or not said.issuperset(told):
+            raise UsageError(
+                "the chat template changes what messages say, or words them by what they say: it may take blank "
+                "characters off their ends (| trim), and no more. Take that out of the template, or do it to the "
+                "messages."
+            )
+        return marked
+
+    def _rendered(self, messages: Sequence[Message], end_of_text: str, prompt: bool) -> str:
         try:
             return self._compiled.render(
-                messages=marked, add_generation_prompt=prompt, eos_token=end_of_text, raise_exception=_refuse
+                messages=messages, add_generation_prompt=prompt, eos_token=end_of_text, raise_exception=_refuse
             )
         except jinja2.TemplateError as error:
             raise UsageError(f"the chat template cannot word this conversation: {error}.") from None
@@ -205,7 +224,8 @@ def _parts(marked: str) -> list[tuple[list[tuple[str, bool]], bool]]:
 
 def _with_specials(tokenizer: Tokenizer, pieces: Sequence[tuple[str, bool]]) -> npt.NDArray[np.int64]:
     """Special tokens where the template names them; all between two of them is encoded as one text."""
-    names = sorted(tokenizer.specials, key=len, reverse=True)
+    # Without blanks at their ends: those of a message may stand outside its marks.
+    names = sorted((name for name in tokenizer.specials if name == name.strip()), key=len, reverse=True)
     named = re.compile(f"({'|'.join(map(re.escape, names))})") if names else None
     ids: list[int] = []
     text = ""
@@ -226,10 +246,14 @@ def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text).tolist() if text else []
 
 
-def _clean(content: str) -> str:
+def _in_marks(content: str) -> str:
+    """With marks within the blank characters at its ends, which a template may take off."""
     if MARKS.search(content):
         raise CorpusError("a message has a noncharacter (U+FDD0 to U+FDD3) in it, which no text should have.")
-    return content
+    if not (words := content.strip()):
+        return content
+    before, _, after = content.partition(words)
+    return f"{before}{OPEN}{words}{CLOSE}{after}"
 
 
 def _refuse(message: str) -> None:

@@ -1,18 +1,16 @@
 """A conversation with one model: what was said, how much of it still fits, and the answer as it comes."""
 
 from collections.abc import Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from scratchlab.corpus.chat import ChatTemplate, Message
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import UsageError
+from scratchlab.generation.context import KEPT_FOR_THE_ANSWER, within
 from scratchlab.generation.engine import Settings, generate
 from scratchlab.generation.text import TextStream
 from scratchlab.model.build import Model
-
-KEPT_FOR_THE_ANSWER = 4
-"""One part in so many of the context: older turns are forgotten before the answer has less."""
 
 Ending = Literal["stop", "length", "context"]
 
@@ -38,12 +36,11 @@ class Conversation:
         UsageError for a question that does not fit into the context by itself.
         """
         prompt, self.ending = self._make_room(question), None
-        most = self.model.most_tokens
-        room = settings.max_tokens if most is None else min(settings.max_tokens, most - len(prompt) + 1)
+        own = within(settings, len(prompt), self.model.most_tokens)
         end, turn_ends = self.tokenizer.end_of_text, self.template.end_of_turn(self.tokenizer)
         stream, said, written = TextStream(self.tokenizer.token_bytes, settings.stop), list[str](), 0
         try:
-            for token in generate(self.model, prompt, replace(settings, max_tokens=room), end, turn_ends):
+            for token in generate(self.model, prompt, own, end, turn_ends):
                 written += 1
                 said.append(stream.add(token))
                 yield said[-1]
@@ -52,8 +49,8 @@ class Conversation:
             else:
                 said.append(stream.end())
                 yield said[-1]
-            cut = written == room and not stream.stopped
-            self.ending = ("length" if room == settings.max_tokens else "context") if cut else "stop"
+            cut = written == own.max_tokens and not stream.stopped
+            self.ending = ("length" if own == settings else "context") if cut else "stop"
         finally:
             self.turns.append({"role": "user", "content": question})
             self.turns.append({"role": "assistant", "content": "".join(said)})

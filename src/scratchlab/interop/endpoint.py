@@ -10,7 +10,6 @@ alone, and OpenAI's of its newer models likewise: that is noticed when the endpo
 import http.client
 import json
 import math
-import os
 import time
 import urllib.error
 import urllib.request
@@ -28,10 +27,9 @@ from scratchlab.evaluation.scorer import Answer, Floats, Ids, Question
 from scratchlab.evaluation.subjects import Subject
 from scratchlab.files import sha256_of_json
 from scratchlab.generation.text import prompt_tokens
+from scratchlab.interop.addresses import checked, key_for, key_words
 from scratchlab.interop.waits import WAITS, advised
 
-KEY = "OPENAI_API_KEY"
-"""The environment variable with the key, if the endpoint wants one."""
 AT_ONCE = 8
 """Requests in flight."""
 TIMEOUT = 120.0
@@ -70,7 +68,7 @@ def endpoint_subject(name: str, tokenizer: str | None) -> Subject:
         given = "" if tokenizer is None else f"--tokenizer {tokenizer}: there is no such file or folder. "
         raise UsageError(f"{given}An endpoint's tokenizer must be named: --tokenizer with {KNOWN_TOKENIZERS}.")
     base, _, model = name.partition("#")
-    endpoint = Endpoint(base.rstrip("/"), model)
+    endpoint = Endpoint(checked(base), model)
     listed = endpoint.models()
     if not model:
         if not listed:
@@ -197,7 +195,7 @@ class Endpoint:
             except urllib.error.HTTPError as error:
                 problem = f"HTTP status {error.code} ({_words(_body(error))})"
                 if error.code not in (408, 429) and error.code < 500:
-                    hint = f" Its key is taken from the variable {KEY}." if error.code in (401, 403) else ""
+                    hint = f" {key_words(self.base)}" if error.code in (401, 403) else ""
                     raise ScratchlabError(f"{self}, {where}: {problem}.{hint}") from None
                 wait = None if wait is None else advised(error.headers.get("Retry-After"), wait)
             except (OSError, http.client.HTTPException) as error:  # of which URLError is one
@@ -211,13 +209,10 @@ class Endpoint:
 
     def _request(self, method: str, path: str, content: Any) -> urllib.request.Request:
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(KEY):
+        if key := key_for(self.base):
             headers["Authorization"] = f"Bearer {key}"
         data = None if content is None else json.dumps(content).encode()
-        try:
-            return urllib.request.Request(f"{self.base}{path}", data, headers, method=method)
-        except ValueError as error:
-            raise UsageError(f"{self.base} is no address: {_words(str(error))}.") from None
+        return urllib.request.Request(f"{self.base}{path}", data, headers, method=method)
 
     def _parsed(self, text: str, where: str) -> Any:
         try:

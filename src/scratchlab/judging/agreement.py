@@ -84,7 +84,7 @@ def _same(rated_QPN: Floats) -> Share | None:
     ]
     told = np.concatenate(products, axis=1)
     told = np.where(told == 0, np.nan, (told + 1) / 2)
-    return share(mean_of(told, 1)) if np.isfinite(told).any() else None
+    return share(mean_of(told, 1))
 
 
 # Steadiness.

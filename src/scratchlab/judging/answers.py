@@ -55,7 +55,7 @@ class Written:
     tokens: int | None
     """None where an endpoint does not say."""
     ended: bool
-    """Whether the model ended its turn; else it was cut off at the most tokens it may write."""
+    """Whether the model ended its turn; else it was cut off: at the most tokens, or where its context ends."""
     cut: int = 0
     """Tokens at the beginning of the question that did not fit into the model's context."""
 
@@ -86,6 +86,11 @@ class Answers:
     @property
     def texts(self) -> tuple[str, ...]:
         return tuple(answer.written.text.strip() for answer in self.answers)
+
+    @property
+    def ended(self) -> tuple[bool, ...]:
+        """Whether each was ended by the model, and not cut off."""
+        return tuple(answer.written.ended for answer in self.answers)
 
 
 def questions_of(conversations: Sequence[Conversation]) -> list[Question]:

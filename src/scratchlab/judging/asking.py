@@ -3,11 +3,12 @@
 A prompt whose replies were all malformed has failed. It has no scores, is counted, and is never taken for a 0.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 
-from scratchlab.errors import ScratchlabError
+from scratchlab.errors import ScratchlabError, Terminated
 from scratchlab.judging.client import RefusedError
 from scratchlab.judging.contest import Contest
 from scratchlab.judging.cost import Budget
@@ -18,6 +19,8 @@ from scratchlab.judging.prompts import Prompt, again, make_prompt
 from scratchlab.judging.replies import parse_scores
 
 REFUSED = "refused"
+GRACE = 5.0
+"""Seconds that replies under way, which may be paid for, have to come in after Ctrl-C."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +72,12 @@ def ask_all(task: Task, replies: Replies, budget: Budget, at_once: int, progress
     """Judge all sheets, `at_once` of them at the same time; `progress` is told how many are done, and of how many.
 
     What cannot go on (UnreachableError, a key that is not taken) is raised when the requests under way have come back
-    and are kept. ScratchlabError if the judge refuses everything.
+    and are kept. ScratchlabError if the judge refuses everything. Ctrl-C ends it as Terminated: nothing is waited for
+    but, for some seconds, replies under way.
     """
-    asked, error = Asked(), None
-    with ThreadPoolExecutor(at_once) as pool:
-        for future in _a_few_at_a_time(pool, task, replies, budget, at_once):
+    asked, error, under_way = Asked(), None, set[Future[Outcome | None]]()
+    try:
+        for future in _a_few_at_a_time(task, replies, budget, at_once, under_way):
             try:
                 outcome = future.result()
             except ScratchlabError as found:
@@ -85,6 +89,14 @@ def ask_all(task: Task, replies: Replies, budget: Budget, at_once: int, progress
             else:
                 asked.outcomes.append(outcome)
                 progress(len(asked.outcomes), len(task.sheets))
+    except KeyboardInterrupt:
+        budget.stop()
+        task.judge.stop()
+        wait(under_way, GRACE)
+        raise Terminated(
+            f"Stopped. What {task.judge.name} has replied is kept: run the same command again, and it goes on from "
+            "there."
+        ) from None
     if error:
         raise error
     _refuse_if_all_refused(task, asked.outcomes)
@@ -92,17 +104,32 @@ def ask_all(task: Task, replies: Replies, budget: Budget, at_once: int, progress
 
 
 def _a_few_at_a_time(
-    pool: ThreadPoolExecutor, task: Task, replies: Replies, budget: Budget, at_once: int
+    task: Task, replies: Replies, budget: Budget, at_once: int, under_way: set[Future[Outcome | None]]
 ) -> Iterator[Future[Outcome | None]]:
-    """Sheets that are done; as many are under way as there are threads, so that stopping leaves nothing begun."""
-    ahead, under_way = iter(task.sheets), set[Future[Outcome | None]]()
+    """Sheets that are done; at most `at_once` are `under_way`, so that stopping leaves nothing begun."""
+    ahead = iter(task.sheets)
     while True:
         while len(under_way) < at_once and (sheet := next(ahead, None)) is not None:
-            under_way.add(pool.submit(_judge, task, sheet, replies, budget))
+            under_way.add(_begun(task, sheet, replies, budget))
         if not under_way:
             return
-        done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+        done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+        under_way -= done
         yield from done
+
+
+def _begun(task: Task, sheet: Sheet, replies: Replies, budget: Budget) -> Future[Outcome | None]:
+    """Judge a sheet in a thread that ends with the process, whatever a server keeps it waiting for."""
+    future: Future[Outcome | None] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(_judge(task, sheet, replies, budget))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
 
 
 def _judge(task: Task, sheet: Sheet, replies: Replies, budget: Budget) -> Outcome | None:

@@ -79,13 +79,15 @@ def check(scores: Scores, lengths_QE: Floats) -> Checks:
     )
 
 
-def share(shares_Q: Floats) -> Share:
-    """A share over questions, by Wilson's interval (1927), which needs no luck where all or none hold.
+def share(shares_Q: Floats) -> Share | None:
+    """A share over questions, by Wilson's interval (1927), which needs no luck where all or none hold; None of none.
 
     A question counts once, however often it was judged: if repeats agree less than fully the interval is too wide.
     """
     known = shares_Q[np.isfinite(shares_Q)]
-    n, value = len(known), float(known.mean()) if len(known) else math.nan
+    if not len(known):
+        return None
+    n, value = len(known), float(known.mean())
     z = float(special.ndtri(1 - LEVEL / 2))
     middle = (value + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n)) / (1 + z * z / n)
@@ -106,26 +108,34 @@ def _all_alike(values_QRE: Floats) -> Floats:
 # Time.
 
 
-def _drifts(scores: Scores) -> tuple[Bias, Bias]:
+def _drifts(scores: Scores) -> tuple[Bias, Bias] | tuple[None, None]:
     """The trend over the run of the anchors' mean score, and of the distance between them; p adjusted for the two."""
     (reference, bad), turns = _anchors(scores), scores.turns[:, :, scores.n_models :].mean(2)
     trends = [_trend(y_QR, turns) for y_QR in ((reference + bad) / 2, reference - bad)]
-    adjusted = holm([p for _, p in trends])
-    first, second = (Bias(one.value, one.low, one.high, p) for (one, _), p in zip(trends, adjusted, strict=True))
+    known = [one for one in trends if one is not None]
+    if len(known) < 2:
+        return None, None
+    adjusted = holm([p for _, p in known])
+    first, second = (Bias(one.value, one.low, one.high, p) for (one, _), p in zip(known, adjusted, strict=True))
     return first, second
 
 
-def _trend(y_QR: Floats, turns_QR: Floats) -> tuple[Estimate, float]:
+def _trend(y_QR: Floats, turns_QR: Floats) -> tuple[Estimate, float] | None:
     """What y gains while `turns` goes from -1/2 to 1/2, with its p: least squares, clustered by question.
 
-    Within questions where they were repeated: what makes a question hard or easy then drops out.
+    Within questions where they were repeated: what makes a question hard or easy then drops out. None where fewer
+    than two questions say anything.
     """
     known = np.isfinite(y_QR) & np.isfinite(turns_QR)
+    if not known.any():
+        return None
     y, t = np.where(known, y_QR, np.nan), np.where(known, turns_QR, np.nan)
     repeated = known.sum(1).max() > 1
     center = (lambda x: x - mean_of(x, 1)[:, None]) if repeated else (lambda x: x - np.nanmean(x))
-    y, t = np.round(center(y), DIGITS), center(t)
+    y, t = np.round(center(y), DIGITS), np.round(center(t), DIGITS)
     told = np.nansum(t * t, 1) > 0
+    if told.sum() < 2:
+        return None
     found = compare_ratios(np.nansum(t * y, 1)[told], np.zeros(int(told.sum())), np.nansum(t * t, 1)[told], UNIT)
     return estimate_of(found), found.p
 
@@ -164,6 +174,4 @@ def _longer_wins(scores: Scores, lengths_QE: Floats) -> Share | None:
         told = mean_of(np.where(longer == 0, np.nan, wins), 1)
         sums += np.nan_to_num(told)
         counts += np.isfinite(told)
-    if not counts.any():
-        return None
     return share(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan))

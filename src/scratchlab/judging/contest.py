@@ -27,6 +27,8 @@ class Contest:
     """The models; then the anchors, where there are any."""
     texts: tuple[tuple[str, ...], ...]
     """(entries, questions)"""
+    ended: tuple[tuple[bool, ...], ...]
+    """Whether each was ended by whoever wrote it, and not cut off."""
     n_models: int
 
     @property
@@ -39,14 +41,20 @@ class Contest:
 
 
 def contest_of(answers: Sequence[Answers], seed: int) -> Contest:
-    """The contest of these models. It has anchors if every question has a reference, and two of them differ."""
+    """The contest of these models. It has anchors if every question has a reference, and two of them differ.
+
+    UsageError for a single question, of which no figure has an error.
+    """
+    if len(answers[0].questions) < 2:
+        raise UsageError(f"{answers[0].head['data']}: a judgment takes two questions at least.")
     questions, models = answers[0].questions, tuple(one.model for one in answers)
     texts = tuple(one.texts for one in answers)
     anchors = _anchors([(question.reference or "").strip() for question in questions], seed)
     names = (REFERENCE, BAD) if anchors else ()
     if clash := set(models) & set(names):
         raise UsageError(f"a model is called {clash.pop()!r}, as an anchor is: rename its folder and answer again.")
-    return Contest(questions, (*models, *names), (*texts, *anchors), len(models))
+    ended = (*(one.ended for one in answers), *((True,) * len(questions) for _ in anchors))
+    return Contest(questions, (*models, *names), (*texts, *anchors), ended, len(models))
 
 
 def _anchors(references: Sequence[str], seed: int) -> tuple[tuple[str, ...], ...]:

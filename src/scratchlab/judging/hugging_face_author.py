@@ -8,6 +8,7 @@ import torch
 
 from scratchlab.evaluation import scorer
 from scratchlab.evaluation.subjects import Subject
+from scratchlab.generation.context import Fitted, fitted
 from scratchlab.generation.engine import Settings
 from scratchlab.interop.hugging_face_scorer import CausalLMScorer
 from scratchlab.interop.hugging_face_subject import chat_tokenizer
@@ -25,7 +26,8 @@ def hugging_face_author(subject: Subject) -> Author:
 
     def write(questions: Sequence[Question], settings: Settings) -> Iterator[tuple[int, Written]]:
         for place, question in enumerate(questions):
-            yield place, _write(model, tokenizer, prompt(question), settings, seed_of(settings.seed, question))
+            own = fitted(prompt(question), settings, subject.context_length)
+            yield place, _write(model, tokenizer, own, seed_of(settings.seed, question))
 
     def pair(question: Question) -> scorer.Question:
         reference = tokenizer.encode(question.reference, add_special_tokens=False)
@@ -36,8 +38,8 @@ def hugging_face_author(subject: Subject) -> Author:
 
 
 @torch.inference_mode()
-def _write(model: Any, tokenizer: Any, prompt: list[int], settings: Settings, seed: int) -> Written:
-    tokens = torch.tensor([prompt], device=model.device)
+def _write(model: Any, tokenizer: Any, asked: Fitted, seed: int) -> Written:
+    tokens, settings = torch.tensor([asked.prompt], device=model.device), asked.settings
     ends = _ends(model, tokenizer)
     drawn = {"temperature": settings.temperature, "top_k": settings.top_k or 0, "top_p": settings.top_p or 1.0}
     with torch.random.fork_rng([tokens.device] if tokens.is_cuda else []):
@@ -51,9 +53,9 @@ def _write(model: Any, tokenizer: Any, prompt: list[int], settings: Settings, se
             pad_token_id=ends[0] if ends else 0,
             **(drawn if settings.temperature > 0 else {}),
         )
-    written: list[int] = out[0, len(prompt) :].tolist()
+    written: list[int] = out[0, len(asked.prompt) :].tolist()
     ended = bool(written) and written[-1] in ends
-    return Written(tokenizer.decode(written, skip_special_tokens=True), len(written) - ended, ended)
+    return Written(tokenizer.decode(written, skip_special_tokens=True), len(written) - ended, ended, asked.cut)
 
 
 def _ends(model: Any, tokenizer: Any) -> list[int]:

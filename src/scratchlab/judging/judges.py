@@ -1,16 +1,20 @@
 """Who judges: a model of OpenAI (`openai:MODEL`), of any OpenAI-compatible server, or a program (`command:...`)."""
 
+import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from scratchlab.errors import UnreachableError, UsageError
+from scratchlab.files import sha256_of_file
 from scratchlab.interop.waits import WAITS
 from scratchlab.judging.client import OPENAI, Client, RefusedError, open_client
 from scratchlab.judging.prompts import Prompt
@@ -53,6 +57,10 @@ class Judge(Protocol):
         RefusedError if it will not judge this prompt, UnreachableError if it fails again and again, ScratchlabError if
         nothing can be judged by it.
         """
+        ...
+
+    def stop(self) -> None:
+        """End what it is asked: nothing is waited for, tried again or begun."""
         ...
 
 
@@ -113,6 +121,9 @@ class ServerJudge:
             return Reply(found.text, found.tokens_in, found.tokens_out, forms[0] + without)
         raise RefusedError(said)
 
+    def stop(self) -> None:
+        self.client.stopped.set()
+
 
 def _form(form: str, prompt: Prompt) -> dict[str, Any]:
     match form:
@@ -135,59 +146,103 @@ def _open_program(spec: str, timeout: float) -> "ProgramJudge":
         raise UsageError(f"--judge {spec}: {error}.") from None
     if not words:
         raise UsageError(f"--judge {spec}: expected a program, as in {COMMAND}'python my_judge.py'.")
-    return ProgramJudge(spec, tuple(words), timeout)
+    program = shutil.which(words[0])
+    if program is None:
+        if os.path.isfile(words[0]) and os.sep in words[0]:
+            raise UsageError(f"--judge {spec}: {words[0]!r} cannot be executed: chmod +x. {RUN_BY}")
+        here = f" It is in this folder: say ./{words[0]}." if os.path.isfile(words[0]) else ""
+        raise UsageError(f"--judge {spec}: there is no program {words[0]!r}.{here}")
+    return ProgramJudge(spec, tuple(words), timeout, _contents([program, *words[1:]]))
 
 
-@dataclass(frozen=True, slots=True)
+RUN_BY = (
+    f"A script must say in its first line what runs it (#!/usr/bin/env python3), or the command must, as in {COMMAND}"
+    "'python my_judge.py'."
+)
+
+
+def _contents(words: Sequence[str]) -> tuple[str, ...]:
+    """SHA-256 of every file that a command names, by itself or as in --rubric=FILE."""
+    named = dict.fromkeys(name for word in words for name in (word, word.partition("=")[2]))
+    return tuple(sha256_of_file(Path(name)) for name in named if os.path.isfile(name) and os.access(name, os.R_OK))
+
+
+@dataclass
 class ProgramJudge:
     """A program that reads a prompt as JSON from standard input and writes its reply to standard output."""
 
     name: str
     words: tuple[str, ...]
     timeout: float
+    contents: tuple[str, ...]
+    """Of the files that the command names, the program among them: an edited one is another judge."""
+    running: set["subprocess.Popen[str]"] = field(default_factory=set["subprocess.Popen[str]"])
+    stopped: threading.Event = field(default_factory=threading.Event)
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {"command": self.words}
+        return {"command": self.words, "contents": self.contents}
 
     def ask(self, prompt: Prompt, where: str) -> Reply:
         """Ends with its time limit, with all that it started; a program that fails is tried again, as a server is."""
         asked = json.dumps({"messages": prompt.messages, "labels": prompt.labels, "schema": prompt.schema})
-        problem = ""
+        problem, tries = "", 0
         for wait in (*WAITS, None):
+            tries += 1
             try:
                 return Reply(self._run(asked), asked="command")
-            except FileNotFoundError:
-                raise UsageError(f"--judge {self.name}: there is no program {self.words[0]!r}.") from None
-            except PermissionError:
-                raise UsageError(f"--judge {self.name}: {self.words[0]!r} cannot be executed.") from None
             except subprocess.TimeoutExpired:
                 problem = f"no reply within {self.timeout:g} s"
             except subprocess.CalledProcessError as error:
                 said = " ".join(str(error.stderr).split())[-300:]
                 problem = f"it ended with status {error.returncode}" + (f": {said}" if said else "")
-            if wait is not None:
-                time.sleep(wait)
+            if wait is None or self.stopped.wait(wait):
+                break
         raise UnreachableError(
-            f"{self.name}, {where}: {problem}, {len(WAITS) + 1} times. What was done is kept: run the same command "
-            "again when it works."
+            f"{self.name}, {where}: {problem}, {tries} times. What was done is kept: run the same command again when "
+            "it works."
         )
 
+    def stop(self) -> None:
+        """Programs that run are killed: nobody reads their replies."""
+        self.stopped.set()
+        for program in tuple(self.running):
+            _kill(program)
+
     def _run(self, asked: str) -> str:
-        with subprocess.Popen(
-            self.words,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
-        ) as program:
+        with self._started() as program:
+            self.running.add(program)
+            if self.stopped.is_set():
+                _kill(program)
             try:
                 reply, said = program.communicate(asked, self.timeout)
             except BaseException:
-                os.killpg(program.pid, signal.SIGKILL)
+                _kill(program)
                 raise
+            finally:
+                self.running.discard(program)
         if program.returncode:
             raise subprocess.CalledProcessError(program.returncode, self.words, stderr=said)
         return reply
+
+    def _started(self) -> "subprocess.Popen[str]":
+        try:
+            return subprocess.Popen(
+                self.words,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise UsageError(
+                f"--judge {self.name}: {self.words[0]!r} cannot be started: {error.strerror}. {RUN_BY}"
+            ) from None
+
+
+def _kill(program: "subprocess.Popen[str]") -> None:
+    """End a program with all that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(program.pid, signal.SIGKILL)

@@ -4,13 +4,14 @@
     {"question": "17", "model": "runs/base", "score": 40}
 
 The first kind is what `scratchlab label` writes: `preferred` is a, b or neither, and where one is preferred the line is
-a preference pair too (prompt, chosen, rejected). Of the second kind, scores of one person on whatever scale, two of a
-question say which answer is better.
+a preference pair too (prompt, chosen, rejected; `cut_off` where one of these was). Of the second kind, scores of one
+person on whatever scale, two of a question say which answer is better.
 """
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,8 @@ class Choice:
     question: Question
     models: tuple[str, str]
     texts: tuple[str, str]
+    ended: tuple[bool, bool]
+    """Whether each was ended by its model, and not cut off."""
 
 
 def choices(answers: Sequence[Answers], seed: int) -> list[Choice]:
@@ -57,20 +60,28 @@ def choices(answers: Sequence[Answers], seed: int) -> list[Choice]:
             sides = pair if generator(seed, "side", question.id, turn).random() < 0.5 else pair[::-1]
             texts = tuple(answers[side].texts[place] for side in sides)
             if texts[0] != texts[1]:
-                found.append(Choice(question, (answers[sides[0]].model, answers[sides[1]].model), (texts[0], texts[1])))
+                a, b = (answers[side] for side in sides)
+                found.append(
+                    Choice(question, (a.model, b.model), (texts[0], texts[1]), (a.ended[place], b.ended[place]))
+                )
     return found
 
 
 def label_of(choice: Choice, preferred: Preferred) -> Record:
     """The line of a label."""
-    (a, b), (text_a, text_b) = choice.models, choice.texts
+    a, b = choice.models
     line: Record = {"question": choice.question.id, "a": a, "b": b, "preferred": preferred}
-    return line | (_pair(choice.question, text_a, text_b, preferred) if preferred != "neither" else {})
+    if preferred == "neither":
+        return line
+    first, second = zip(choice.texts, choice.ended, strict=True)
+    return line | _pair(choice.question, *((first, second) if preferred == "a" else (second, first)))
 
 
-def _pair(question: Question, text_a: str, text_b: str, preferred: Preferred) -> Record:
-    chosen, rejected = (text_a, text_b) if preferred == "a" else (text_b, text_a)
-    return {"prompt": list(question.messages), "chosen": chosen, "rejected": rejected}
+def _pair(question: Question, chosen: tuple[str, bool], rejected: tuple[str, bool]) -> Record:
+    """The fields of a pair: answers, each with whether it ended."""
+    pair: Record = {"prompt": list(question.messages), "chosen": chosen[0], "rejected": rejected[0]}
+    cut_off = [name for name, (_, ended) in (("chosen", chosen), ("rejected", rejected)) if not ended]
+    return pair | ({"cut_off": cut_off} if cut_off else {})
 
 
 def done(path: Path) -> set[tuple[str, frozenset[str]]]:
@@ -79,20 +90,71 @@ def done(path: Path) -> set[tuple[str, frozenset[str]]]:
     return {(line["question"], frozenset((line["a"], line["b"]))) for line in lines if "preferred" in line}
 
 
-def pairs_of(contest: Contest, values_QE: Floats, least: float) -> Iterator[Record]:
+def check_own(path: Path) -> None:
+    """UsageError for a file that holds anything but labels: it is not added to, nor is a torn end of it taken off."""
+    if not path.is_file():
+        return
+    *whole, last = path.read_bytes().split(b"\n")
+    torn = _parsed(last) is None and (last.startswith(BEGINNING) or BEGINNING.startswith(last))
+    for number, line in enumerate(whole if torn else [*whole, last], 1):
+        if line.strip() and not _is_label(_parsed(line)):
+            raise UsageError(
+                f"--out {path}: line {number:,} is no label, and nothing was written there. Name a file of "
+                "labels, or one that is not there yet."
+            )
+
+
+BEGINNING = b'{"question": '
+"""Of a line that `label_of` makes."""
+
+
+def _parsed(line: bytes) -> Any:
+    """None for what is no JSON."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_label(found: Any) -> bool:
+    kinds = ({"question", "a", "b", "preferred"}, {"question", "model", "score"})
+    return isinstance(found, dict) and any(found.keys() >= kind for kind in kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Preference pairs, and how many questions gave none, by the reason."""
+
+    lines: list[Record]
+    left_out: dict[str, int]
+
+    def to_json(self) -> Record:
+        return {"pairs": len(self.lines), "pairs_left_out": self.left_out}
+
+
+def pairs_of(contest: Contest, values_QE: Floats, least: float) -> Pairs:
     """Preference pairs by a judge's scores: of each question the best and the worst answer, if they differ by `least`.
 
-    Questions whose best and worst answers read alike, or were not judged, give none.
+    Questions that were not judged give none, nor do those whose best and worst answers read alike, or one is empty.
     """
+    lines, left_out = list[Record](), Counter[str]()
     for place, question in enumerate(contest.questions):
         scores = values_QE[place, : contest.n_models]
         if np.isnan(scores).any():
+            left_out["no score"] += 1
             continue
         best, worst = int(scores.argmax()), int(scores.argmin())
-        chosen, rejected = contest.texts[best][place], contest.texts[worst][place]
-        if scores[best] - scores[worst] >= least and chosen != rejected:
+        (chosen, _), (rejected, _) = sides = [(contest.texts[k][place], contest.ended[k][place]) for k in (best, worst)]
+        if chosen == rejected:
+            left_out["equal answers"] += 1
+        elif not chosen or not rejected:
+            left_out["an empty answer"] += 1
+        elif scores[best] - scores[worst] < least:
+            left_out["too little between them"] += 1
+        else:
             names = {"question": question.id, "a": contest.entries[best], "b": contest.entries[worst], "preferred": "a"}
-            yield names | _pair(question, chosen, rejected, "a")
+            lines.append(names | _pair(question, *sides))
+    return Pairs(lines, dict(left_out))
 
 
 # Reading.

@@ -5,7 +5,7 @@ an answer that is right in other words scores low, one that is wrong in the same
 well a model expected the reference, not how well it writes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from scratchlab.errors import UsageError
 from scratchlab.evaluation.chrf import chrf_scores, corpus_chrf, require_chrf
 from scratchlab.judging.answers import Answers, Likelihood
 from scratchlab.judging.contest import REFERENCE, Contest
-from scratchlab.judging.labels import Record, pairs_of
+from scratchlab.judging.labels import Pairs, pairs_of
 from scratchlab.judging.ranking import Rank, rank
 from scratchlab.judging.scores import Estimate, Floats, estimate, estimate_ratio
 from scratchlab.judging.verdicts import Figures, Versus, against_baseline
@@ -38,7 +38,7 @@ class Offline:
     empty: int
     """Answers with nothing in them: their chrF is 0."""
     cut: int
-    """Answers that were cut off at the most tokens a model may write."""
+    """Answers that were cut off, at the most tokens a model may write or where its context ends."""
     nats_per_token: Estimate | None
     """The loss on the references; None where nobody can say, as of an endpoint."""
     nats_per_byte: Estimate | None
@@ -87,20 +87,21 @@ def score_offline(answers: Sequence[Answers], baseline: int, smallest: float) ->
     )
 
 
-def offline_pairs(answers: Sequence[Answers], least: float) -> Iterator[Record]:
+def offline_pairs(answers: Sequence[Answers], least: float) -> Pairs:
     """Preference pairs by chrF: of each question that has a reference the best and the worst answer, if they differ by
     `least` points. Of one model alone the reference is preferred to its answer. MissingExtraError without sacrebleu."""
     require_chrf()
     questions = answers[0].questions
     references = tuple((question.reference or "").strip() for question in questions)
     names, texts = tuple(one.model for one in answers), tuple(one.texts for one in answers)
+    ended = tuple(one.ended for one in answers)
     if len(answers) == 1:
-        names, texts = (REFERENCE, *names), (references, *texts)
+        names, texts, ended = (REFERENCE, *names), (references, *texts), ((True,) * len(questions), *ended)
     known = [place for place, text in enumerate(references) if text]
     values_QE = np.full((len(questions), len(names)), np.nan)
     for column, own in enumerate(texts):
         values_QE[known, column] = chrf_scores([own[place] for place in known], [references[place] for place in known])
-    return pairs_of(Contest(questions, names, texts, len(names)), values_QE, least)
+    return pairs_of(Contest(questions, names, texts, ended, len(names)), values_QE, least)
 
 
 def _of_one(answers: Answers, known: Sequence[int], chrf_Q: Floats, corpus: float) -> Offline:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from scratchlab.judging.asking import Asked, Outcome, Task, ask_all, missing
 from scratchlab.judging.contest import Contest
 from scratchlab.judging.cost import Budget, Cost, Price, cost_of, guess
@@ -44,10 +46,22 @@ class Panel:
     scores: Scores
     cost: Cost
     """Of all replies that this rests on, whenever they were paid."""
+    path: Path
+    """Where the replies are kept."""
 
     @property
     def name(self) -> str:
         return self.judge if self.way == "together" else f"{self.judge}, one by one"
+
+    @property
+    def whole(self) -> int:
+        """Questions of which every entry has a score."""
+        return int(np.isfinite(self.scores.values).any(1).all(-1).sum())
+
+    @property
+    def says_something(self) -> bool:
+        """Every figure has an error, which takes two questions."""
+        return self.whole >= 2
 
     @property
     def failed(self) -> list[Outcome]:
@@ -70,7 +84,8 @@ def panels_of(
                 )
                 paid = [kept.reply for outcome in asked.outcomes for kept in outcome.kept]
                 scores = scores_of(contest, asked.outcomes, plan.repeats)
-                found.append(Panel(judge.name, way, len(task.sheets), asked, scores, cost_of(paid, plan.price)))
+                cost, path = cost_of(paid, plan.price), path_of(plan.folder, judge.name)
+                found.append(Panel(judge.name, way, len(task.sheets), asked, scores, cost, path))
     return found
 
 

@@ -26,6 +26,9 @@ def endpoint_author(name: str) -> Author:
             try:
                 for future in as_completed(futures):
                     yield futures[future], future.result()
+            except BaseException:
+                client.stopped.set()  # else those that wait to try again would be waited for
+                raise
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 

@@ -1,7 +1,6 @@
 """What a judge replied, as scores: all of them, in range, and nothing else; or what was wrong with the reply."""
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -65,6 +64,4 @@ def _no_number(text: str) -> None:
 
 
 def _is_score(value: Any) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= BEST
-    )
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= BEST

@@ -39,7 +39,7 @@ class Matter:
 
 
 def report_of(matter: Matter, panels: Sequence[Panel]) -> Facts:
-    """All that the panels say. UsageError if one of them has judged fewer than two questions."""
+    """All that the panels say; of one that has judged fewer than two questions, that it says nothing."""
     contest = matter.contest
     return {
         "data": matter.answers[0].head["data"],
@@ -58,6 +58,32 @@ def report_of(matter: Matter, panels: Sequence[Panel]) -> Facts:
 
 
 def _of_panel(matter: Matter, panel: Panel) -> Facts:
+    return {
+        "judge": panel.judge,
+        "way": panel.way,
+        "repeats": panel.scores.repeats,
+        "questions_judged": panel.whole,
+        "prompts": _counts(panel),
+        "failures": [_failure(matter.contest, outcome) for outcome in panel.failed],
+        "forms": dict(Counter(kept.reply.asked for outcome in panel.asked.outcomes for kept in outcome.kept)),
+        "cost": panel.cost.to_json(),
+        "replies": str(panel.path),
+        **(_figures(matter, panel) if panel.says_something else NOTHING),
+    }
+
+
+NOTHING: Facts = {
+    "scores": [],
+    "verdicts": [],
+    "ranking": [],
+    "checks": None,
+    "flags": [],
+    "notes": [],
+    "repeats_agree": None,
+}
+
+
+def _figures(matter: Matter, panel: Panel) -> Facts:
     contest, scores = matter.contest, panel.scores
     lengths = np.array([[len(text) for text in texts] for texts in contest.texts], float).T
     checks = check(scores, lengths)
@@ -65,13 +91,6 @@ def _of_panel(matter: Matter, panel: Panel) -> Facts:
     verdicts = judged_against(scores.models, contest.models, matter.baseline, matter.smallest_effect)
     repeats_agree = of_repeats(scores.values, contest.n_models)
     return {
-        "judge": panel.judge,
-        "way": panel.way,
-        "repeats": scores.repeats,
-        "prompts": _counts(panel),
-        "failures": [_failure(contest, outcome) for outcome in panel.failed],
-        "forms": dict(Counter(kept.reply.asked for outcome in panel.asked.outcomes for kept in outcome.kept)),
-        "cost": panel.cost.to_json(),
         "scores": [_score(name, scores.values[:, :, place]) for place, name in enumerate(contest.entries)],
         "verdicts": [one.to_json() for one in verdicts],
         "ranking": [asdict(one) for one in rank(scores.models, contest.models)] if several and together else [],
@@ -145,6 +164,8 @@ def _steadier(contest: Contest, panels: Sequence[Panel]) -> list[Facts]:
             continue
         rated = [steadiness(panel.scores.values, contest.n_models) for panel in (a, b)]
         known = np.isfinite(rated).all(0)
+        if known.sum() < 2:
+            continue
         one, other = (own[known] for own in rated)
         apart = compare_ratios(one, other, np.ones(len(one)), UNIT)
         word = judge(apart, higher_is_better=True).word
@@ -184,7 +205,5 @@ def _notes(answers: Sequence[Answers], contest: Contest) -> list[str]:
     for one in answers:
         empty, cut = sum(not text for text in one.texts), sum(not answer.written.ended for answer in one.answers)
         if empty or cut:
-            notes.append(
-                f"{one.model}: {empty:,} answers are empty, {cut:,} were cut off at the most tokens it may write"
-            )
+            notes.append(f"{one.model}: {empty:,} answers are empty, {cut:,} were cut off")
     return notes

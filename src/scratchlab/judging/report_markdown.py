@@ -16,7 +16,8 @@ def judged_markdown(report: Facts) -> str:
     parts = ["# Answers, judged", escaped(head)]
     for panel in report["panels"]:
         parts.append(f"## {escaped(panel['judge'])}, {panel['way']}")
-        parts.append(_table(tables.score_table(report, panel)))
+        if (scores := tables.score_table(report, panel)) is not None:
+            parts.append(_table(scores))
         parts.append(_list(tables.verdict_lines(panel["verdicts"])))
         if (ranking := tables.rank_table(panel)) is not None:
             parts.append(_table(ranking))

@@ -20,8 +20,10 @@ class TextTable:
     rows: tuple[tuple[str, ...], ...]
 
 
-def score_table(report: Facts, panel: Facts) -> TextTable:
-    """Every model and anchor with its score, and each model beside the baseline."""
+def score_table(report: Facts, panel: Facts) -> TextTable | None:
+    """Every model and anchor with its score, and each model beside the baseline; None where too little was judged."""
+    if not panel["scores"]:
+        return None
     beside = {one["model"]: one for one in panel["verdicts"]}
     head = ("", "score", "95% interval", "n", f"less {report['baseline']}", "95% interval", "adjusted p", "verdict")
     return TextTable("Scores, 0 to 100", head, tuple(_score_row(one, beside) for one in panel["scores"]))
@@ -131,6 +133,8 @@ def cost_text(cost: Facts) -> str:
 def check_lines(panel: Facts) -> list[str]:
     """What was found of the judge: the flags first."""
     checks = panel["checks"]
+    if checks is None:
+        return [f"Note: {too_little(panel)}"]
     lines = [f"This judge is {flag}." for flag in panel["flags"]]
     if (anchors := checks["reference_above_bad"]) is not None:
         lines.append(f"It puts the reference above the bad answer in {percent(Share(**anchors))} of questions.")
@@ -138,6 +142,18 @@ def check_lines(panel: Facts) -> list[str]:
     if (own := panel["repeats_agree"]) is not None:
         lines.append(f"Its repeats agree: {agreement_text(own)}.")
     return lines
+
+
+def too_little(panel: Facts) -> str:
+    """What a judge is said of that judged nothing, or a single question."""
+    prompts = panel["prompts"]
+    whole = f"{panel['questions_judged'] or 'no'} question was judged in full"
+    judged = whole if prompts["judged"] else "nothing was judged"
+    return (
+        f"{judged}, and figures take two questions: {prompts['failed']:,} of {prompts['all']:,} prompts failed, "
+        f"{prompts['malformed_replies']:,} replies were malformed, and nothing counts as 0. All replies are kept in "
+        f"{panel['replies']}: see what it writes there. Then ask another judge, or this one with more --tries."
+    )
 
 
 def agreement_text(found: Facts) -> str:

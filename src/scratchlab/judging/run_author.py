@@ -15,6 +15,7 @@ from scratchlab.evaluation.scorer import ModelScorer
 from scratchlab.evaluation.subjects import Subject
 from scratchlab.files import sha256_of_json
 from scratchlab.generation.batching import Wish, write_all
+from scratchlab.generation.context import fitted
 from scratchlab.generation.engine import Settings
 from scratchlab.judging.answers import Question, Written
 from scratchlab.judging.author import Author, likelihoods, seed_of
@@ -35,18 +36,13 @@ def run_author(name: str, subject: Subject, given: str | None) -> Author:
     ends = {template.end_of_turn(tokenizer), *([] if tokenizer.end_of_text is None else [tokenizer.end_of_text])}
 
     def write(questions: Sequence[Question], settings: Settings) -> Iterator[tuple[int, Written]]:
-        wishes = [
-            Wish(
-                prompt=_prompt(template, tokenizer, one),
-                settings=replace(settings, seed=seed_of(settings.seed, one)),
-                ends=ends,
-            )
-            for one in questions
-        ]
+        own = [replace(settings, seed=seed_of(settings.seed, one)) for one in questions]
+        prompts = [_prompt(template, tokenizer, one) for one in questions]
+        fits = [fitted(*one, found.model.most_tokens) for one in zip(prompts, own, strict=True)]
+        wishes = [Wish(prompt=one.prompt, settings=one.settings, ends=ends) for one in fits]
         for place, row in write_all(found.model, wishes):
-            tokens, asked = [one.token for one in row.written], len(row.wish.prompt)
-            cut = max(0, asked - (found.model.most_tokens or asked))
-            yield place, Written(tokenizer.decode(tokens), len(tokens), row.finish == "stop", cut)
+            tokens = [one.token for one in row.written]
+            yield place, Written(tokenizer.decode(tokens), len(tokens), row.finish == "stop", fits[place].cut)
 
     def pair(question: Question) -> scorer.Question | None:
         return _as_scored(template, tokenizer, question)

@@ -102,10 +102,12 @@ def scoring_bytes(model: ModelSection, vocab_size: int, shape: Shape) -> int:
     return max(layer, n * width * (FLOAT + (0 if c == FLOAT else c)) + logits)
 
 
-def layer_bytes_per_sequence(model: ModelSection, again: bool = False) -> int:
-    """What the layers keep of a full sequence in float32, on a CPU; if gone through `again`, with one that is whole."""
-    layers = kept_bytes(model, 1, Shape(1, model.context_length, FLOAT)).layers
-    return max(layers) + len(layers) * FLOAT * model.d_model * model.context_length if again else sum(layers)
+def layer_bytes_per_sequence(model: ModelSection, compute_bytes: int, again: bool = False) -> int:
+    """What each full sequence adds to what layers keep, on a CPU; if gone through `again`, one of them being whole."""
+    shapes = [Shape(rows, model.context_length, compute_bytes) for rows in (1, 2)]
+    one, two = (kept_bytes(model, 1, shape).layers for shape in shapes)
+    added = [more - less for less, more in zip(one, two, strict=True)]
+    return max(added) + len(added) * FLOAT * model.d_model * model.context_length if again else sum(added)
 
 
 def _layer(m: GPTSection, layer: int, shape: Shape) -> int:

@@ -103,12 +103,12 @@ async def _events(asked: Asked, order: Order, form: Form) -> AsyncIterator[str]:
     try:
         async for _ in order.as_it_comes():
             for choice in list(open_choices):
-                piece = choice.news()
+                piece, finish = choice.news(), choice.finish  # at one time: more may come while this is sent
                 if piece.text or piece.tokens:
                     yield _event(form.chunk([form.part(choice, piece)], **more))
-                if choice.finish is not None:
+                if finish is not None:
                     open_choices.remove(choice)
-                    yield _event(form.chunk([form.closing(choice, choice.finish)], **more))
+                    yield _event(form.chunk([form.closing(choice, finish)], **more))
     except Refusal as refusal:  # the status was sent long ago
         yield _event(refusal.body())
         return

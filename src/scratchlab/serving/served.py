@@ -11,6 +11,7 @@ from scratchlab.corpus.chat import ChatTemplate
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import CorpusError, UsageError
 from scratchlab.generation.batching import Wish
+from scratchlab.generation.context import room_after
 from scratchlab.generation.engine import Settings
 from scratchlab.generation.text import prompt_tokens, run_template, run_tokenizer
 from scratchlab.runfolder import RunFolder
@@ -91,7 +92,7 @@ class Served:
         except (CorpusError, UsageError) as error:
             raise Refusal(f"messages: {error}", param="messages") from None
         self._check_length(prompt, "messages")
-        room = MOST_TOKENS if self.most_tokens is None else self.most_tokens - len(prompt) + 1
+        room = room_after(len(prompt), self.most_tokens) or MOST_TOKENS
         most = asked.max_tokens or asked.max_completion_tokens or min(room, MOST_TOKENS)
         if most > room:
             raise Refusal(

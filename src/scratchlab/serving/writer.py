@@ -54,9 +54,11 @@ class Order:
 
     async def as_it_comes(self) -> AsyncIterator[None]:
         """Comes back whenever there is more, until all is written. Raises the refusal if it ended before."""
-        while not self._over.is_set():
+        over = False
+        while not over:
             await self._came.wait()
             self._came.clear()
+            over = self._over.is_set()  # before whoever reads takes its time: what comes meanwhile is told of once more
             yield
         await self.all_of_it()
 

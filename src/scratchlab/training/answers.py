@@ -8,6 +8,7 @@ from scratchlab.corpus.store import Corpus
 from scratchlab.evaluation.chrf import chrf_scores
 from scratchlab.evaluation.processes import gathered, own_share
 from scratchlab.generation.batching import Wish, write_all
+from scratchlab.generation.context import fitted
 from scratchlab.generation.engine import Settings
 from scratchlab.generation.text import stream_text
 from scratchlab.model.build import Model
@@ -53,14 +54,11 @@ def _answers(model: Model, corpus: Corpus, asked: Sequence[Asked], most: int) ->
     template, tokenizer = corpus.chat_template, corpus.tokenizer
     assert template is not None
     ends = (template.end_of_turn(tokenizer),)
-    wishes = [Wish(prompt=one.prompt.tolist(), settings=_settings(model, one, most), ends=ends) for one in asked]
+    greedy = Settings(max_tokens=most, temperature=0)
+    fits = [fitted(one.prompt.tolist(), greedy, model.most_tokens) for one in asked]
+    wishes = [Wish(prompt=one.prompt, settings=one.settings, ends=ends) for one in fits]
     rows = dict(write_all(model, wishes))
     return [
         "".join(stream_text((one.token for one in rows[place].written), tokenizer.token_bytes))
         for place in range(len(asked))
     ]
-
-
-def _settings(model: Model, asked: Asked, most: int) -> Settings:
-    room = max(1, (model.most_tokens or most) - len(asked.prompt))
-    return Settings(max_tokens=min(most, room), temperature=0)

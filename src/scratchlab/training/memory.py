@@ -108,9 +108,13 @@ def kept_of(recipe: Recipe, vocab_size: int, micro_batch_size: int) -> Kept:
     return recomputed(kept, FLOAT * shape.n * recipe.model.d_model)
 
 
+def compute_bytes(recipe: Recipe) -> int:
+    """Of a number in the compute type, the precision settled: 4, or 2 in bf16 and fp16."""
+    return 2 if recipe.training.precision in ("bf16", "fp16") and not isinstance(recipe.model, RNNSection) else FLOAT
+
+
 def _shape(recipe: Recipe, rows: int) -> Shape:
-    half = recipe.training.precision in ("bf16", "fp16") and not isinstance(recipe.model, RNNSection)
-    return Shape(rows, recipe.model.context_length, 2 if half else FLOAT, recipe.execution.device == "cpu")
+    return Shape(rows, recipe.model.context_length, compute_bytes(recipe), recipe.execution.device == "cpu")
 
 
 def _memory(recipe: Recipe, vocab_size: int, micro_batch_size: int, process: int) -> Memory:

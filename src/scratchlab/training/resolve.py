@@ -10,7 +10,7 @@ from scratchlab.errors import DeviceError, RecipeError, TooLargeError
 from scratchlab.model.count import parameter_count
 from scratchlab.model.kept import layer_bytes_per_sequence
 from scratchlab.recipe import Recipe, RNNSection
-from scratchlab.training.memory import HEADROOM, divisors, largest_micro_batch, sequences_a_process
+from scratchlab.training.memory import HEADROOM, compute_bytes, divisors, largest_micro_batch, sequences_a_process
 from scratchlab.training.probe import probed_micro_batch
 from scratchlab.training.remedies import remedy
 from scratchlab.training.source import Source
@@ -128,7 +128,9 @@ def _micro_batch_size(recipe: Recipe) -> int | None:
         return min(chosen, batch_size)
     if recipe.execution.device.startswith("cuda"):
         return None
-    per_sequence = layer_bytes_per_sequence(recipe.model, recipe.execution.activation_checkpointing)
+    per_sequence = layer_bytes_per_sequence(
+        recipe.model, compute_bytes(recipe), recipe.execution.activation_checkpointing
+    )
     most = min(round(CPU_TOKENS * per_sequence / recipe.model.context_length), hardware.memory() // 4)
     fits = max(1, max(CPU_ACTIVATION_BYTES, most) // per_sequence)
     return max(size for size in divisors(batch_size) if size <= fits)

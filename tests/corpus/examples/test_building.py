@@ -247,6 +247,34 @@ def test_pairs_are_a_prompt_and_two_answers(tmp_path: Path, template: str) -> No
     assert corpus.manifest.sources[0].removed["equal answers"].documents == 1
 
 
+@pytest.mark.parametrize("template", ["alpaca", "chatml"])
+def test_an_answer_that_was_cut_off_gets_no_end_that_nobody_wrote(tmp_path: Path, template: str) -> None:
+    cut = [[], ["chosen"], ["rejected"], ["chosen", "rejected"]]
+    rows = [{"prompt": f"{n}", "chosen": "good", "rejected": "bad", "cut_off": cut[n % 4]} for n in range(12)]
+    rows += [{"prompt": "x", "chosen": "same", "rejected": "same ", "cut_off": ["rejected"]}]
+    rows += [{"prompt": "x", "chosen": "some", "rejected": " ", "cut_off": ["rejected"]}]
+    wording = open_wording(template)
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    corpus = build_examples([path], tmp_path / "c", "pairs", wording, "byte", "contiguous:1,0,0")
+    split, end = corpus.split("train"), {"alpaca": "<|endoftext|>", "chatml": "<|im_end|>"}[template]
+    assert split.marks is not None
+    for n in range(12):
+        start, stop = split.document_starts[n : n + 2]
+        said = [named(corpus, split.read(start, stop)[split.marks[start:stop] == mark]) for mark in (1, 2)]
+        assert said == [
+            word if name in cut[n % 4] else f"{word}{end}" for name, word in (("chosen", "good"), ("rejected", "bad"))
+        ]
+    removed = {kind: entry.documents for kind, entry in corpus.manifest.sources[0].removed.items() if entry.documents}
+    assert removed == {"equal answers": 1, "empty response": 1}
+
+
+@pytest.mark.parametrize("cut_off", ["chosen", ["prompt"], [1], {"chosen": True}])
+def test_what_says_nothing_of_which_answers_were_cut_off_is_refused(tmp_path: Path, cut_off: Any) -> None:
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", "cut_off": cut_off}
+    with pytest.raises(CorpusError, match="line 1: cut_off: expected a list of chosen and rejected, not"):
+        build_examples([write_lines(tmp_path / "a.jsonl", [row])], tmp_path / "c", "pairs", open_wording("alpaca"))
+
+
 # The command.
 
 

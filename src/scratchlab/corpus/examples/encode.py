@@ -75,13 +75,15 @@ def encode_labeled(tokenizer: Tokenizer, labels: Sequence[str], example: Labeled
 
 
 def encode_pair(tokenizer: Tokenizer, template: ChatTemplate, example: Pair) -> Marked:
-    """The prompt, the answer that was chosen, and the one that was rejected, each with the end of its turn.
+    """The prompt, the answer that was chosen, and the one that was rejected, each with the end of its turn unless that
+    was cut off.
 
     UsageError for a template that words a prompt otherwise once it is answered.
     """
     prompt = np.array(template.prompt(tokenizer, example.prompt), np.int64)
     chosen, rejected = (
-        _answer(tokenizer, template, prompt, example.prompt, answer) for answer in (example.chosen, example.rejected)
+        _answer(tokenizer, template, prompt, example.prompt, answer, name in example.cut_off)
+        for name, answer in (("chosen", example.chosen), ("rejected", example.rejected))
     )
     marks = np.repeat([0, CHOSEN, REJECTED], [len(prompt), len(chosen), len(rejected)]).astype(np.uint8)
     return Marked(np.concatenate([prompt, chosen, rejected]), marks)
@@ -93,8 +95,9 @@ def _answer(
     prompt: npt.NDArray[np.int64],
     asked: Sequence[Message],
     answer: str,
+    cut_off: bool,
 ) -> npt.NDArray[np.int64]:
-    said = template.encode(tokenizer, [*asked, {"role": "assistant", "content": answer}])
+    said = template.encode(tokenizer, [*asked, {"role": "assistant", "content": answer}], cut_off=cut_off)
     if not np.array_equal(said.ids[: len(prompt)], prompt) or not said.learned[len(prompt) :].any():
         raise UsageError(
             "the chat template does not word a conversation as its prompt (add_generation_prompt) and then the answer, "

@@ -96,7 +96,8 @@ def _lacks(example: Example) -> str | None:
         case Pair(prompt=()):
             return "neither preferred"
         case Pair(chosen=chosen, rejected=rejected):
-            return "equal answers" if chosen == rejected else None if chosen.strip() and rejected.strip() else EMPTY
+            chosen, rejected = chosen.strip(), rejected.strip()
+            return "equal answers" if chosen == rejected else None if chosen and rejected else EMPTY
 
 
 def _content(example: Example) -> object:

@@ -65,6 +65,8 @@ class Pair:
     chosen: str
     rejected: str
     id: str
+    cut_off: tuple[str, ...] = ()
+    """Those of `chosen` and `rejected` that were cut off: their turns did not end."""
 
 
 Example = TypeVar("Example", Conversation, Labeled, Pair)
@@ -96,8 +98,9 @@ def gather_conversations(path: str | Path) -> Gathered[Conversation]:
 def gather_pairs(path: str | Path) -> Gathered[Pair]:
     """The pairs of a file or a dataset, as `read_conversations` has them: rows of prompt, chosen and rejected.
 
-    A prompt is a text or messages; an answer a text, or messages of which the last one is it. A label that prefers
-    neither answer (`scratchlab label`) is a pair without a prompt.
+    A prompt is a text or messages; an answer a text, or messages of which the last one is it. `cut_off` names those of
+    chosen and rejected that were cut off. A label that prefers neither answer (`scratchlab label`) is a pair without a
+    prompt.
     """
     return _gathered(path, _pair)
 
@@ -212,7 +215,11 @@ def _pair(row: Row, own: str) -> Pair:
     prompt = check_messages([{"role": "user", "content": given}] if isinstance(given, str) else given)
     if prompt[-1]["role"] != "user":
         raise ValueError("prompt: its last message must be the user's.")
-    return Pair(tuple(prompt), _answer(row, "chosen", prompt), _answer(row, "rejected", prompt), own)
+    cut_off = row.get("cut_off") or []
+    if not isinstance(cut_off, list) or not all(answer in ("chosen", "rejected") for answer in cut_off):
+        raise ValueError(f"cut_off: expected a list of chosen and rejected, not {cut_off!r:.60}.")
+    answers = _answer(row, "chosen", prompt), _answer(row, "rejected", prompt)
+    return Pair(tuple(prompt), *answers, own, tuple(cut_off))
 
 
 def _answer(row: Row, field: str, prompt: list[Message]) -> str:
