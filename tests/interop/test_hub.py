@@ -55,7 +55,8 @@ def test_a_model_comes_by_its_name_and_then_from_the_cache(hub: Hub, tmp_path: P
     assert report["imported"]["source"] == "someone/gpt2"
     assert report["imported"]["revision"] == hub.repositories["models/someone/gpt2"].branches["v1"]
     asked = {line.rpartition("/")[2] for line in hub.answered("", "/resolve/")}
-    assert asked == {"config.json", "model.safetensors", "tokenizer.json"}  # and nothing else
+    template = {"chat_template.jinja", "tokenizer_config.json"}
+    assert asked == {"config.json", "model.safetensors", "tokenizer.json", *template}  # and nothing else
     served = load_file(tmp_path / "served/model.safetensors")["transformer.wte.weight"]
     kept = load_file(tmp_path / "first/checkpoints/step-00000000/tensors.safetensors")["token_embedding.weight"]
     assert torch.equal(kept, served)

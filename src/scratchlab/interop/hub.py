@@ -34,7 +34,7 @@ def commit_of(path: Path) -> str:
 
 
 def _fetch(name: str, file: str, revision: str | None) -> Path | None:
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -47,6 +47,8 @@ def _fetch(name: str, file: str, revision: str | None) -> Path | None:
     try:
         return Path(hf_hub_download(name, file, revision=revision))
     except LocalEntryNotFoundError as error:
+        if try_to_load_from_cache(name, file, revision=revision) is not None:
+            return None  # it is known that the model has none
         raise RunError(
             f"{name} is no file or folder here, and its {file} on {constants.ENDPOINT} could not be reached and is not "
             f"in the cache: {_first_line(error)}"
