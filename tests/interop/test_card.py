@@ -11,6 +11,7 @@ from alone import in_process
 from huggingface_hub import ModelCard
 from others import TEXT
 
+from scratchlab.cli.publish import verify_export
 from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.chat import CHATML
 from scratchlab.interop.card import About, write_card
@@ -196,6 +197,18 @@ def test_a_run_without_results_has_a_card(tmp_path: Path) -> None:
     manifest.write_text(json.dumps(content), encoding="utf-8")
     assert "the weights of some/gpt at revision 0123456789ab, as they were" in card_of(run, tmp_path / "imported")
     assert "what they were trained on is not recorded here" in body_of(tmp_path / "imported")
+
+
+def test_code_that_comes_along_is_to_be_trusted(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", others.make_tokenizer())
+    assert "scratchlab verify me/mine\n" in card_of(run, tmp_path / "card")
+    (tmp_path / "custom").mkdir()
+    write_card(tmp_path / "custom", run, PROOF | {"needs_code": True}, About(load_as="me/mine"))
+    card = body_of(tmp_path / "custom")
+    assert "trust_remote_code=True" in card
+    (line,) = re.findall(r"^scratchlab (verify .*)$", card, re.MULTILINE)
+    assert line == "verify me/mine --trust-code"
+    assert verify_export.make_context("verify", line.split()[1:]).params["trust_code"]
 
 
 def test_a_sample_cannot_break_out_of_its_block(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from exported import KINDS, MODERN, export, exported_weights, greedy, lively
 from exported import expect as expect_of
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from scratchlab.cli.main import cli
 from scratchlab.corpus.chat import TEMPLATES
@@ -267,6 +267,28 @@ def test_the_tokenizer_comes_along(spec: str, custom: bool, tmp_path: Path) -> N
     assert theirs.eos_token_id == theirs.pad_token_id == ours.end_of_text
     assert len(theirs) == ours.vocab_size
     assert theirs.model_max_length == 24
+
+
+@pytest.mark.parametrize("custom", [False, True])
+def test_what_is_not_told_how_much_to_write_fills_the_context(
+    custom: bool, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    """And not 20 tokens of it; whoever says how much is heard."""
+    ours = lively(NO_CLASS | {"context_length": 48} if custom else MODERN | {"context_length": 48}, tokenizer)
+    folder = export(ours, tmp_path / "out", tokenizer, custom)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=custom)
+    theirs.generation_config.eos_token_id = None
+    spoken = AutoTokenizer.from_pretrained(folder, trust_remote_code=custom)
+    prompt = spoken(others.TEXT[:12], return_tensors="pt")
+    n_prompt = prompt["input_ids"].shape[1]
+    asked = {"do_sample": False, "pad_token_id": 0}
+    assert theirs.generate(**prompt, **asked).shape[1] == 48
+    assert theirs.generate(**prompt, **asked, max_new_tokens=7).shape[1] == n_prompt + 7
+    write = pipeline("text-generation", model=theirs, tokenizer=spoken)
+    (written,) = write(others.TEXT[:12], return_tensors=True, **asked)
+    assert len(written["generated_token_ids"]) == 48
+    (written,) = write(others.TEXT[:12], return_tensors=True, max_new_tokens=7, **asked)
+    assert len(written["generated_token_ids"]) == n_prompt + 7
 
 
 # All that somebody does with it, in a process of its own.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -62,6 +63,10 @@ def test_a_model_comes_by_its_name_and_then_from_the_cache(hub: Hub, tmp_path: P
     assert torch.equal(kept, served)
     hub.asked.clear()
     offline = run("second", HF_HUB_OFFLINE="1")
+    assert (offline.returncode, hub.asked) == (0, []), offline.stderr
+    for folder in (tmp_path / "cache/hub").glob("*/.no_exist"):  # as a program leaves it that asked for all there is
+        shutil.rmtree(folder)
+    offline = run("third", HF_HUB_OFFLINE="1")
     assert (offline.returncode, hub.asked) == (0, []), offline.stderr
 
 

@@ -208,6 +208,7 @@ def _write_tokenizer(folder: Path, config: GPTSection, tokenizer: Tokenizer, cha
     settings, end = _tokenizer_settings(config, tokenizer), tokenizer.end_of_text
     # Not in config.json: some classes would take the row of a token for padding out of the training.
     stops: dict[str, Any] = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    stops["max_length"] = config.context_length  # transformers would stop after 20 tokens and say nothing
     if chat_template is not None:
         settings["chat_template"] = chat_template
         of_turn = ChatTemplate(chat_template).end_of_turn(tokenizer)
