@@ -30,7 +30,7 @@ PROOF: Record = {
     "software": {"scratchlab": "0", "transformers": "5", "torch": "2"},
     "checks": {"parameters": {"hub": 5, "said": "5 as the Hub counts them"}},
     "files": {"config.json": "0"},
-    "reference": {"prompt": [1]},
+    "reference": {"sequences": {"library": [1]}},
 }
 
 

@@ -143,7 +143,7 @@ def _loading(folder: RunFolder, proof: Record, about: About) -> list[str]:
     tokenizer, template = run_tokenizer(folder), run_template(folder)
     length = folder.resolved().model.context_length
     prompt = tokenizer.decode(tokenizer.encode(spoken(tokenizer, PROMPT))[: max(1, length // 4)])
-    prompt = prompt or tokenizer.decode(proof["reference"]["prompt"])
+    prompt = prompt or tokenizer.decode(proof["reference"]["sequences"]["library"][: max(1, length // 4)])
     code = f", revision={about.revision!r}" if about.revision else ""
     code += ", trust_remote_code=True" if proof["needs_code"] else ""
     if template is None:
