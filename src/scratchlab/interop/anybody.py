@@ -5,7 +5,7 @@ code that comes with an export could not import it either.
 
     python -P anybody.py FOLDER ORDER ANSWERS LOGITS
 
-ORDER is JSON: token sequences by name and the positions to give logits of, prompts and what should follow each, texts by
+ORDER is JSON: token sequences by name and the positions to give logits of, prompts with what should follow, texts by
 name, perhaps a conversation. ANSWERS is JSON, with what failed by its part; LOGITS is safetensors, a tensor
 (positions, V) a sequence.
 """
