@@ -298,7 +298,14 @@ class _Answers(BaseHTTPRequestHandler):
         role = "write" if self._may_write() else "read"
         if role == "read" and self.headers.get("Authorization") != "Bearer reader":
             self._refuse(401, message="Invalid credentials in Authorization header")
-        self._json({"name": "me", "type": "user", "auth": {"accessToken": {"displayName": "mine", "role": role}}})
+        self._json(
+            {
+                "name": "me",
+                "type": "user",
+                "orgs": [{"name": "ours"}],
+                "auth": {"accessToken": {"displayName": "mine", "role": role}},
+            }
+        )
 
     def create(self) -> None:
         self._check_writer()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scratchlab.corpus.hub import files_at, hub_errors, is_there, send
+from scratchlab.corpus.hub import files_at, hub_errors, in_words, is_there, send
 from scratchlab.errors import RunError, UsageError
 from scratchlab.files import disk_errors, sha256_of_file
 from scratchlab.interop.card import About
@@ -68,8 +68,7 @@ def publish_run(folder: RunFolder, wish: Wish, about: About, say: Say = lambda t
     Raises UsageError for a name that cannot be, RunError for one that holds something else, for a token that may not
     write, and for a proof that fails; UnfinishedError or UnreachableError for what goes on when it is run again.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", wish.name, re.ASCII):
-        raise UsageError(f"{wish.name} names no model of the Hub: USER/NAME was expected, as in me/first.")
+    _check_names(wish)
     versions = wish.versions(folder)
     if wish.checkpoints and len(versions) == 1:
         raise UsageError(f"--checkpoints: {folder.path} kept no snapshots on the way, so there are none to publish.")
@@ -81,6 +80,22 @@ def publish_run(folder: RunFolder, wish: Wish, about: About, say: Say = lambda t
         _set_tag(wish, done[-1]["commit"])
     facts = {"run": str(folder.path), "to": wish.name, "private": wish.private, "dry_run": wish.dry_run}
     return {**facts, "tag": wish.tag, "versions": done}
+
+
+def _check_names(wish: Wish) -> None:
+    """UsageError for what the Hub would not take for a name, a branch or a tag."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", wish.name, re.ASCII):
+        raise UsageError(f"{wish.name} names no model of the Hub: USER/NAME was expected, as in me/first.")
+    try:
+        validate_repo_id(wish.name)
+    except HFValidationError as error:
+        raise UsageError(f"{wish.name} names no model of the Hub: {in_words(error)}.") from None
+    for option, name in (("--revision", wish.branch), ("--tag", wish.tag)):
+        if name is not None and not re.fullmatch(r"(?!.*(\.\.|//|\.$|/$|\.lock$))\w[\w./-]*", name, re.ASCII):
+            raise UsageError(f"{option} {name}: letters, digits, -, _, . and / were expected, as in v1.0.")
 
 
 def _publish_version(folder: RunFolder, wish: Wish, branch: str, at: At | int, about: About, say: Say) -> Record:
@@ -117,9 +132,15 @@ def _survey(folder: RunFolder, wish: Wish, branches: Sequence[str]) -> None:
         raise RunError(f"{wish.where}: nobody is logged in here. `hf auth login`, or set HF_TOKEN.")
     api = HfApi()
     with hub_errors(wish.where, "model", RunError):
-        role = api.whoami().get("auth", {}).get("accessToken", {}).get("role")
-        if role == "read":
+        user = api.whoami()
+        if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
             raise RunError(f"{wish.where}: the token here has only the right to read. Use one with the right to write.")
+        own = [user["name"], *(one["name"] for one in user.get("orgs", []))]
+        if (owner := wish.name.partition("/")[0]).lower() not in map(str.lower, own):
+            raise RunError(
+                f"{wish.where}: the token here is of {user['name']}, who may not publish as {owner}. Names may begin "
+                f"with {', '.join(f'{name}/' for name in own)}."
+            )
         try:
             refs = api.list_repo_refs(wish.name)
         except RepositoryNotFoundError:
