@@ -264,8 +264,8 @@ class _Answers(BaseHTTPRequestHandler):
     def _json(self, value: Any, status: int = 200, **headers: str) -> None:
         self._send(status, json.dumps(value).encode(), Content_Type="application/json", **headers)
 
-    def _refuse(self, status: int, code: str = "", message: str = "") -> None:
-        headers = {"X-Error-Code": code, "X-Error-Message": message}
+    def _refuse(self, status: int, code: str = "", message: str = "", **more: str) -> None:
+        headers = {"X-Error-Code": code, "X-Error-Message": message, **more}
         self._json({"error": message}, status, **{name: value for name, value in headers.items() if value})
         raise _Over
 
@@ -298,7 +298,14 @@ class _Answers(BaseHTTPRequestHandler):
         role = "write" if self._may_write() else "read"
         if role == "read" and self.headers.get("Authorization") != "Bearer reader":
             self._refuse(401, message="Invalid credentials in Authorization header")
-        self._json({"name": "me", "type": "user", "auth": {"accessToken": {"displayName": "mine", "role": role}}})
+        self._json(
+            {
+                "name": "me",
+                "type": "user",
+                "orgs": [{"name": "ours"}],
+                "auth": {"accessToken": {"displayName": "mine", "role": role}},
+            }
+        )
 
     def create(self) -> None:
         self._check_writer()
@@ -368,7 +375,7 @@ class _Answers(BaseHTTPRequestHandler):
         commit = self._commit(repository, revision)
         content = repository.commits[commit].get(path)
         if content is None:
-            return self._refuse(404, "EntryNotFound")
+            return self._refuse(404, "EntryNotFound", X_Repo_Commit=commit)
         if path.endswith(LARGE):  # another host to the client, which is not to show it the token
             oid = hashlib.sha256(content).hexdigest()
             self.hub.objects[oid] = content

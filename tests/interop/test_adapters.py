@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
 from scratchlab.cli.main import cli
+from scratchlab.corpus.chat import ALPACA
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import RunError
 from scratchlab.interop.adapters import export_adapters, import_adapters
@@ -146,6 +147,19 @@ def test_several_adapters_on_one_base(place: Path, tmp_path: Path, tokenizer: To
         theirs.set_adapter(adapter)
         assert gap(run, theirs) < 1e-6
     assert distance(*(load_model(run, device="cpu")(tokens())[0] for run in runs)) > 1e-3
+
+
+def test_how_it_is_spoken_to_comes_back_beside_a_base_that_was_taught_nothing(
+    place: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    run = lively_run(place, "tied", tmp_path / "run", tokenizer)
+    run.chat_template_path.write_text(ALPACA, encoding="utf-8")
+    export_adapters(run, tmp_path / "peft")
+    back = import_adapters(tmp_path / "peft", RunFolder.open(place / "tied"), tmp_path / "back")
+    assert back.chat_template_path.read_text(encoding="utf-8") == ALPACA
+    export_adapters(back, tmp_path / "again")
+    for file in ("adapter_model.safetensors", "base/model.safetensors", "base/tokenizer_config.json"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "peft" / file).read_bytes(), file
 
 
 # What is refused.

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,17 @@ from alone import in_process
 from huggingface_hub import ModelCard
 from others import TEXT
 
+from lessons import WORDS, base_recipe, build_text, write_lines
+from scratchlab.cli.publish import verify_export
 from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.chat import CHATML
+from scratchlab.corpus.examples.build import build_examples
+from scratchlab.corpus.examples.encode import open_wording
 from scratchlab.interop.card import About, write_card
 from scratchlab.interop.exports import export_run
 from scratchlab.interop.proof import read_proof
-from scratchlab.recipe import load_recipe
-from scratchlab.runfolder import Record, RunFolder
+from scratchlab.recipe import EvaluationSection, load_recipe
+from scratchlab.runfolder import Record, RunFolder, step_name
 from scratchlab.training.loop import train
 from tiny_run import make_run
 
@@ -29,7 +34,7 @@ PROOF: Record = {
     "software": {"scratchlab": "0", "transformers": "5", "torch": "2"},
     "checks": {"parameters": {"hub": 5, "said": "5 as the Hub counts them"}},
     "files": {"config.json": "0"},
-    "reference": {"prompt": [1]},
+    "reference": {"sequences": {"library": [1]}},
 }
 
 
@@ -161,6 +166,61 @@ def test_a_snapshot_has_a_sample_of_its_time_and_no_test_loss(run: RunFolder, tm
     assert "hf download me/mine --revision step-00000004 --local-dir mine" in card
 
 
+@pytest.mark.parametrize("at", ["final", "best", 2])
+def test_the_card_says_which_weights_they_are(at: str | int, run: RunFolder, tmp_path: Path) -> None:
+    best = run.snapshot("best")[1]["step"]
+    copy = RunFolder(Path(shutil.copytree(run.path, tmp_path / "run")))
+    copy.save_snapshot(step_name(2), 2, lambda file: file.write_bytes(b""))
+    expected = {
+        "final": "These are the weights of its last checkpoint, at step 6.",
+        "best": f"These are the weights of step {best}, where its validation loss was lowest.",
+        2: "These are the weights of step 2.",
+    }
+    (tmp_path / "card").mkdir()
+    write_card(tmp_path / "card", copy, PROOF | {"run": PROOF["run"] | {"at": at}}, About(load_as="me/mine"))
+    assert re.findall("These are the weights.*", body_of(tmp_path / "card")) == [expected[at]]
+
+
+def test_early_stopping_is_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", others.make_tokenizer())
+    run.save_checkpoint(9, lambda file: file.write_bytes(b""), {"weights_of": 4})
+    expected = "of its last checkpoint: those of step 4 of 9, where its validation loss was lowest."
+    assert expected in card_of(run, tmp_path / "card")
+
+
+SHORT = """{% for m in messages %}{% if m.role == "user" %}Q: {{ m.content }}
+A: {% else %}{% generation %}{{ m.content }}{{ eos_token }}{% endgeneration %}{% endif %}{% endfor %}"""
+
+
+@pytest.mark.parametrize("lora", [None, 2])
+def test_what_learned_preferences_says_so(lora: int | None, tmp_path: Path) -> None:
+    build_text(tmp_path)
+    train(base_recipe(tmp_path), tmp_path / "base")
+    rows = [{"prompt": f"Say {one}.", "chosen": f"{one}, please", "rejected": f"no {one}"} for one in WORDS]
+    data = write_lines(tmp_path / "pairs.jsonl", [{"prompt": "q" * 90, "chosen": "a", "rejected": "b"}, *rows])
+    (tmp_path / "short.jinja").write_text(SHORT, encoding="utf-8")
+    wording = open_wording(str(tmp_path / "short.jinja"))
+    build_examples([data], tmp_path / "pairs", "pairs", wording, str(tmp_path / "base"), "contiguous:.6,.2,.2")
+    recipe = base_recipe(tmp_path, {"corpus": str(tmp_path / "pairs"), "start.weights": str(tmp_path / "base")})
+    train(recipe.replaced({} if lora is None else {"finetuning.lora_rank": lora}), tmp_path / "run")
+    card = card_of(RunFolder.open(tmp_path / "run"), tmp_path / "card")
+    told = "It learned preferences, by DPO (beta 0.1): from 5 pairs (1 more did not fit its context), each of a"
+    assert told in card
+    assert re.search(r"\| test split \| \d\.\d{3} ± \d\.\d{3} \| -?\d+\.\d{3} ± \d+\.\d{3} \| 3 \|", card)
+    assert "What it is measured against is base, whose weights it began from." in card
+    assert "Its weights came from base at step 2" in card
+    assert ("Adapters of rank 2 were trained" in card) == (lora is not None)
+    assert str(tmp_path) not in card
+
+
+def test_the_page_says_what_the_card_does_not() -> None:
+    """And names the field by which tasks come to be on it."""
+    page = " ".join((ROOT / "docs/publishing.md").read_text(encoding="utf-8").split())
+    assert "What `scratchlab evaluate` measures after the training (another text, `--suite`) is not on the card" in page
+    (field,) = re.findall(r"asked while it trained \(`evaluation\.(\w+)`\)", page)
+    assert field in EvaluationSection.model_fields
+
+
 def test_datasets_of_the_hub_are_linked(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from scratchlab.interop import card, card_parts
 
@@ -196,6 +256,18 @@ def test_a_run_without_results_has_a_card(tmp_path: Path) -> None:
     manifest.write_text(json.dumps(content), encoding="utf-8")
     assert "the weights of some/gpt at revision 0123456789ab, as they were" in card_of(run, tmp_path / "imported")
     assert "what they were trained on is not recorded here" in body_of(tmp_path / "imported")
+
+
+def test_code_that_comes_along_is_to_be_trusted(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", others.make_tokenizer())
+    assert "scratchlab verify me/mine\n" in card_of(run, tmp_path / "card")
+    (tmp_path / "custom").mkdir()
+    write_card(tmp_path / "custom", run, PROOF | {"needs_code": True}, About(load_as="me/mine"))
+    card = body_of(tmp_path / "custom")
+    assert "trust_remote_code=True" in card
+    (line,) = re.findall(r"^scratchlab (verify .*)$", card, re.MULTILINE)
+    assert line == "verify me/mine --trust-code"
+    assert verify_export.make_context("verify", line.split()[1:]).params["trust_code"]
 
 
 def test_a_sample_cannot_break_out_of_its_block(tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ from click.testing import CliRunner
 from exported import KINDS, MODERN, export, exported_weights, greedy, lively
 from exported import expect as expect_of
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from scratchlab.cli.main import cli
+from scratchlab.corpus.chat import TEMPLATES
 from scratchlab.corpus.tokenizer import Tokenizer, train_tokenizer
 from scratchlab.errors import RunError
 from scratchlab.interop.custom import FILES, source_of
+from scratchlab.interop.exports import write_run
 from scratchlab.interop.imports import import_run
 from scratchlab.model.gpt import GPT
 from scratchlab.recipe import GPTSection
@@ -29,6 +31,7 @@ from scratchlab.runfolder import RunFolder
 from switches import BASE, END, ROWS, VOCAB, tokens_with_documents
 from switches import lively as lively_row
 from tiny import distance
+from tiny_run import make_run
 
 LOADER = Path(__file__).with_name("load_export.py")
 NO_CLASS = {"norm": "rms", "positions": "rotary", "qk_norm": True, "mlp": "relu2", "logit_cap": 15.0}
@@ -127,6 +130,33 @@ def test_what_no_class_of_transformers_is_says_what_is_missing(tmp_path: Path, t
     with pytest.raises(RunError, match=r"the nearest, knows no .*logit_cap = 15.0.*--custom"):
         export(lively(NO_CLASS, tokenizer), tmp_path / "out", tokenizer)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("custom", [False, True])
+@pytest.mark.parametrize("wording", ["alpaca", "chatml"])
+def test_what_was_taught_to_answer_comes_back_as_it_was(wording: str, custom: bool, tmp_path: Path) -> None:
+    """As it was exported, and as transformers saved that again."""
+    tokenizer = others.make_tokenizer().with_specials(["<|im_start|>", "<|im_end|>"])
+    run = make_run(tmp_path / "run", tokenizer, TEMPLATES[wording])
+    write_run(run, tmp_path / "out", custom=custom)
+    for kind in (AutoModelForCausalLM, AutoTokenizer):
+        kind.from_pretrained(tmp_path / "out", trust_remote_code=custom).save_pretrained(tmp_path / "again")
+    for place in ("out", "again"):
+        back = import_run(str(tmp_path / place), tmp_path / f"{place}-run", str(tmp_path / "out/tokenizer.json"))
+        assert back.chat_template_path.read_bytes() == run.chat_template_path.read_bytes()
+        write_run(back, tmp_path / f"{place}-out", custom=custom)
+        for file in (tmp_path / "out").iterdir():
+            assert (tmp_path / f"{place}-out" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_a_template_that_names_no_answer_is_left_out_and_said(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    folder = export(lively(MODERN, tokenizer), tmp_path / "out", tokenizer)
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings["chat_template"] = [{"name": "default", "template": "{{ messages[0].content }}"}]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    run = import_run(str(folder), tmp_path / "run")
+    assert not run.chat_template_path.exists()
+    assert "does not end the assistant's turn" in run.manifest()["imported"]["chat_template_left_out"]
 
 
 # Code of its own.
@@ -237,6 +267,28 @@ def test_the_tokenizer_comes_along(spec: str, custom: bool, tmp_path: Path) -> N
     assert theirs.eos_token_id == theirs.pad_token_id == ours.end_of_text
     assert len(theirs) == ours.vocab_size
     assert theirs.model_max_length == 24
+
+
+@pytest.mark.parametrize("custom", [False, True])
+def test_what_is_not_told_how_much_to_write_fills_the_context(
+    custom: bool, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    """And not 20 tokens of it; whoever says how much is heard."""
+    ours = lively(NO_CLASS | {"context_length": 48} if custom else MODERN | {"context_length": 48}, tokenizer)
+    folder = export(ours, tmp_path / "out", tokenizer, custom)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=custom)
+    theirs.generation_config.eos_token_id = None
+    spoken = AutoTokenizer.from_pretrained(folder, trust_remote_code=custom)
+    prompt = spoken(others.TEXT[:12], return_tensors="pt")
+    n_prompt = prompt["input_ids"].shape[1]
+    asked = {"do_sample": False, "pad_token_id": 0}
+    assert theirs.generate(**prompt, **asked).shape[1] == 48
+    assert theirs.generate(**prompt, **asked, max_new_tokens=7).shape[1] == n_prompt + 7
+    write = pipeline("text-generation", model=theirs, tokenizer=spoken)
+    (written,) = write(others.TEXT[:12], return_tensors=True, **asked)
+    assert len(written["generated_token_ids"]) == 48
+    (written,) = write(others.TEXT[:12], return_tensors=True, max_new_tokens=7, **asked)
+    assert len(written["generated_token_ids"]) == n_prompt + 7
 
 
 # All that somebody does with it, in a process of its own.

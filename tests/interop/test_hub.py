@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,12 +56,17 @@ def test_a_model_comes_by_its_name_and_then_from_the_cache(hub: Hub, tmp_path: P
     assert report["imported"]["source"] == "someone/gpt2"
     assert report["imported"]["revision"] == hub.repositories["models/someone/gpt2"].branches["v1"]
     asked = {line.rpartition("/")[2] for line in hub.answered("", "/resolve/")}
-    assert asked == {"config.json", "model.safetensors", "tokenizer.json"}  # and nothing else
+    template = {"chat_template.jinja", "tokenizer_config.json"}
+    assert asked == {"config.json", "model.safetensors", "tokenizer.json", *template}  # and nothing else
     served = load_file(tmp_path / "served/model.safetensors")["transformer.wte.weight"]
     kept = load_file(tmp_path / "first/checkpoints/step-00000000/tensors.safetensors")["token_embedding.weight"]
     assert torch.equal(kept, served)
     hub.asked.clear()
     offline = run("second", HF_HUB_OFFLINE="1")
+    assert (offline.returncode, hub.asked) == (0, []), offline.stderr
+    for folder in (tmp_path / "cache/hub").glob("*/.no_exist"):  # as a program leaves it that asked for all there is
+        shutil.rmtree(folder)
+    offline = run("third", HF_HUB_OFFLINE="1")
     assert (offline.returncode, hub.asked) == (0, []), offline.stderr
 
 

@@ -75,7 +75,8 @@ def test_an_export_is_proved_by_transformers_alone(exported: Path) -> None:
         assert (figures["positions"], figures["tokens"]) == (240, others.SYMBOLS + 2)
         assert 0 < figures["mean"] <= figures["largest"] < 1e-4
     assert (checks["generation"]["tokens"], checks["generation"]["parted"]) == (200, None)
-    assert len(set(content["reference"]["greedy"])) > 20, "a text that repeats one token would prove little"
+    (text,) = content["reference"]["written"]
+    assert len(set(text["tokens"])) > 20, "a text that repeats one token would prove little"
     assert checks["tokenizer"]["texts"] == checks["tokenizer"]["unchanged"] == len(HARD) + 1
     weights = load_file(exported / "model.safetensors")
     assert checks["parameters"]["hub"] == sum(tensor.numel() for tensor in weights.values())
@@ -247,6 +248,47 @@ def test_texts_may_part_only_at_ties() -> None:
     assert (apart["identical"], apart["parted"]["token"]) == (3, 3)
     assert apart["parted"]["gap"] == pytest.approx(1e-2, rel=1e-3)
     assert answer(Counting(1e-2), [4], [5, 6, 7, 8, 9, 0, 1]) == {"identical": 7, "ties": [], "parted": None}
+
+
+def test_texts_are_compared_one_after_another() -> None:
+    texts = [{"prompt": [0], "tokens": [1, 2, 3]}, {"prompt": [1], "tokens": [2, 3, 4]}]
+    tied = anybody.write_all(Counting(5e-5), texts, 1e-4)
+    assert (tied["identical"], tied["parted"], [tie["token"] for tie in tied["ties"]]) == (6, None, [5])
+    parted = anybody.write_all(Counting(1e-2), [*texts, {"prompt": [4], "tokens": [5]}], 1e-4)
+    assert (parted["identical"], parted["parted"]["token"], parted["ties"]) == (5, 5, [])
+
+
+@pytest.mark.parametrize(("context", "texts"), [(240, 1), (64, 5), (2, 200)])
+def test_200_tokens_are_written_however_short_the_context_is(context: int, texts: int, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", others.make_tokenizer(), context_length=context)
+    written = expected_of(run, in_float32(run, "final")).order["written"]
+    assert (sum(len(text["tokens"]) for text in written), len(written)) == (200, texts)
+    assert len({tuple(text["prompt"]) for text in written}) == texts or context == 2
+    assert all(len(text["prompt"]) + len(text["tokens"]) <= context for text in written)
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_text_that_ends_is_followed_by_others(mask: bool, tmp_path: Path) -> None:
+    """Here the end of text is likely after some tokens, as in models that were trained on short documents."""
+    tokenizer = others.make_tokenizer()
+    end = tokenizer.end_of_text
+    assert end is not None
+
+    plain = make_run(tmp_path / "plain", tokenizer, context_length=240)
+    (text,) = expected_of(plain, in_float32(plain, "final")).order["written"]
+
+    def ending(model: nn.Module) -> None:
+        rows = dict(model.named_parameters())["token_embedding.weight"].data
+        rows[end] = 1.05 * rows[text["tokens"][90]]
+
+    run = make_run(tmp_path / "run", tokenizer, None, ending, context_length=240, document_mask=mask)
+    with in_process():
+        write_run(run, tmp_path / "out", custom=mask)
+        checks = prove(tmp_path / "out", run)["checks"]
+    texts = read_proof(tmp_path / "out")["reference"]["written"]
+    assert any(end in text["tokens"] for text in texts)
+    assert sum(len(text["tokens"]) for text in texts) == checks["generation"]["tokens"] == 200
+    assert (len(texts) > 1) == mask == (f"in {len(texts)} texts" in checks["generation"]["said"])
 
 
 def test_a_cache_that_goes_wrong_is_not_taken_for_a_tie() -> None:

@@ -2,11 +2,17 @@
 
 import errno
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import others
+import psutil
 import pytest
 from alone import in_process
 from click.testing import CliRunner
@@ -125,6 +131,24 @@ def test_each_snapshot_is_a_branch(run: RunFolder, hub: Hub, tmp_path: Path) -> 
     card = repository.commits[repository.branches[step_name(2)]]["README.md"].decode()
     assert f"from_pretrained('me/mine', revision='{step_name(2)}')" in card
     assert f"hf download me/mine --revision {step_name(2)}" in card
+
+
+def test_a_new_branch_holds_what_is_published_and_nothing_of_main(run: RunFolder, files: list[str], hub: Hub) -> None:
+    """Though the Hub begins it as a copy of main; also where an earlier try went no further than that."""
+    publish(run)
+    repository = hub.repositories["models/me/mine"]
+    shard = "model-00001-of-00002.safetensors"
+    repository.commit({shard: b"theirs", "charts/old.png": b"png", "q4.gguf": b"gguf", "proof.json": None})
+    main = repository.branches["main"]
+    repository.branches["half"] = main
+    for branch in ("new", "half"):
+        publish(run, branch=branch)
+        there = repository.commits[repository.branches[branch]]
+        assert sorted(there) == sorted([".gitattributes", *files]), branch
+    assert repository.branches["main"] == main
+    repository.commit({"LICENSE": b"MIT"}, "new")
+    publish(run, branch="new")
+    assert "LICENSE" in repository.commits[repository.branches["new"]], "what others added since stays"
 
 
 def test_a_dry_run_says_what_would_go_and_asks_nobody(run: RunFolder, files: list[str], hub: Hub) -> None:
@@ -254,9 +278,62 @@ def test_a_full_disk_is_said_and_nothing_is_sent(run: RunFolder, hub: Hub, monke
     publish(run)
 
 
-@pytest.mark.parametrize("name", ["mine", "me/mine/more", "me/mi ne", "hf:me/mine"])
-def test_a_name_that_cannot_be_is_refused(name: str, run: RunFolder) -> None:
-    assert f"{name} names no model of the Hub: USER/NAME was expected" in message_of(run, UsageError, name=name)
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_name_that_cannot_be_is_refused_before_anything_is_made(
+    dry_run: bool, run: RunFolder, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "write_run", None)
+    for name in ("mine", "me/mine/more", "me/mi ne", "hf:me/mine"):
+        said = message_of(run, UsageError, name=name, dry_run=dry_run)
+        assert f"{name} names no model of the Hub: USER/NAME was expected" in said
+    for name in ("me/mi--ne", "me/.mine", "me/mine.git", f"me/{'m' * 99}"):
+        assert f"{name} names no model of the Hub: " in message_of(run, UsageError, name=name, dry_run=dry_run)
+    for wrong in ("v 1", "-v1", "v1..2", "v1/", "", "v1.lock"):
+        assert f"--revision {wrong}: " in message_of(run, UsageError, branch=wrong, dry_run=dry_run)
+        assert f"--tag {wrong}: " in message_of(run, UsageError, tag=wrong, dry_run=dry_run)
+    assert hub.asked == []
+
+
+def test_whom_the_token_does_not_belong_to_is_said_before_anything_is_made(
+    run: RunFolder, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(exports, "write_run", None)
+        said = message_of(run, name="somebody/mine")
+    assert "the token here is of me, who may not publish as somebody. Names may begin with me/, ours/." in said
+    publish(run, name="ours/mine")
+    assert "models/ours/mine" in hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("words", "number", "code"),
+    [
+        (["export", "--to", "deep/out"], signal.SIGTERM, 143),
+        (["export", "--to", "deep/out"], signal.SIGINT, 130),
+        (["publish", "me/mine", "--dry-run"], signal.SIGTERM, 143),
+    ],
+    ids=["export", "export-interrupted", "publish"],
+)
+def test_told_to_end_it_leaves_nothing(
+    words: list[str], number: int, code: int, run: RunFolder, tmp_path: Path
+) -> None:
+    """While the proof is made, in a process of its own, which ends too."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "scratchlab", words[0], str(run.path), *words[1:]]
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not list(temporary.glob("scratchlab-proof-*/order.json")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        (proving,) = psutil.Process(process.pid).children()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert "Traceback" not in said
+    assert not proving.is_running()
+    assert (list(tmp_path.iterdir()), list(temporary.iterdir())) == ([temporary], [])
 
 
 def test_a_run_without_snapshots_has_none_to_publish(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Literal
 
 import click
 
+from scratchlab.cli.ending import ends_cleanly
 from scratchlab.cli.output import as_json, show
 from scratchlab.cli.publish import languages_option, license_option
 from scratchlab.errors import UsageError
@@ -17,6 +18,7 @@ from scratchlab.errors import UsageError
 @click.option("--revision", metavar="REV", help="A branch, tag or commit on the Hub.")
 @click.option("--base", metavar="RUN", help="Of adapters that peft saved: the run that they go beside.")
 @as_json
+@ends_cleanly
 def import_model(
     source: str, out: str, tokenizer: str | None, revision: str | None, base: str | None, as_json: bool
 ) -> None:
@@ -73,6 +75,7 @@ OPENED = {
 @license_option
 @languages_option
 @as_json
+@ends_cleanly
 def export_model(
     run: str,
     to: Path,

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import click
 
+from scratchlab.cli.ending import ends_cleanly
 from scratchlab.cli.output import as_json, count, show
 
 license_option: Callable[[Any], Any] = click.option(
@@ -20,6 +21,7 @@ languages_option: Callable[[Any], Any] = click.option(
 @click.argument("exported", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--trust-code", is_flag=True, help="Execute the code that DIR brings, if it does.")
 @as_json
+@ends_cleanly
 def verify_export(exported: Path, trust_code: bool, as_json: bool) -> None:
     """Is DIR, which export made, still what was proved? On any machine, without the run.
 
@@ -57,6 +59,7 @@ def _verify_text(report: dict[str, Any]) -> str:
 @license_option
 @languages_option
 @as_json
+@ends_cleanly
 def publish_model(
     run: str,
     name: str,

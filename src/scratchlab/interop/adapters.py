@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import RunError
-from scratchlab.files import folder_in_one_piece, pretty_json, sha256_of_file, write_atomically
-from scratchlab.generation.text import run_tokenizer
+from scratchlab.files import folder_in_one_piece, inside, pretty_json, sha256_of_file, write_atomically
+from scratchlab.generation.text import run_template, run_tokenizer
 from scratchlab.interop.files import read_json, read_safetensors, whole_numbers
 from scratchlab.interop.gpt2_layout import GPT2, NAMES
-from scratchlab.interop.hugging_face import write_hugging_face
-from scratchlab.interop.imports import imported_run
+from scratchlab.interop.hugging_face import read_chat_template, write_hugging_face
+from scratchlab.interop.imports import fitting, imported_run
 from scratchlab.interop.names import listed, shapes_of
 from scratchlab.model.build import empty_model
 from scratchlab.model.load import At, StoredTensors, load_model, weights_at
@@ -168,9 +169,15 @@ def import_adapters(source: Path, base: RunFolder, out: str | Path) -> RunFolder
     }
     files = {name: sha256_of_file(source / name) for name in (CONFIG, WEIGHTS)}
     origin = {"source": str(source.absolute()), "format": "peft adapters", "files": files, "base": str(base.path)}
-    template = base.chat_template_path
-    worded = template.read_bytes().decode() if template.is_file() else None
-    return imported_run(out, tables, tokenizer, origin, adapters, own, worded)
+    return imported_run(out, tables, tokenizer, origin, adapters, own, _template(source, base, tokenizer))
+
+
+def _template(source: Path, base: RunFolder, tokenizer: Tokenizer) -> str | None:
+    """How the adapted model is spoken to: as its folder says, or what was exported beside it; else as its base."""
+    found = (read_chat_template(inside(place)) for place in (source, source / "base"))
+    own = next((fit for said in found if (fit := fitting(said, tokenizer)[0]) is not None), None)
+    template = run_template(base)
+    return own or (None if template is None else template.source)
 
 
 def _without_copies(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ code that comes with an export could not import it either.
 
     python -P anybody.py FOLDER ORDER ANSWERS LOGITS
 
-ORDER is JSON: token sequences by name and the positions to give logits of, a prompt and what should follow it, texts by
+ORDER is JSON: token sequences by name and the positions to give logits of, prompts with what should follow, texts by
 name, perhaps a conversation. ANSWERS is JSON, with what failed by its part; LOGITS is safetensors, a tensor
 (positions, V) a sequence.
 """
@@ -37,7 +37,7 @@ def main(folder: str, order_file: str, answers_file: str, logits_file: str) -> N
     attempt("loading", lambda: load(folder, order["code"], models))
     if models:
         attempt("logits", lambda: compute(models[0], order, logits_file))
-        attempt("generation", lambda: write(models[0], order["prompt"], order["greedy"], order["tie"]))
+        attempt("generation", lambda: write_all(models[0], order["written"], order["tie"]))
     Path(answers_file).write_text(json.dumps(answers), encoding="utf-8")
 
 
@@ -94,6 +94,20 @@ def compute(model: Any, order: Record, logits_file: str) -> Record:
             logits[name] = found.float().contiguous().clone()
     save_file(logits, logits_file)
     return {}
+
+
+def write_all(model: Any, texts: list[Record], tie: float) -> Record:
+    """Whether it writes every text as wanted; tokens are counted over all, to where the first one parts."""
+    identical, ties, parted = 0, [], None
+    for text in texts:
+        found = write(model, text["prompt"], text["tokens"], tie)
+        ties += [one | {"token": identical + one["token"]} for one in found["ties"]]
+        if found["parted"]:
+            parted = found["parted"] | {"token": identical + found["parted"]["token"]}
+        identical += found["identical"]
+        if parted:
+            break
+    return {"identical": identical, "ties": ties, "parted": parted}
 
 
 def write(model: Any, prompt: list[int], wanted: list[int], tie: float) -> Record:

@@ -143,7 +143,7 @@ def _loading(folder: RunFolder, proof: Record, about: About) -> list[str]:
     tokenizer, template = run_tokenizer(folder), run_template(folder)
     length = folder.resolved().model.context_length
     prompt = tokenizer.decode(tokenizer.encode(spoken(tokenizer, PROMPT))[: max(1, length // 4)])
-    prompt = prompt or tokenizer.decode(proof["reference"]["prompt"])
+    prompt = prompt or tokenizer.decode(proof["reference"]["sequences"]["library"][: max(1, length // 4)])
     code = f", revision={about.revision!r}" if about.revision else ""
     code += ", trust_remote_code=True" if proof["needs_code"] else ""
     if template is None:
@@ -179,6 +179,7 @@ def _verified(proof: Record, about: About) -> list[str]:
     software, checks = proof["software"], proof["checks"]
     place = about.name if about.on_hub else about.load_as
     revision = f" --revision {about.revision}" if about.revision else ""
+    trust = " --trust-code" if proof["needs_code"] else ""
     fetch = f"hf download {about.load_as}{revision} --local-dir {about.name}\n" if about.on_hub else ""
     return [
         "Before it was published, transformers alone loaded it in a fresh process, and was compared with the run that "
@@ -187,7 +188,7 @@ def _verified(proof: Record, about: About) -> list[str]:
         "\n".join(f"- {part}: {check['said']}." for part, check in checks.items()),
         f"The hashes of {len(proof['files'])} files and what to compare with are in `proof.json`. To verify it again, "
         "on any machine:",
-        f"```\npip install 'scratchlab[transformers]'\n{fetch}scratchlab verify {place}\n```",
+        f"```\npip install 'scratchlab[transformers]'\n{fetch}scratchlab verify {place}{trust}\n```",
     ]
 
 

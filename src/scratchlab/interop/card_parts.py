@@ -21,8 +21,24 @@ MOST_WRITTEN = 1200  # characters of a sample
 SIZES = ("n_layer", "n_head", "n_kv_head", "d_model", "context_length")
 
 
+def which_weights(folder: RunFolder, at: str | int) -> str:
+    """Of which step they are, and why those."""
+    if at != "final":
+        step = at if isinstance(at, int) else folder.snapshot(at)[1]["step"]
+        return f"These are the weights of step {step:,}" + ("." if isinstance(at, int) else f", {LOWEST}.")
+    checkpoint, _ = folder.last_good_checkpoint()
+    step = 0 if checkpoint is None else checkpoint[1]["step"]
+    if (best := (checkpoint or (None, {}))[1].get("weights_of")) is not None:
+        return f"These are the weights of its last checkpoint: those of step {best:,} of {step:,}, {LOWEST}."
+    return f"These are the weights of its last checkpoint, at step {step:,}."
+
+
+LOWEST = "where its validation loss was lowest"
+
+
 def what_it_is(folder: RunFolder, proof: Record) -> list[str]:
-    """Sizes, and the switches in which it differs from GPT-2."""
+    """Sizes, the switches in which it differs from GPT-2, and which of its weights these are."""
+    weights = [] if "imported" in folder.manifest() else [which_weights(folder, proof["run"]["at"])]
     manifest, model = folder.manifest(), folder.resolved().model
     given = model.model_dump(exclude_defaults=True)
     rows = [(name, value) for name in SIZES if (value := getattr(model, name, None)) is not None]
@@ -32,11 +48,11 @@ def what_it_is(folder: RunFolder, proof: Record) -> list[str]:
     rows += [("parameters", f"{proof['checks']['parameters']['hub']:,}")]
     table = _table(("", ""), rows)
     if of_run == proof["checks"]["parameters"]["hub"]:
-        return [table]
+        return [table, *weights]
     why = (
         "padding of its vocabulary is left out here, and zeros stand for biases that this class has and the run has not"
     )
-    return [table, f"The run itself has {of_run:,}: {why}."]
+    return [table, f"The run itself has {of_run:,}: {why}.", *weights]
 
 
 def data(folder: RunFolder) -> list[str]:
@@ -96,7 +112,7 @@ def training(folder: RunFolder) -> list[str]:
     """Steps, tokens, machine, time, money, seeds and the recipe."""
     manifest, result = folder.manifest(), folder.result()
     if result is None:
-        return _unfinished(folder)
+        return [*_lessons(folder), *_unfinished(folder)]
     recipe, cost, environment = folder.resolved(), result["cost"], manifest["environment"]
     settled, optimization = recipe.settled, recipe.training
     tokens = result["steps"] * optimization.global_batch_size * recipe.model.context_length
@@ -115,7 +131,35 @@ def training(folder: RunFolder) -> list[str]:
         ("software", f"scratchlab {environment['scratchlab']}, torch {environment['torch']}"),
         ("fingerprint", f"`{manifest['fingerprint']}`"),
     ]
-    return [_table(("", ""), rows), *_lineage(manifest), _recipe(folder)]
+    return [_table(("", ""), rows), *_lineage(manifest), *_lessons(folder), _recipe(folder)]
+
+
+def _lessons(folder: RunFolder) -> list[str]:
+    """What it learned from examples, if it did: which, how many, beside what."""
+    manifest, recipe = folder.manifest(), folder.resolved()
+    train = manifest.get("examples", {}).get("train")
+    if not train:
+        return []
+    said, many, left_out = recipe.finetuning, f"{train['examples']:,}", _left_out(train)
+    if folder.has_reference():
+        first = Path(manifest["lineage"][-1]["run"]).name
+        lessons = (
+            f"It learned preferences, by DPO (beta {said.beta:g}): from {many} pairs{left_out}, each of a chosen and a "
+            f"rejected answer. What it is measured against is {first}, whose weights it began from."
+        )
+    elif "labels" in manifest:
+        lessons = f"It learned to tell {len(manifest['labels']):,} labels, from {many} texts{left_out}."
+    else:
+        which = "the responses alone" if said.learn_from == "responses" else "all that is said"
+        lessons = f"It was taught to answer, from {many} examples{left_out}; it learned {which}."
+    if said.lora_rank is not None:
+        lessons += f" Adapters of rank {said.lora_rank} were trained beside frozen weights; they are part of these now."
+    return [lessons]
+
+
+def _left_out(counts: Record) -> str:
+    """How many there were besides that do not fit the context."""
+    return f" ({counts['left_out']:,} more did not fit its context)" if counts["left_out"] else ""
 
 
 def _unfinished(folder: RunFolder) -> list[str]:
@@ -158,8 +202,13 @@ def _recipe(folder: RunFolder) -> str:
 def quality(folder: RunFolder, proof: Record) -> list[str]:
     """The test loss with its error, the last validation, and tasks that it was asked."""
     result = folder.result() or {}
-    rows = [(name, *_loss(result[part])) for part, name in SCORED if result.get(part)]
+    scored = [(result[part], name) for part, name in SCORED if result.get(part)]
+    rows = [(name, *_loss(loss)) for loss, name in scored]
     said = [_table(("loss on", "bits per byte", "nats per token", "n"), rows)] if rows else []
+    preferred = [(name, *_preferred(figures)) for figures, name in scored if "pairs" in figures]
+    if preferred:
+        said.append("Of pairs these are the losses of the chosen answers alone.")
+        said.append(_table(("pairs of", "prefers the chosen one", "margin in nats", "n"), preferred))
     if not result.get("test"):
         said.append("It has no test loss: nothing was scored on a test split.")
     elif proof["run"]["at"] != "final":
@@ -183,6 +232,11 @@ def _at(at: str | int) -> str:
 def _loss(loss: Record) -> tuple[str, str, str]:
     bits, nats = (with_error(loss[name], loss[f"{name}_error"], 4) for name in ("bits_per_byte", "nats_per_token"))
     return bits, nats, f"{loss['n_units']:,} {loss['unit']}, {loss['n_tokens']:,} tokens"
+
+
+def _preferred(figures: Record) -> tuple[str, str, str]:
+    share, margin = (with_error(figures[name], figures[f"{name}_error"], 3) for name in ("accuracy", "margin"))
+    return share, margin, f"{figures['pairs']:,}"
 
 
 def _task(name: str, figures: Record) -> tuple[str, str, str, str]:

@@ -1,6 +1,7 @@
 """What an export should give: out of the run itself, or out of the record of its proof."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from scratchlab.runfolder import Record, RunFolder
 TIE = 1e-4
 """Of two tokens whose logits lie no farther apart, either may be written."""
 WRITTEN, PROMPT = 200, 32
-"""Tokens that are written, and of the prompt before them, where the context has room."""
+"""Tokens that are written in all, and of the prompt before each text, where the context has room."""
 COMPARED = 2**23
 """Logits that are compared of a sequence, at most."""
 RECORDED, COLUMNS = 8, 24
@@ -77,8 +78,6 @@ def expected_of(folder: RunFolder, model: GPT) -> Expected:
     if own := _own_tokens(folder, length):
         sequences[PRIVATE] = own
         texts |= {PRIVATE: text} if without_specials(tokenizer, text := tokenizer.decode(own)) else {}
-    prompt = plain[: min(PROMPT, max(1, length // 4))]
-    greedily = Settings(max_tokens=min(WRITTEN, length - len(prompt)), temperature=0)
     most = max(RECORDED, COMPARED // model.vocab_size)
     places = {name: _places(len(row), most) for name, row in sequences.items()}
     ids = {name: tokenizer.encode(text).tolist() for name, text in texts.items()}
@@ -86,14 +85,35 @@ def expected_of(folder: RunFolder, model: GPT) -> Expected:
     order = {
         "sequences": sequences,
         "positions": places,
-        "prompt": prompt,
-        "greedy": list(generate(model, prompt, greedily, model.end_of_text)),
+        "written": list(_texts(model, plain)),
         "tie": TIE,
         "texts": texts,
         "conversation": talk,
     }
     logits = {name: _logits(model, row, places[name]) for name, row in sequences.items()}
     return Expected(order, logits, None, ids, {name: tokenizer.decode(row) for name, row in ids.items()}, facts)
+
+
+def _texts(model: GPT, plain: Sequence[int]) -> Iterator[Record]:
+    """Texts after stretches of `plain`, the likeliest token each time: as many as make `WRITTEN` tokens.
+
+    One that fills the context ends there; so does one at which a document does, where the model parts them.
+    """
+    length = model.config.context_length
+    size = min(PROMPT, max(1, length // 4), len(plain))
+    if size == length:  # there is no place to write to
+        return
+    written = 0
+    for start in itertools.count(step=size):
+        prompt = [plain[place % len(plain)] for place in range(start, start + size)]
+        most = min(WRITTEN - written, length - size)
+        tokens = list(generate(model, prompt, Settings(max_tokens=most, temperature=0)))
+        if model.end_of_text in tokens:
+            tokens = tokens[: tokens.index(model.end_of_text) + 1]
+        yield {"prompt": prompt, "tokens": tokens}
+        written += len(tokens)
+        if written >= WRITTEN:
+            return
 
 
 def _random_tokens(vocab_size: int, length: int) -> list[int]:
@@ -153,8 +173,7 @@ def recorded(expected: Expected) -> Record:
         "positions": {name: [order["positions"][name][place] for place in kept[name]] for name in sequences},
         "columns": columns,
         "logits": {name: _rounded(expected.logits[name][kept[name]][:, columns]) for name in sequences},
-        "prompt": order["prompt"],
-        "greedy": order["greedy"],
+        "written": order["written"],
         "texts": {
             name: {"text": order["texts"][name], "ids": expected.ids[name], "back": expected.texts[name]}
             for name in order["texts"]
@@ -173,9 +192,12 @@ def _rounded(logits: Floats) -> list[list[float]]:
 def from_record(reference: Record) -> Expected:
     """What `recorded` kept. KeyError, TypeError or ValueError for what it cannot have written."""
     texts: dict[str, Any] = reference["texts"]
-    order = {name: reference[name] for name in ("sequences", "positions", "prompt", "greedy", "conversation")}
+    order = {name: reference[name] for name in ("sequences", "positions", "written", "conversation")}
     order |= {"tie": TIE, "texts": {name: text["text"] for name, text in texts.items()}}
     logits = {name: np.array(rows, np.float32) for name, rows in reference["logits"].items()}
+    for text in order["written"]:
+        if not (text["prompt"] and text["tokens"]):
+            raise ValueError("a text was written of nothing, or after nothing")
     for name, row in order["sequences"].items():
         places = order["positions"][name]
         if logits[name].shape != (len(places), len(reference["columns"])) or not max(places) < len(row):

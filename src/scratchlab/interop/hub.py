@@ -6,6 +6,9 @@ from pathlib import Path
 from scratchlab.errors import RunError
 from scratchlab.files import Find
 
+SPARED = ("chat_template.jinja", "tokenizer_config.json")
+"""What most models do without: where the network is switched off, they are as the cache has them."""
+
 
 def is_name(source: str) -> bool:
     """Whether `source` may be the name of a model there, as `gpt2` or `user/name`."""
@@ -34,7 +37,7 @@ def commit_of(path: Path) -> str:
 
 
 def _fetch(name: str, file: str, revision: str | None) -> Path | None:
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -47,6 +50,9 @@ def _fetch(name: str, file: str, revision: str | None) -> Path | None:
     try:
         return Path(hf_hub_download(name, file, revision=revision))
     except LocalEntryNotFoundError as error:
+        known = try_to_load_from_cache(name, file, revision=revision) is not None  # that the model has none
+        if known or (constants.HF_HUB_OFFLINE and file in SPARED):
+            return None
         raise RunError(
             f"{name} is no file or folder here, and its {file} on {constants.ENDPOINT} could not be reached and is not "
             f"in the cache: {_first_line(error)}"

@@ -32,6 +32,7 @@ NATIVE = (GPT2, LLAMA, QWEN2, QWEN3, STARCODER2, ARCEE)
 LAYOUTS = {layout.model_type: layout for layout in (*NATIVE, CUSTOM)}
 
 CONFIG, WEIGHTS, OLD_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
+TOKENIZER_CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 INDEX = "model.safetensors.index.json"  # of weights in several files
 OURS = "scratchlab"
 """Of their configuration: our `[model]`, its defaults left out."""
@@ -53,7 +54,8 @@ def read_hugging_face(find: Find, origin: str) -> Foreign:
     tensors = to_ours(state, config, rows, layout.names, origin)
     if (exported := _as_exported(settings, layout, where)) and (kept := _without_fill(tensors, exported, rows)):
         config, tensors = exported, kept
-    return Foreign(f"Hugging Face {layout.title}", config, rows, tensors, (path, *files))
+    template = read_chat_template(find)
+    return Foreign(f"Hugging Face {layout.title}", config, rows, tensors, (path, *files), chat_template=template)
 
 
 def _layout_of(settings: Settings, where: str) -> Layout:
@@ -102,6 +104,18 @@ def without_masks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without what older versions saved along with the weights: causal masks, and frequencies of the rotation."""
     constant = r"h\.\d+\.attn\.(masked_)?bias|layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
     return {name: tensor for name, tensor in state.items() if not re.fullmatch(constant, name)}
+
+
+def read_chat_template(find: Find) -> str | None:
+    """How a model is spoken to, if its tokenizer says so: newer releases keep a file of it, older ones a field."""
+    if path := find(TEMPLATE):
+        return path.read_bytes().decode(errors="replace")
+    said = read_json(path).get("chat_template") if (path := find(TOKENIZER_CONFIG)) else None
+    if isinstance(said, list):  # several, by their names
+        said = next(
+            (one.get("template") for one in said if isinstance(one, dict) and one.get("name") == "default"), None
+        )
+    return said if isinstance(said, str) else None
 
 
 def _read_weights(find: Find, origin: str) -> tuple[dict[str, Tensor], list[Path]]:
@@ -194,12 +208,13 @@ def _write_tokenizer(folder: Path, config: GPTSection, tokenizer: Tokenizer, cha
     settings, end = _tokenizer_settings(config, tokenizer), tokenizer.end_of_text
     # Not in config.json: some classes would take the row of a token for padding out of the training.
     stops: dict[str, Any] = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    stops["max_length"] = config.context_length  # transformers would stop after 20 tokens and say nothing
     if chat_template is not None:
         settings["chat_template"] = chat_template
         of_turn = ChatTemplate(chat_template).end_of_turn(tokenizer)
         stops["eos_token_id"] = sorted({of_turn, of_turn if end is None else end})
     write_atomically(folder / "generation_config.json", pretty_json(stops))
-    write_atomically(folder / "tokenizer_config.json", pretty_json(settings))
+    write_atomically(folder / TOKENIZER_CONFIG, pretty_json(settings))
 
 
 def _tokenizer_settings(config: GPTSection, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from scratchlab import hardware
+from scratchlab.corpus.chat import ChatTemplate
 from scratchlab.corpus.pretrained import KNOWN_TOKENIZERS, find_tokenizer, open_tokenizer
 from scratchlab.corpus.tokenizer import Tokenizer
-from scratchlab.errors import CorpusError, RunError, UsageError
+from scratchlab.errors import CorpusError, RunError, ScratchlabError, UsageError
 from scratchlab.files import Find, inside, sha256_of_file, sha256_of_json
 from scratchlab.interop.book import is_book, read_book
 from scratchlab.interop.files import read_pickle, read_safetensors, tensors_of
@@ -49,7 +50,20 @@ def import_run(source: str, out: str | Path, tokenizer: str | None = None, revis
     if not Path(source).exists():
         origin["revision"] = commit_of(foreign.files[0])
     model = _padded(source, foreign, spoken).model_dump(exclude_defaults=True)
-    return imported_run(out, {"model": model}, spoken, origin, foreign.tensors, chat_template=foreign.chat_template)
+    template, unfit = fitting(foreign.chat_template, spoken)
+    origin |= {} if unfit is None else {"chat_template_left_out": unfit}
+    return imported_run(out, {"model": model}, spoken, origin, foreign.tensors, chat_template=template)
+
+
+def fitting(template: str | None, tokenizer: Tokenizer) -> tuple[str | None, str | None]:
+    """The template, if a run with this tokenizer can be spoken to by it; else why it cannot."""
+    if template is None:
+        return None, None
+    try:
+        ChatTemplate(template).end_of_turn(tokenizer)
+    except ScratchlabError as error:
+        return None, str(error)
+    return template, None
 
 
 def imported_run(

@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ PROOF, CARD, CHARTS = "proof.json", "README.md", "charts"
 BESIDE = (PROOF, CARD, ".gitattributes", ".gitignore", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")
 BESIDE_FOLDERS = (CHARTS, ".git", ".cache")
 """What changes nothing about what is loaded: it may be written and changed after the proof."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LARGEST, MEAN = 1e-4, 1e-5
 """What the largest and the mean difference of logits may be, as shares of the largest logit."""
 NAMES = {"library": "Python's own documentation", "random": "random tokens", PRIVATE: "held-out text of its corpus"}
@@ -185,7 +185,7 @@ def compare(
     if "logits" in answers:
         checks["logits"] = _check_logits(expected, logits)
     if "generation" in answers:
-        checks["generation"] = _check_writing(answers["generation"], len(expected.order["greedy"]))
+        checks["generation"] = _check_writing(answers["generation"], expected.order["written"])
     if "tokenizer" in answers:
         checks["tokenizer"] = _check_tokenizer(answers["tokenizer"], expected)
     return {part: checks[part] for part in PARTS if part in checks}
@@ -236,16 +236,24 @@ def _differences(wanted: Floats, found: Floats, expected: Expected) -> Record:
     }
 
 
-def _check_writing(written: Record, asked: int) -> Record:
+def _check_writing(written: Record, texts: Sequence[Record]) -> Record:
     """The likeliest tokens, one after another."""
-    ties, parted = written["ties"], written["parted"]
-    said = f"of {asked} tokens written greedily with its cache all are the same"
+    ties, parted, asked = written["ties"], written["parted"], sum(len(text["tokens"]) for text in texts)
+    many = f" in {len(texts)} texts" if len(texts) > 1 else ""
+    said = f"of {asked} tokens written greedily{many} with its cache all are the same"
     if ties:
         said += f", {len(ties)} of them where the two likeliest lie within {TIE:g}"
     if parted:
         apart = "it ended there" if parted["gap"] is None else f"where the two logits lie {parted['gap']:.1e} apart"
         said = f"what it writes greedily parts at token {parted['token'] + 1} of {asked}, {apart}"
-    return {"passed": parted is None, "said": said, "tokens": asked, "ties": ties, "parted": parted}
+    return {
+        "passed": parted is None,
+        "said": said,
+        "tokens": asked,
+        "texts": len(texts),
+        "ties": ties,
+        "parted": parted,
+    }
 
 
 def _check_tokenizer(spoken: Record, expected: Expected) -> Record:

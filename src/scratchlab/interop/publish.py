@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scratchlab.corpus.hub import files_at, hub_errors, is_there, send
+from scratchlab.corpus.hub import files_at, hub_errors, in_words, is_there, send
 from scratchlab.errors import RunError, UsageError
 from scratchlab.files import disk_errors, sha256_of_file
 from scratchlab.interop.card import About
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import GitRefs
 
 MAIN = "main"
+ATTRIBUTES = ".gitattributes"  # the Hub's own: which files are large
 Say = Callable[[str], None]
 
 
@@ -67,8 +68,7 @@ def publish_run(folder: RunFolder, wish: Wish, about: About, say: Say = lambda t
     Raises UsageError for a name that cannot be, RunError for one that holds something else, for a token that may not
     write, and for a proof that fails; UnfinishedError or UnreachableError for what goes on when it is run again.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", wish.name, re.ASCII):
-        raise UsageError(f"{wish.name} names no model of the Hub: USER/NAME was expected, as in me/first.")
+    _check_names(wish)
     versions = wish.versions(folder)
     if wish.checkpoints and len(versions) == 1:
         raise UsageError(f"--checkpoints: {folder.path} kept no snapshots on the way, so there are none to publish.")
@@ -80,6 +80,22 @@ def publish_run(folder: RunFolder, wish: Wish, about: About, say: Say = lambda t
         _set_tag(wish, done[-1]["commit"])
     facts = {"run": str(folder.path), "to": wish.name, "private": wish.private, "dry_run": wish.dry_run}
     return {**facts, "tag": wish.tag, "versions": done}
+
+
+def _check_names(wish: Wish) -> None:
+    """UsageError for what the Hub would not take for a name, a branch or a tag."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", wish.name, re.ASCII):
+        raise UsageError(f"{wish.name} names no model of the Hub: USER/NAME was expected, as in me/first.")
+    try:
+        validate_repo_id(wish.name)
+    except HFValidationError as error:
+        raise UsageError(f"{wish.name} names no model of the Hub: {in_words(error)}.") from None
+    for option, name in (("--revision", wish.branch), ("--tag", wish.tag)):
+        if name is not None and not re.fullmatch(r"(?!.*(\.\.|//|\.$|/$|\.lock$))\w[\w./-]*", name, re.ASCII):
+            raise UsageError(f"{option} {name}: letters, digits, -, _, . and / were expected, as in v1.0.")
 
 
 def _publish_version(folder: RunFolder, wish: Wish, branch: str, at: At | int, about: About, say: Say) -> Record:
@@ -116,9 +132,15 @@ def _survey(folder: RunFolder, wish: Wish, branches: Sequence[str]) -> None:
         raise RunError(f"{wish.where}: nobody is logged in here. `hf auth login`, or set HF_TOKEN.")
     api = HfApi()
     with hub_errors(wish.where, "model", RunError):
-        role = api.whoami().get("auth", {}).get("accessToken", {}).get("role")
-        if role == "read":
+        user = api.whoami()
+        if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
             raise RunError(f"{wish.where}: the token here has only the right to read. Use one with the right to write.")
+        own = [user["name"], *(one["name"] for one in user.get("orgs", []))]
+        if (owner := wish.name.partition("/")[0]).lower() not in map(str.lower, own):
+            raise RunError(
+                f"{wish.where}: the token here is of {user['name']}, who may not publish as {owner}. Names may begin "
+                f"with {', '.join(f'{name}/' for name in own)}."
+            )
         try:
             refs = api.list_repo_refs(wish.name)
         except RepositoryNotFoundError:
@@ -132,7 +154,7 @@ def _survey(folder: RunFolder, wish: Wish, branches: Sequence[str]) -> None:
         )
     heads = _commits(refs)
     for branch in branches:
-        if branch in heads:
+        if branch in heads and not _is_copy_of_main(branch, heads):
             _refuse_another(folder, wish, branch, heads[branch])
     tags = {ref.name: ref.target_commit for ref in refs.tags}
     if wish.tag in tags and tags[wish.tag] != heads.get(wish.branch):
@@ -144,6 +166,11 @@ def _survey(folder: RunFolder, wish: Wish, branches: Sequence[str]) -> None:
 def _commits(refs: "GitRefs") -> dict[str, str]:
     """Where each branch is."""
     return {ref.name: ref.target_commit for ref in refs.branches}
+
+
+def _is_copy_of_main(branch: str, heads: Mapping[str, str]) -> bool:
+    """Whether nothing was put on a branch since it was made: the Hub begins each as a copy of main."""
+    return branch != MAIN and heads[branch] == heads.get(MAIN)
 
 
 def _refuse_another(folder: RunFolder, wish: Wish, branch: str, commit: str) -> None:
@@ -183,10 +210,12 @@ def _send(wish: Wish, branch: str, files: Mapping[str, Path]) -> Record:
     api.create_repo(wish.name, private=wish.private, exist_ok=True)
     if branch != MAIN:
         api.create_branch(wish.name, branch=branch, exist_ok=True)
-    commit = _commits(api.list_repo_refs(wish.name))[branch]
+    heads = _commits(api.list_repo_refs(wish.name))
+    commit = heads[branch]
     there = files_at(wish.name, "model", commit)
     lacking = _lacking(files, there)
-    stale = _stale(wish, commit, there, files)
+    copied = _is_copy_of_main(branch, heads)
+    stale = sorted(set(there) - {*files, ATTRIBUTES}) if copied else _stale(wish, commit, there, files)
     if lacking or stale:
         added = [CommitOperationAdd(name, files[name]) for name in lacking]
         deleted = [CommitOperationDelete(name) for name in stale]
