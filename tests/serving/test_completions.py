@@ -1,6 +1,5 @@
 """POST /v1/completions, asked by OpenAI's own client."""
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
@@ -158,22 +157,3 @@ def test_the_models_are_told(client: openai.OpenAI) -> None:
     assert client.models.retrieve(NAME) == listed
     with pytest.raises(openai.NotFoundError, match="no model 'other'"):
         client.models.retrieve("other")
-
-
-def test_many_at_once_get_each_their_own(client: openai.OpenAI) -> None:
-    """More than there are rows, of different lengths, ends and settings."""
-    asked = [
-        (f"{n} {'x' * (n % 7)}", Settings(max_tokens=5 + n % 40, temperature=(0.0, 1.0)[n % 2], seed=n))
-        for n in range(64)
-    ]
-
-    def ask(one: tuple[str, Settings]) -> str:
-        prompt, how = one
-        answer = client.completions.create(
-            model=NAME, prompt=prompt, max_tokens=how.max_tokens, temperature=how.temperature, seed=how.seed
-        )
-        return answer.choices[0].text
-
-    expected = [alone(encoded(prompt), how) for prompt, how in asked]
-    with ThreadPoolExecutor(64) as pool:
-        assert list(pool.map(ask, asked)) == expected

@@ -12,12 +12,16 @@ from urllib.parse import urlparse
 import openai
 import pytest
 import torch
-from in_process import NAME, Running, endless, model, running, tokenizer, wait_until
+from in_process import NAME, Running, alone, endless, model, running, tokenizer, wait_until
 
 from scratchlab.generation.batching import Batch
+from scratchlab.generation.engine import Settings, generate
+from scratchlab.generation.text import TextStream
 from tiny_run import lively_model
 
 LONG = 4000
+TIED = 1e-4
+"""Logits that differ by less: the order of sums decides between them."""
 
 
 @pytest.fixture(scope="module")
@@ -122,22 +126,49 @@ def test_at_the_end_whoever_still_waits_is_told() -> None:
         assert told[0].result().startswith("503")
 
 
-def test_sixty_four_streams_and_others_at_once_are_not_mixed_up() -> None:
-    """Each client's text begins with its own prompt, and is the same every time."""
-    with running(rows=16) as server:
+@torch.no_grad()
+def certain(prompt: list[int], settings: Settings) -> tuple[str, bool]:
+    """What the model writes by itself up to the first token that is as good as equally likely, and if that is all."""
+    tokens = list(generate(model(), prompt, settings, tokenizer().end_of_text))
+    logits = model()(torch.tensor([[*prompt, *tokens]]))[0][0, len(prompt) - 1 :]
+    first, second = logits.topk(2).values.unbind(-1)
+    sure = next((place for place, tied in enumerate((first - second < TIED).tolist()) if tied), len(tokens) + 1)
+    stream = TextStream(tokenizer().token_bytes)
+    text = "".join(map(stream.add, tokens[:sure]))
+    return (text, False) if sure <= len(tokens) else (text + stream.end(), True)
+
+
+def test_each_of_sixty_four_clients_at_once_gets_what_the_model_writes_to_it_alone() -> None:
+    """Greedy texts, but for ties; and among them drawn ones. The model begins when all of them have asked."""
+    asked = [
+        (f"<{n}> {'x' * (n % 7)}", Settings(max_tokens=5 + n % 40, temperature=0 if n < 64 else 1, seed=n))
+        for n in range(80)
+    ]
+    watched = model().token_embedding
+    assert watched is not None
+    with running(rows=64) as server, ThreadPoolExecutor(len(asked)) as pool:
         client = server.client()
 
-        def ask(number: int) -> str:
-            wish: dict[str, Any] = {"model": NAME, "prompt": f"<{number}>", "echo": True, "max_tokens": 20, "seed": 1}
-            if number % 2:
+        def ask(prompt: str, how: Settings) -> str:
+            wish: dict[str, Any] = {"model": NAME, "prompt": prompt, "max_tokens": how.max_tokens, "seed": how.seed}
+            wish["temperature"] = how.temperature
+            if how.seed % 2:
                 return client.completions.create(**wish).choices[0].text
             return "".join(chunk.choices[0].text for chunk in client.completions.create(**wish, stream=True))
 
-        with ThreadPoolExecutor(64) as pool:
-            texts, again = list(pool.map(ask, range(64))), list(pool.map(ask, reversed(range(64))))
-    assert texts == again[::-1]
-    assert all(text.startswith(f"<{number}>") for number, text in enumerate(texts))
-    assert len(set(texts)) == 64
+        def hold(*_: Any) -> None:
+            handle.remove()
+            wait_until(lambda: sum(busy(server)) == len(asked))
+
+        handle = watched.register_forward_pre_hook(hold)
+        texts = list(pool.map(ask, *zip(*asked, strict=True)))
+    prompts = [tokenizer().encode(prompt).tolist() for prompt, _ in asked]
+    expected = [certain(prompt, how) for prompt, (_, how) in zip(prompts[:64], asked[:64], strict=True)]
+    for text, (own, is_all) in zip(texts[:64], expected, strict=True):
+        assert text == own if is_all else text.startswith(own)
+    assert len({own for own, _ in expected}) == 64, "so that no two can have been mixed up"
+    assert sum(is_all for _, is_all in expected) > 60
+    assert texts[64:] == [alone(prompt, how) for prompt, (_, how) in zip(prompts[64:], asked[64:], strict=True)]
 
 
 def test_the_loop_answers_while_the_model_computes(monkeypatch: pytest.MonkeyPatch) -> None:
