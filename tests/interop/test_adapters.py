@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import others
 import pytest
 import torch
+from alone import in_process
 from click.testing import CliRunner
 from others import SYMBOLS
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -20,8 +22,13 @@ from scratchlab.cli.main import cli
 from scratchlab.corpus.chat import ALPACA
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import RunError
-from scratchlab.interop.adapters import export_adapters, import_adapters
+from scratchlab.files import sha256_of_file
+from scratchlab.interop import adapter_exports
+from scratchlab.interop.adapter_exports import _settings as settings_of  # pyright: ignore[reportPrivateUsage]
+from scratchlab.interop.adapter_exports import export_adapters
+from scratchlab.interop.adapters import import_adapters, to_peft
 from scratchlab.interop.imports import import_run, imported_run
+from scratchlab.interop.proof import verify
 from scratchlab.model.build import empty_model
 from scratchlab.model.load import load_model
 from scratchlab.model.lora import adapt, is_adapter
@@ -34,12 +41,20 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Setting .save_embedding_layers. to .True."),
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),  # between the two
 ]
+WRITTEN = ["adapter_config.json", "adapter_model.safetensors", "base", "compared.json"]
 KINDS: dict[str, dict[str, Any]] = {
     "all": {},
     "attention": {"lora_layers": "attention"},
     "query_value": {"lora_layers": "query_value"},
     "mlp": {"lora_layers": "mlp", "lora_alpha": None, "lora_dropout": 0.1},
 }
+
+
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    """No process for a proof."""
+    with in_process():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +111,7 @@ def test_peft_loads_ours_and_we_load_that(
     place: Path, tmp_path: Path, tokenizer: Tokenizer, kind: str, base: str
 ) -> None:
     run = lively_run(place, base, tmp_path / "run", tokenizer, **KINDS[kind])
-    assert export_adapters(run, tmp_path / "peft") == ["adapter_config.json", "adapter_model.safetensors", "base"]
+    assert export_adapters(run, tmp_path / "peft") == WRITTEN
     assert gap(run, in_peft(tmp_path / "peft")) < 1e-6
     assert gap(run, GPT2LMHeadModel.from_pretrained(tmp_path / "peft/base").eval()) > 1e-3
     back = import_adapters(tmp_path / "peft", RunFolder.open(place / base), tmp_path / "back")
@@ -160,6 +175,60 @@ def test_how_it_is_spoken_to_comes_back_beside_a_base_that_was_taught_nothing(
     export_adapters(back, tmp_path / "again")
     for file in ("adapter_model.safetensors", "base/model.safetensors", "base/tokenizer_config.json"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "peft" / file).read_bytes(), file
+
+
+def test_the_base_and_the_adapters_are_proved(place: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    run = lively_run(place, "tied", tmp_path / "run", tokenizer)
+    export_adapters(run, tmp_path / "peft")
+    compared = json.loads((tmp_path / "peft/compared.json").read_text(encoding="utf-8"))
+    hashes = {name: sha256_of_file(tmp_path / "peft" / name) for name in compared["files"]}
+    assert compared["files"] == hashes
+    assert compared["base"]["weights_sha256"] == hashes["base/model.safetensors"]
+    assert compared["run"]["fingerprint"] == run.manifest()["fingerprint"]
+    assert verify(tmp_path / "peft/base")["passed"]
+    with pytest.raises(RunError, match=r"has no proof.json: it holds adapters.*scratchlab verify .*/peft/base"):
+        verify(tmp_path / "peft")
+
+
+def test_no_path_of_this_machine_is_told_and_a_base_of_the_hub_by_its_name(
+    place: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    run = lively_run(place, "tied", tmp_path / "run", tokenizer)
+
+    def config_of(out: str) -> dict[str, Any]:
+        export_adapters(run, tmp_path / out)
+        for file in (tmp_path / out).rglob("*.json"):
+            assert str(tmp_path) not in file.read_text(encoding="utf-8"), file
+        return json.loads((tmp_path / out / "adapter_config.json").read_text(encoding="utf-8"))
+
+    def begun_from(sha256: str) -> None:
+        imported = {"source": "someone/gpt2", "revision": "0123abc", "format": "Hugging Face GPT-2", "files": {}}
+        lineage = [{"run": str(tmp_path), "weights_sha256": sha256, "imported": imported}]
+        content = json.loads((run.path / "manifest.json").read_text(encoding="utf-8")) | {"lineage": lineage}
+        (run.path / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
+
+    assert config_of("unknown")["base_model_name_or_path"] == "base"
+    begun_from("of others")
+    assert config_of("other")["base_model_name_or_path"] == "base"
+    begun_from(RunFolder.open(place / "tied").checkpoint(0)[1]["sha256"])
+    known = config_of("known")
+    assert (known["base_model_name_or_path"], known["revision"]) == ("someone/gpt2", "0123abc")
+    assert gap(run, in_peft(tmp_path / "known")) < 1e-6
+
+
+def test_adapters_that_do_not_come_back_are_not_exported(
+    place: Path, tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = lively_run(place, "tied", tmp_path / "run", tokenizer)
+    with monkeypatch.context() as patch:
+        patch.setattr(adapter_exports, "to_peft", lambda *given: {n: 2 * t for n, t in to_peft(*given).items()})
+        with pytest.raises(RunError, match=r"does not give back the adapters that were written: blocks\.0\."):
+            export_adapters(run, tmp_path / "peft")
+    with monkeypatch.context() as patch:
+        patch.setattr(adapter_exports, "_settings", lambda *given: settings_of(*given) | {"lora_alpha": 7.0})
+        with pytest.raises(RunError, match=r"multiplied by one scale|their scale"):
+            export_adapters(run, tmp_path / "peft")
+    assert not (tmp_path / "peft").exists()
 
 
 # What is refused.

@@ -137,7 +137,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, set[str]]] = {
 def test_tampering_is_named_even_where_the_hashes_were_forged(kind: str, copy: Path) -> None:
     tamper, file, parts = TAMPERED[kind]
     tamper(copy)
-    checked = proof._check_files(copy, read_proof(copy)["files"])  # pyright: ignore[reportPrivateUsage]
+    checked = proof.check_files(copy, read_proof(copy)["files"])
     assert checked["said"] == f"{file} is not the file that was proved: its SHA-256 is another"
     forge(copy)
     with in_process():
@@ -398,6 +398,20 @@ def test_a_proof_that_cannot_be_read_is_said(change: Any, complaint: str, copy: 
 
 def test_a_folder_without_a_proof_is_said(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"has no proof.json: it is no folder that scratchlab export"):
+        verify(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("model.gguf", r"it is for llama.cpp.*scratchlab import {} --out RUN"),
+        ("model.onnx", r"it is for onnxruntime.*compared.json.*scratchlab import {} --out RUN"),
+        ("adapter_config.json", r"it holds adapters.*scratchlab verify {}/base"),
+    ],
+)
+def test_of_other_formats_it_is_said_what_can_be_verified(file: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text("{}", encoding="utf-8")
+    with pytest.raises(RunError, match=said.format(re.escape(str(tmp_path)))):
         verify(tmp_path)
 
 

@@ -15,19 +15,18 @@ from torch import Tensor
 
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import RunError
-from scratchlab.files import folder_in_one_piece, inside, pretty_json, sha256_of_file, write_atomically
+from scratchlab.files import inside, sha256_of_file
 from scratchlab.generation.text import run_template, run_tokenizer
 from scratchlab.interop.files import read_json, read_safetensors, whole_numbers
 from scratchlab.interop.gpt2_layout import GPT2, NAMES
-from scratchlab.interop.hugging_face import read_chat_template, write_hugging_face
+from scratchlab.interop.hugging_face import read_chat_template
 from scratchlab.interop.imports import fitting, imported_run
-from scratchlab.interop.names import listed, shapes_of
+from scratchlab.interop.names import listed
 from scratchlab.model.build import empty_model
-from scratchlab.model.load import At, StoredTensors, load_model, weights_at
+from scratchlab.model.load import load_model
 from scratchlab.model.lora import AdaptedLinear, adapt
 from scratchlab.recipe import FinetuningSection, GPTSection
-from scratchlab.runfolder import RunFolder
-from scratchlab.training.checkpoint import write_tensors
+from scratchlab.runfolder import BASE, RunFolder
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -63,30 +62,6 @@ def their_name(path: str) -> str:
 # Writing.
 
 
-def export_adapters(folder: RunFolder, to: Path, at: At = "final") -> list[str]:
-    """Make the new folder `to` with a run's adapters for peft, and in `to/base` the GPT-2 that they go beside.
-
-    Gives the names of what is in it. `RunError` if the run has no adapters, or its model is no GPT-2.
-    """
-    recipe, tokenizer = folder.resolved(), run_tokenizer(folder)
-    if recipe.finetuning.lora_rank is None:
-        raise RunError(f"{folder.path} has no adapters: export it as a whole, without --format peft.")
-    assert isinstance(recipe.model, GPTSection)
-    if differences := GPT2.lacks(recipe.model):
-        raise RunError(f"GPT-2 as Hugging Face has it knows no {listed(differences)}: this model cannot be one.")
-    if to.exists():
-        raise RunError(f"{to} exists already; an export needs a folder of its own.")
-    tensors = dict(StoredTensors(*folder.weight_files(weights_at(folder, at))))
-    layers, template = adapted_layers(recipe.model, tokenizer.vocab_size, recipe.finetuning), folder.chat_template_path
-    with folder_in_one_piece(to, "the export") as partial:
-        base = {name: tensors[name] for name in shapes_of(recipe.model, tokenizer.vocab_size)}
-        worded = template.read_bytes().decode() if template.is_file() else None
-        write_hugging_face(recipe.model, base, tokenizer, partial / "base", worded)
-        write_tensors(to_peft(layers, tensors), partial / WEIGHTS, {"format": "pt"})
-        write_atomically(partial / CONFIG, pretty_json(_settings(recipe.finetuning, layers, to / "base")))
-    return sorted(path.name for path in to.iterdir())
-
-
 def to_peft(layers: Layers, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Their tensors out of our adapters."""
     state: dict[str, Tensor] = {}
@@ -111,37 +86,6 @@ def _in_blocks(layer: AdaptedLinear, b: Tensor) -> Tensor:
     return blocks
 
 
-def _settings(finetuning: FinetuningSection, layers: Layers, base: Path) -> dict[str, Any]:
-    """The configuration of these adapters. Of a fused layer rank and alpha are so many times as large: the scale is the
-    same."""
-    rank = finetuning.lora_rank
-    assert rank is not None
-    alpha = rank if finetuning.lora_alpha is None else finetuning.lora_alpha
-    times = {_kind(path): len(layer.adapted) for path, layer in layers.items()}
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(base.absolute()),
-        "r": rank,
-        "lora_alpha": alpha,
-        "rank_pattern": {kind: n * rank for kind, n in times.items() if n > 1},
-        "alpha_pattern": {kind: n * alpha for kind, n in times.items() if n > 1},
-        "lora_dropout": finetuning.lora_dropout,
-        "target_modules": sorted(times),
-        "fan_in_fan_out": True,  # their "Conv1D" keeps its matrix the other way
-        "bias": "none",
-        "use_dora": False,
-        "use_rslora": False,
-        "modules_to_save": None,
-        "inference_mode": True,
-    }
-
-
-def _kind(path: str) -> str:
-    """The end of Hugging Face's name that layers of one kind share."""
-    return re.sub(r"^transformer\.h\.\d+\.", "", their_name(path))
-
-
 # Reading.
 
 
@@ -162,7 +106,7 @@ def import_adapters(source: Path, base: RunFolder, out: str | Path) -> RunFolder
     finetuning, adapters = from_peft(config, state, model.config, tokenizer.vocab_size, str(source))
     rows = model.config.padded(tokenizer.vocab_size)
     if "head.lora_b" in adapters:
-        adapters["head.lora_b"] = _padded(adapters["head.lora_b"], rows)
+        adapters["head.lora_b"] = padded(adapters["head.lora_b"], rows)
     tables = {
         "model": model.config.model_dump(exclude_defaults=True),
         "finetuning": finetuning.model_dump(exclude_defaults=True),
@@ -174,7 +118,7 @@ def import_adapters(source: Path, base: RunFolder, out: str | Path) -> RunFolder
 
 def _template(source: Path, base: RunFolder, tokenizer: Tokenizer) -> str | None:
     """How the adapted model is spoken to: as its folder says, or what was exported beside it; else as its base."""
-    found = (read_chat_template(inside(place)) for place in (source, source / "base"))
+    found = (read_chat_template(inside(place)) for place in (source, source / BASE))
     own = next((fit for said in found if (fit := fitting(said, tokenizer)[0]) is not None), None)
     template = run_template(base)
     return own or (None if template is None else template.source)
@@ -191,7 +135,7 @@ def _without_copies(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> d
     return {name: tensor for name, tensor in state.items() if not is_copy(name)}
 
 
-def _padded(b: Tensor, rows: int) -> Tensor:
+def padded(b: Tensor, rows: int) -> Tensor:
     """With zeros for the rows of a padded vocabulary."""
     return torch.cat([b, b.new_zeros(rows - len(b), b.shape[1])])
 

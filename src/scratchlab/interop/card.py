@@ -23,7 +23,7 @@ from scratchlab.interop.card_parts import (
     what_it_is,
 )
 from scratchlab.interop.hard_strings import spoken
-from scratchlab.interop.proof import CARD, CHARTS
+from scratchlab.interop.proof_files import CARD, CHARTS
 from scratchlab.runfolder import Record, RunFolder
 
 

@@ -9,7 +9,7 @@ from scratchlab.corpus.hub import SCHEME
 from scratchlab.corpus.manifest import SourceRecord
 from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.errors import CorpusError
-from scratchlab.interop.proof import CHARTS
+from scratchlab.interop.proof_files import CHARTS
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.summary import validation_records
 from scratchlab.words import duration, with_error

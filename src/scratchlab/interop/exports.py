@@ -7,7 +7,7 @@ from pathlib import Path
 from scratchlab.errors import RunError
 from scratchlab.files import folder_in_one_piece
 from scratchlab.generation.text import run_tokenizer
-from scratchlab.interop.adapters import export_adapters
+from scratchlab.interop.adapter_exports import export_adapters
 from scratchlab.interop.card import About, write_card
 from scratchlab.interop.gguf_files import export_gguf
 from scratchlab.interop.hugging_face import write_hugging_face

@@ -38,15 +38,12 @@ from scratchlab.interop.expected import (
 )
 from scratchlab.interop.files import read_json
 from scratchlab.interop.names import listed
+from scratchlab.interop.proof_files import FORMAT_VERSION, PROOF, check_files, hashed_files, read_proof
 from scratchlab.model.count import parameter_count
+from scratchlab.model.gpt import GPT
 from scratchlab.model.load import At
-from scratchlab.runfolder import Record, RunFolder
+from scratchlab.runfolder import BASE, Record, RunFolder
 
-PROOF, CARD, CHARTS = "proof.json", "README.md", "charts"
-BESIDE = (PROOF, CARD, ".gitattributes", ".gitignore", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")
-BESIDE_FOLDERS = (CHARTS, ".git", ".cache")
-"""What changes nothing about what is loaded: it may be written and changed after the proof."""
-FORMAT_VERSION = 2
 LARGEST, MEAN = 1e-4, 1e-5
 """What the largest and the mean difference of logits may be, as shares of the largest logit."""
 NAMES = {"library": "Python's own documentation", "random": "random tokens", PRIVATE: "held-out text of its corpus"}
@@ -58,13 +55,14 @@ Checks = dict[str, Record]
 """By part: whether it `passed`, what is `said` of it, and its figures."""
 
 
-def prove(exported: Path, folder: RunFolder, at: At | int = "final") -> Record:
+def prove(exported: Path, folder: RunFolder, at: At | int = "final", beneath: GPT | None = None) -> Record:
     """Compare the export in the folder `exported` with the run, and write its proof.json; gives its content.
 
-    RunError names every part in which they differ; then nothing is written. MissingExtraError without transformers.
+    `beneath` is what the run's adapters go beside, in float32, where that was exported. RunError names every part in
+    which they differ; then nothing is written. MissingExtraError without transformers.
     """
     require("Proving that an export is right", "transformers", "transformers")
-    ours, code = in_float32(folder, at), needs_code(exported)
+    ours, code = beneath or in_float32(folder, at), needs_code(exported)
     expected = expected_of(folder, ours)
     answers, logits = ask_anybody(exported, expected.order, code)
     checks = compare(expected, answers, logits, exported)
@@ -81,7 +79,7 @@ def prove(exported: Path, folder: RunFolder, at: At | int = "final") -> Record:
         "run": {
             "name": folder.path.absolute().name,
             "fingerprint": manifest["fingerprint"],
-            "at": at,
+            "at": BASE if beneath else at,
             "parameters": parameter_count(ours.config, ours.vocab_size),
         },
         "software": {"scratchlab": __version__, "transformers": loaded["transformers"], "torch": loaded["torch"]},
@@ -113,7 +111,7 @@ def verify(exported: Path, trust_code: bool = False) -> Record:
             "from: scratchlab verify --trust-code."
         )
     try:
-        expected, files = from_record(proof["reference"]), _check_files(exported, proof["files"])
+        expected, files = from_record(proof["reference"]), check_files(exported, proof["files"])
         parameters = int(proof["reference"]["parameters"])
         about = {name: proof[name] for name in ("class", "run", "software")}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -121,16 +119,6 @@ def verify(exported: Path, trust_code: bool = False) -> Record:
     answers, logits = ask_anybody(exported, expected.order, code)
     checks = {"files": files, **compare(expected, answers, logits, exported, parameters)}
     return {"path": str(exported), "passed": not failures(checks), **about, "checks": checks}
-
-
-def read_proof(exported: Path) -> Record:
-    """The content of the proof.json in a folder. RunError if there is none that can be read here."""
-    if not (exported / PROOF).is_file():
-        raise RunError(f"{exported} has no {PROOF}: it is no folder that scratchlab export or publish made.")
-    proof = read_json(exported / PROOF)
-    if (version := proof.get("format_version")) != FORMAT_VERSION:
-        raise RunError(f"{exported / PROOF}: format version {version!r}; this scratchlab reads {FORMAT_VERSION}.")
-    return proof
 
 
 def failures(checks: Mapping[str, Record]) -> list[str]:
@@ -294,23 +282,3 @@ def _numbers_in(path: Path) -> int:
             return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
         except (ValueError, TypeError, KeyError, AttributeError):
             return 0
-
-
-def _check_files(exported: Path, proved: Mapping[str, str]) -> Record:
-    """Every file by its hash; one that was not there when it was proved may change what is loaded."""
-    there = hashed_files(exported)
-    wrong = [f"{name} is missing" for name in proved if name not in there]
-    wrong += [
-        f"{name} is not the file that was proved: its SHA-256 is another"
-        for name, sha256 in proved.items()
-        if name in there and sha256_of_file(exported / name) != sha256
-    ]
-    wrong += [f"{name} was not there when it was proved" for name in there if name not in proved]
-    said = "; ".join(wrong) or f"{len(proved)} files have the hashes of the proof"
-    return {"passed": not wrong, "said": said}
-
-
-def hashed_files(exported: Path) -> list[str]:
-    """The files that decide what is loaded from a folder, by their names in it."""
-    files = (path.relative_to(exported) for path in sorted(exported.rglob("*")) if not path.is_dir())
-    return [path.as_posix() for path in files if path.parts[0] not in BESIDE_FOLDERS and path.as_posix() not in BESIDE]

@@ -19,7 +19,7 @@ from scratchlab.files import disk_errors, sha256_of_file
 from scratchlab.interop.card import About
 from scratchlab.interop.exports import export_run
 from scratchlab.interop.names import listed
-from scratchlab.interop.proof import BESIDE, CARD, CHARTS, PROOF, read_proof
+from scratchlab.interop.proof_files import BESIDE, CARD, CHARTS, PROOF, read_proof
 from scratchlab.model.load import At
 from scratchlab.runfolder import Record, RunFolder, step_name
 
