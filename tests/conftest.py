@@ -6,10 +6,17 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from scratchlab import hardware
+
+measured_rate = hardware._measured_rate
+
 
 @pytest.fixture(autouse=True)
 def steady(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread, seeded default generators, and a refusal to connect anywhere but to this machine."""
+    """One thread, seeded default generators, and a refusal to connect anywhere but to this machine.
+
+    How fast products are is measured with small ones: large ones in bf16 take many seconds on most CPUs.
+    """
     connect = socket.socket.connect
 
     def connect_here(self: socket.socket, address: tuple[str, int] | str) -> None:
@@ -18,6 +25,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect_here)
+    monkeypatch.setattr(hardware, "_measured_rate", lambda *asked: measured_rate(*asked[:2], 128))
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.setenv("SSL_CERT_DIR", "/nowhere")  # clients need not read certificates that no test will see
     torch.set_num_threads(1)
