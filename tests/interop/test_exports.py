@@ -241,6 +241,56 @@ def test_the_code_that_comes_along_loads_in_bfloat16(tmp_path: Path, tokenizer: 
     assert 1e-4 < distance(ours(tokens)[0], theirs(tokens).logits) < 3e-2
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("symbols", [290, 100])
+def test_the_vocabulary_of_what_brings_code_can_be_resized(
+    symbols: int, tied: bool, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    """Logits of the symbols that stay are the same; it trains, writes, and is saved and loaded again."""
+    folder = export(lively(NO_CLASS | {"tie_weights": tied}, tokenizer), tmp_path / "out", tokenizer, custom=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    tokens = torch.randint(90, (2, 12), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        before = model(tokens).logits
+    model.resize_token_embeddings(symbols)
+    with torch.no_grad():
+        after, kept = model(tokens).logits, min(symbols, tokenizer.vocab_size)
+    assert after.shape == (2, 12, symbols)
+    assert torch.equal(after[..., :kept], before[..., :kept])
+    assert (model.get_output_embeddings() is None) == tied
+    model(tokens, labels=tokens).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert model.generate(tokens, max_new_tokens=3, pad_token_id=0, eos_token_id=None).shape == (2, 15)
+    model.save_pretrained(tmp_path / "again")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again", trust_remote_code=True)
+    with torch.no_grad():
+        assert torch.equal(again(tokens).logits, after)
+
+
+def test_what_the_code_cannot_give_is_named(own_class: Any, tokenizer: Tokenizer) -> None:
+    model = carried(own_class, lively(NO_CLASS, tokenizer), None)
+    tokens, vectors = torch.zeros(1, 3, dtype=torch.long), torch.zeros(1, 3, 32)
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"inputs_embeds": vectors}, "no inputs_embeds"),
+        ({"input_ids": tokens, "inputs_embeds": vectors}, "no inputs_embeds"),
+        ({"input_ids": tokens, "output_hidden_states": True}, "no output_hidden_states"),
+        ({"input_ids": tokens, "output_attentions": True}, "no output_attentions"),
+        ({"input_ids": tokens, "return_dict": False}, "no return_dict=False"),
+        ({}, "takes input_ids"),
+    ]
+    for asked, said in refused:
+        for part in (model, model.model):
+            with pytest.raises(ValueError, match=said):
+                part(**asked)
+    nothing = dict.fromkeys(("inputs_embeds", "output_attentions", "output_hidden_states", "return_dict"))
+    assert torch.equal(model(tokens, **nothing).logits, model(tokens).logits)
+    with pytest.raises(ValueError, match="no output_hidden_states"):
+        model.generate(tokens, max_new_tokens=2, output_hidden_states=True, return_dict_in_generate=True)
+    model.config.output_attentions = True
+    with pytest.raises(ValueError, match="no output_attentions"):
+        model(tokens)
+
+
 def test_the_command_says_how_to_load_it(tmp_path: Path, tokenizer: Tokenizer) -> None:
     import_run(str(export(lively(NO_CLASS, tokenizer), tmp_path / "out", tokenizer, custom=True)), tmp_path / "run")
     command = ["export", str(tmp_path / "run"), "--to", str(tmp_path / "again")]

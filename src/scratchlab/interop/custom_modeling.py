@@ -5,6 +5,7 @@ every way of generating that it has can be had; padding may be on either side.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -16,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from scratchlab.interop.custom_configuration import ScratchlabConfig
 from scratchlab.model.attention import rotation
 from scratchlab.model.gpt import GPT, View, check_places
-from scratchlab.model.layers import Cache
+from scratchlab.model.layers import Cache, Linear
 from scratchlab.model.loss import Readout
 
 # What transformers calls the cache in what a model gives: its name was another before release 5.24.
@@ -71,7 +72,29 @@ class ScratchlabPreTrainedModel(PreTrainedModel):
         return self.page.head
 
     def set_output_embeddings(self, new_embeddings: Any) -> None:
-        self.page.head = new_embeddings
+        """A head of transformers' making, where the vocabulary was resized, becomes one of the page's."""
+        page = self.page
+        if page.head is None:
+            raise ValueError("The head of this model is its embedding (tie_weights): set that instead.")
+        if not isinstance(new_embeddings, Linear):
+            head = Linear(page.config.d_model, len(new_embeddings.weight), False, page.head_dtype)
+            head.weight = new_embeddings.weight
+            new_embeddings = head
+        page.head = new_embeddings
+
+    def refuse(self, input_ids: Tensor | None, asked: Mapping[str, Any]) -> Tensor:
+        """The tokens. ValueError names what cannot be given or had: the page tells nothing of its inside."""
+        inner = ("output_hidden_states", "output_attentions")
+        wanted = {name: asked.get(name, getattr(self.config, name, None)) for name in (*inner, "inputs_embeds")}
+        named = [name for name, value in wanted.items() if value is not None and value is not False]
+        if asked.get("return_dict") is False:
+            named.append("return_dict=False")
+        if input_ids is None or named:
+            raise ValueError(
+                f"{type(self).__name__} takes input_ids, and gives one object with what its last layer makes of them: "
+                f"it knows no {', '.join(named) or 'call without them'}."
+            )
+        return input_ids
 
 
 class ScratchlabModel(ScratchlabPreTrainedModel):
@@ -88,7 +111,7 @@ class ScratchlabModel(ScratchlabPreTrainedModel):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
@@ -98,6 +121,7 @@ class ScratchlabModel(ScratchlabPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """`attention_mask` is 1 for text and 0 for padding, of what is cached too. Without a cache, text is parted into
         documents where the model was trained so; with one it is a single document."""
+        input_ids = self.refuse(input_ids, others)
         past = past_key_values if cache is None else cache
         if past is None and use_cache:
             past = DynamicCache()
@@ -143,7 +167,7 @@ class ScratchlabForCausalLM(ScratchlabPreTrainedModel, GenerationMixin):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
@@ -155,6 +179,7 @@ class ScratchlabForCausalLM(ScratchlabPreTrainedModel, GenerationMixin):
         **others: Any,
     ) -> CausalLMOutputWithPast:
         """`labels` are the tokens themselves, -100 where none is to be learned; the loss is the mean of the others."""
+        input_ids = self.refuse(input_ids, others)
         past = past_key_values if cache is None else cache
         out = self.model(input_ids, attention_mask, position_ids, past, use_cache)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
