@@ -8,6 +8,7 @@ import others
 import torch
 from torch import Tensor
 
+from scratchlab.corpus.chat import ChatTemplate, Message
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.generation.engine import Settings, generate
 from scratchlab.interop.hugging_face import write_hugging_face
@@ -17,6 +18,7 @@ from scratchlab.recipe import GPTSection
 
 SIZES: dict[str, Any] = {"n_layer": 2, "n_head": 4, "d_model": 32, "context_length": 24}
 MODERN: dict[str, Any] = {"norm": "rms", "positions": "rotary", "mlp": "swiglu", "mlp_ratio": 2.5}
+ALTERNATE: dict[str, Any] = {"window": 5, "window_layers": "alternate", "n_layer": 4}
 
 # Of each class of transformers: what it is told apart by, and what it can have besides.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -27,12 +29,12 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2-windows": ("Qwen2ForCausalLM", MODERN | {"bias": False, "window": 5, "n_kv_head": 1}),
     "qwen2-alternate": (
         "Qwen2ForCausalLM",
-        MODERN | {"bias": False, "qkv_bias": True, "window": 5, "window_layers": "alternate"},
+        MODERN | ALTERNATE | {"bias": False, "qkv_bias": True},
     ),
     "qwen3": ("Qwen3ForCausalLM", MODERN | {"bias": False, "qk_norm": True, "n_kv_head": 2, "tie_weights": False}),
     "qwen3-windows": (
         "Qwen3ForCausalLM",
-        MODERN | {"mlp_bias": False, "qk_norm": True, "window": 5, "window_layers": "alternate"},
+        MODERN | ALTERNATE | {"mlp_bias": False, "qk_norm": True},
     ),
     "starcoder2": ("Starcoder2ForCausalLM", {"positions": "rotary", "vocab_multiple": 64, "attention": "explicit"}),
     "starcoder2-windows": (
@@ -77,8 +79,9 @@ def greedy(model: GPT, prompt: list[int], n_new: int) -> list[int]:
 
 
 @torch.no_grad()
-def expect(model: GPT, tokenizer: Tokenizer, path: Path, n_new: int) -> None:
-    """Write down what `load_export.py` should find of this model."""
+def expect(model: GPT, tokenizer: Tokenizer, path: Path, n_new: int, template: ChatTemplate | None = None) -> None:
+    """Write down what `load_export.py` should find of this model, and how it is spoken to."""
+    talk: list[Message] = [{"role": "user", "content": others.TEXT[:20]}]
     prompt = tokenizer.encode(others.TEXT)[:6].tolist()
     asked = torch.randint(
         tokenizer.vocab_size - 1, (2, min(model.config.context_length, 64)), generator=torch.Generator().manual_seed(5)
@@ -90,6 +93,8 @@ def expect(model: GPT, tokenizer: Tokenizer, path: Path, n_new: int) -> None:
         "greedy": greedy(model, prompt, n_new),
         "tokens": asked.tolist(),
         "logits": model(asked)[0].tolist(),
+        "talk": talk if template else None,
+        "worded": template.prompt(tokenizer, talk) if template else None,
         "parameters": sum(tensor.numel() for tensor in exported_weights(model, tokenizer).values()),
     }
     path.write_text(json.dumps(expected), encoding="utf-8")

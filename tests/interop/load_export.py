@@ -1,9 +1,10 @@
 """What somebody does with an export, in a process of its own where there is no scratchlab: a program, not a test.
 
-    python load_export.py FOLDER EXPECTED.json [--custom] [--hide]
+    python load_export.py FOLDER EXPECTED.json [--custom] [--adapters] [--hide]
 
 prints a JSON object: for each thing that was tried `ok`, or what went wrong; and the class and the versions.
-`--hide` makes scratchlab impossible to import where it is installed.
+With `--adapters` FOLDER holds those of peft, and its folder `base` what they go beside. `--hide` makes scratchlab
+impossible to import where it is installed.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from typing import Any
 
 warnings.filterwarnings("ignore")
 arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+ADAPTERS = "--adapters" in sys.argv
 CUSTOM = {"trust_remote_code": True} if "--custom" in sys.argv else {}
 if "--hide" in sys.argv:
     sys.modules["scratchlab"] = None  # pyright: ignore[reportArgumentType]
@@ -37,10 +39,16 @@ class Tried:
 
     def __init__(self, folder: Path, expected: dict[str, Any]) -> None:
         self.folder, self.expected = folder, expected
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, **CUSTOM)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder / "base" if ADAPTERS else folder, **CUSTOM)
         self.model: Any = self.load()
 
     def load(self, folder: Path | None = None) -> Any:
+        if ADAPTERS:
+            from peft import PeftModel
+
+            return PeftModel.from_pretrained(
+                AutoModelForCausalLM.from_pretrained(self.folder / "base"), self.folder
+            ).eval()
         return AutoModelForCausalLM.from_pretrained(folder or self.folder, **CUSTOM).eval()
 
     @torch.no_grad()
@@ -54,6 +62,16 @@ class Tried:
         text, ids = self.expected["text"], self.tokenizer(self.expected["text"])["input_ids"]
         assert ids == self.expected["ids"], "other ids"
         assert self.tokenizer.decode(ids) == text, "another text"
+
+    def conversation(self) -> None:
+        talk, worded = self.expected["talk"], self.expected["worded"]
+        found = self.tokenizer.apply_chat_template(talk, add_generation_prompt=True, tokenize=True, return_dict=True)
+        assert list(found["input_ids"]) == worded, "other ids"
+
+    @torch.no_grad()
+    def merged(self) -> None:
+        self.model = self.load().merge_and_unload()
+        self.logits()
 
     def parameters(self) -> None:
         """As the Hub counts them: what the header of the safetensors says. Some may be zeros for biases."""
@@ -151,6 +169,7 @@ class Tried:
 
 
 CHECKS = ("tokens", "parameters", "logits", "generate", "padded", "beams", "pipeline", "saved_again", "trainer", "peft")
+CHECKS_OF_ADAPTERS = ("tokens", "logits", "generate", "padded", "beams", "merged")
 
 
 def said(check: Callable[[], None]) -> str:
@@ -166,7 +185,9 @@ def main() -> None:
     folder, expected = Path(arguments[0]), json.loads(Path(arguments[1]).read_text(encoding="utf-8"))
     installed = "--hide" not in sys.argv and importlib.util.find_spec("scratchlab") is not None
     tried = Tried(folder, expected)
-    report = {check: said(getattr(tried, check)) for check in CHECKS}
+    checks = CHECKS_OF_ADAPTERS if ADAPTERS else CHECKS
+    checks = (*checks, "conversation") if expected["worded"] else checks
+    report = {check: said(getattr(tried, check)) for check in checks}
     known = {"class": type(tried.model).__name__, "scratchlab": installed, "transformers": transformers.__version__}
     print(json.dumps(known | report))
 
