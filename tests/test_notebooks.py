@@ -1,11 +1,14 @@
 """The notebooks run, here with few steps on a few pages; as they are kept they hold no output."""
 
+import re
 import tomllib
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from scratchlab.interop.proof import verify
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "notebooks/quickstart.ipynb"
@@ -23,18 +26,21 @@ del scratchlab
 
 
 def small(text: str) -> nbformat.NotebookNode:
-    """The notebook with few steps, without what installs."""
+    """The notebook with few steps, without what installs; then all that makes something again."""
     notebook = nbformat.read(QUICKSTART, as_version=4)
     kept = [nbformat.v4.new_code_cell(HERE)]
+    again = list[nbformat.NotebookNode]()
     for cell in notebook.cells:
         tags = set(cell.metadata.get("tags", ()))
-        if tags & {"install", "again"}:  # publishing exports and proves too
+        if "install" in tags:
             continue
         if "parameters" in tags:
             cell.source = f"TEXT, STEPS = {text!r}, 3"
         cell.source = cell.source.replace("!scratchlab ", "%scratchlab ").replace("n_layer = 4", "n_layer = 1")
         kept.append(cell)
-    notebook.cells = kept
+        if cell.cell_type == "code" and "slow" not in tags:
+            again.append(nbformat.v4.new_code_cell(cell.source))
+    notebook.cells = [*kept, *again]
     return notebook
 
 
@@ -47,7 +53,19 @@ def test_the_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
     assert "bits per byte" in printed
     assert (tmp_path / "exports/quickstart-gguf/model.gguf").is_file()
-    assert "proof.json" in printed
+    assert printed.count("exports/quickstart: ") == printed.count("exports/quickstart-gguf: ") == 2, "each cell, twice"
+    assert verify(tmp_path / "exports/quickstart")["passed"]
+    assert "would go to the Hub as me/quickstart, private" in printed
+
+
+def test_what_is_not_released_is_installed_from_a_clone() -> None:
+    """Where installing is what comes first: in the notebook and on the pages."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "is not on PyPI yet" in readme
+    for page in ("docs/publishing.md", "docs/formats.md", "notebooks/quickstart.ipynb"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert not re.search(r"pip install[^\n]*scratchlab\[", text), page
+        assert "clone" in text, page
 
 
 def test_the_quickstart_is_kept_plain_and_trains_the_recipe_of_that_name() -> None:

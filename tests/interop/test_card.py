@@ -264,6 +264,8 @@ def test_code_that_comes_along_is_to_be_trusted(tmp_path: Path) -> None:
     (tmp_path / "custom").mkdir()
     write_card(tmp_path / "custom", run, PROOF | {"needs_code": True}, About(load_as="me/mine"))
     card = body_of(tmp_path / "custom")
+    assert "beside a clone of scratchlab (it is not on PyPI yet)" in card
+    assert "pip install './scratchlab[transformers]'" in card
     assert "trust_remote_code=True" in card
     (line,) = re.findall(r"^scratchlab (verify .*)$", card, re.MULTILINE)
     assert line == "verify me/mine --trust-code"

@@ -187,8 +187,8 @@ def _verified(proof: Record, about: About) -> list[str]:
         f"torch {software['torch']}).",
         "\n".join(f"- {part}: {check['said']}." for part, check in checks.items()),
         f"The hashes of {len(proof['files'])} files and what to compare with are in `proof.json`. To verify it again, "
-        "on any machine:",
-        f"```\npip install 'scratchlab[transformers]'\n{fetch}scratchlab verify {place}{trust}\n```",
+        "on any machine, beside a clone of scratchlab (it is not on PyPI yet):",
+        f"```\npip install './scratchlab[transformers]'\n{fetch}scratchlab verify {place}{trust}\n```",
     ]
 
 
