@@ -9,6 +9,7 @@ import torch
 from scratchlab import hardware
 
 measured_rate = hardware._measured_rate
+torch.set_num_threads(1)  # for fixtures of modules too, which come before `steady`
 
 
 @pytest.fixture(autouse=True)
