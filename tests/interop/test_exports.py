@@ -3,8 +3,10 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -298,6 +300,15 @@ def test_the_command_says_how_to_load_it(tmp_path: Path, tokenizer: Tokenizer) -
         CliRunner().invoke(cli, command, catch_exceptions=False)
     said = CliRunner().invoke(cli, [*command, "--custom"], catch_exceptions=False).output
     assert f"AutoModelForCausalLM.from_pretrained('{tmp_path / 'again'}', trust_remote_code=True)" in said
+
+
+def test_the_oldest_release_that_is_asked_for_is_one_that_is_tried() -> None:
+    """By `make test-interop`."""
+    root = Path(__file__).parents[2]
+    extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    (tried,) = re.findall(r"TRANSFORMERS = (\d+\.\d+)\.\*", (root / "Makefile").read_text(encoding="utf-8"))
+    assert f"transformers>={tried}" in extras["transformers"]
+    assert f"transformers>={tried}" in extras["dev"]
 
 
 # Tokenizers.
