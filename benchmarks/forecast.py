@@ -30,7 +30,7 @@ from scratchlab.evaluation.loss import ratio_error
 from scratchlab.generation.sampling import choose
 from scratchlab.model.gpt import GPT
 from scratchlab.model.load import load_model
-from scratchlab.recipe import load_recipe
+from scratchlab.recipe_files import load_recipe
 from scratchlab.runfolder import RunFolder
 
 Floats = npt.NDArray[np.float64]

@@ -20,7 +20,8 @@ import contest
 from scratchlab import hardware
 from scratchlab.corpus.windows import Batch
 from scratchlab.model.loss import Objective, plain_cross_entropy, weighted_cross_entropy
-from scratchlab.recipe import Recipe, load_recipe
+from scratchlab.recipe import Recipe
+from scratchlab.recipe_files import load_recipe
 from scratchlab.training.step import TorchBackend
 
 ROOT = Path(__file__).parent.parent

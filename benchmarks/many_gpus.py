@@ -12,7 +12,8 @@ from typing import Any
 
 from scratchlab import hardware
 from scratchlab.files import pretty_json, write_atomically
-from scratchlab.recipe import Recipe, load_recipe
+from scratchlab.recipe import Recipe
+from scratchlab.recipe_files import load_recipe
 from scratchlab.runfolder import RunFolder
 from scratchlab.training.loop import train
 from scratchlab.training.summary import step_records

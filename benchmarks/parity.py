@@ -30,7 +30,7 @@ import scratchlab
 from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.evaluation.loss import evaluate_loss
-from scratchlab.recipe import load_recipe
+from scratchlab.recipe_files import load_recipe
 from scratchlab.training.loop import resume
 
 ROOT = Path(__file__).parent.parent

@@ -27,13 +27,15 @@ import contest
 import parity
 import scratchlab
 import throughput
+from scratchlab.architecture import RNNSection
 from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.evaluation.loss import evaluate_loss
 from scratchlab.evaluation.scorer import model_scorer
 from scratchlab.model.build import empty_model
 from scratchlab.model.load import load_model
-from scratchlab.recipe import Recipe, RNNSection, load_recipe
+from scratchlab.recipe import Recipe
+from scratchlab.recipe_files import load_recipe
 from scratchlab.runfolder import RunFolder
 from scratchlab.training.loop import resume
 

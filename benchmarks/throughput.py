@@ -27,7 +27,8 @@ from scratchlab import hardware
 from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.model.count import training_flops_per_token
-from scratchlab.recipe import Recipe, load_recipe
+from scratchlab.recipe import Recipe
+from scratchlab.recipe_files import load_recipe
 from scratchlab.training.step import TorchBackend
 
 ROOT = Path(__file__).parent.parent

@@ -25,7 +25,8 @@ from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.model.build import build_model
 from scratchlab.model.load import load_model
 from scratchlab.model.rnn import RNN
-from scratchlab.recipe import Recipe, load_recipe
+from scratchlab.recipe import Recipe
+from scratchlab.recipe_files import load_recipe
 from scratchlab.runfolder import RunFolder
 
 ROOT = Path(__file__).parent.parent

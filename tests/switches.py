@@ -9,9 +9,9 @@ from allpairspy import AllPairs
 from pydantic import ValidationError
 from torch import Tensor
 
+from scratchlab.architecture import GPTSection
 from scratchlab.model.build import build_model
 from scratchlab.model.gpt import GPT
-from scratchlab.recipe import GPTSection
 
 VOCAB, END = 13, 0
 T = 8

@@ -9,19 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from scratchlab.architecture import GPTSection
 from scratchlab.errors import RecipeError
 from scratchlab.model.build import empty_model
 from scratchlab.model.count import parameter_count
 from scratchlab.problems import field_names
-from scratchlab.recipe import (
-    GPTSection,
-    Recipe,
-    differences,
-    fingerprint,
-    load_recipe,
-    parse_override,
-    recipe_from,
-)
+from scratchlab.recipe import Recipe, differences, fingerprint, recipe_from
+from scratchlab.recipe_files import load_recipe, parse_override
 from tiny import modest, tiny_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.toml"))

@@ -10,10 +10,11 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
+from scratchlab.architecture import GPTSection
 from scratchlab.corpus.windows import Batch, Windows
 from scratchlab.model.build import build_model
 from scratchlab.model.gpt import GPT
-from scratchlab.recipe import GPTSection, Recipe, recipe_from
+from scratchlab.recipe import Recipe, recipe_from
 
 Ints = npt.NDArray[np.int64]
 

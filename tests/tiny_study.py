@@ -6,7 +6,8 @@ from typing import Any
 
 import tomli_w
 
-from scratchlab.recipe import Recipe, load_recipe
+from scratchlab.recipe import Recipe
+from scratchlab.recipe_files import load_recipe
 from scratchlab.study.definition import Study, load_study
 from scratchlab.study.jobs import Job, Outcome, Tell
 from scratchlab.study.perform import perform

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scratchlab.corpus.store import open_corpus
     from scratchlab.model.load import load
-    from scratchlab.recipe import load_recipe
+    from scratchlab.recipe_files import load_recipe
     from scratchlab.training.loop import train
 
 __all__ = ["load", "load_recipe", "open_corpus", "train"]
@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load": "scratchlab.model.load",
-    "load_recipe": "scratchlab.recipe",
+    "load_recipe": "scratchlab.recipe_files",
     "open_corpus": "scratchlab.corpus.store",
     "train": "scratchlab.training.loop",
 }

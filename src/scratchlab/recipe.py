@@ -5,220 +5,22 @@ as `dotted.path=value` and an intervention is a table of the same. What is `auto
 (`training/resolve.py`); `fingerprint` hashes what then matters to the result.
 """
 
-import difflib
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
+from scratchlab.architecture import INHERITED, GPTSection, RNNSection
 from scratchlab.errors import RecipeError
 from scratchlab.files import sha256_of_json
 from scratchlab.hardware import DEVICES, Precision
 from scratchlab.problems import describe_all
+from scratchlab.sections import Auto, Count, Positive, Section, Seed, Share
 
 # Raised when a golden number changes on purpose: runs made before and after are then different runs.
 NUMERICS_VERSION = 1
-
-Auto = Literal["auto"]
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-class Section(BaseModel):
-    """Frozen, keyword-only, refuses unknown fields and silent conversions (a 1 that stands for true, say)."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class GPTSection(Section):
-    """`[model]` of a GPT. The defaults are GPT-2's. A field left at None takes the value of another."""
-
-    architecture: Literal["gpt"] = "gpt"
-    n_layer: Count = 12
-    n_head: Count = 12
-    n_kv_head: Count | None = None
-    """Heads of keys and values, each shared by several heads of queries (Ainslie et al. 2023); None: n_head."""
-    d_model: Count = 768
-    context_length: Count = 1024
-    norm: Literal["layer", "rms", "none"] = "layer"
-    norm_position: Literal["pre", "post"] = "pre"
-    """Before each branch, on a copy of the stream (GPT-2), or after it, on the stream itself (Vaswani et al. 2017)."""
-    positions: Literal["learned", "sinusoidal", "rotary", "none"] = "learned"
-    attention: Literal["fused", "explicit", "torch", "none"] = "fused"
-    """PyTorch's fused kernel; written out, so that its weights can be looked at; PyTorch's MultiheadAttention."""
-    qk_norm: bool = False
-    """Whether queries and keys pass through an RMS norm of their own (Dehghani et al. 2023)."""
-    window: Count | None = None
-    """How many tokens a token sees, itself included; None: all before it."""
-    window_layers: Literal["all", "alternate"] = "all"
-    """Which layers have the window: all, or every second one, beginning with a dense one (Brown et al. 2020)."""
-    document_mask: bool = False
-    """Whether attention stops at `<|endoftext|>`."""
-    mlp: Literal["gelu_tanh", "gelu", "relu", "relu2", "swiglu"] = "gelu_tanh"
-    """GELU by GPT-2's tanh approximation, exact GELU (nanoGPT's; a good deal faster on a CPU), ReLU (the lecture's),
-    squared ReLU, SwiGLU."""
-    mlp_ratio: Annotated[float, Field(gt=0, le=1024)] = 4.0
-    """Width of the MLP's inside over d_model. SwiGLU has three matrices where the others have two."""
-    residual: bool = True
-    bias: bool = True
-    qkv_bias: bool | None = None
-    output_bias: bool | None = None
-    """Of attention's output projection."""
-    mlp_bias: bool | None = None
-    norm_bias: bool | None = None
-    """Each None: as `bias`. RMS norms have none."""
-    dropout: Share = 0.0
-    dropout_embedding: Share | None = None
-    dropout_attention: Share | None = None
-    """Of the attention weights."""
-    dropout_residual: Share | None = None
-    """Of what attention adds to the stream."""
-    dropout_mlp: Share | None = None
-    """Of what the MLP adds to the stream. Each None: as `dropout`."""
-    tie_weights: bool = True
-    """Whether the head is the token embedding (the book's model has two matrices)."""
-    labels: Annotated[int, Field(ge=2)] | None = None
-    """How many labels a text may have: the head then says at each token which the text up to there has, instead of
-    which token comes next. None: a model of language."""
-    logit_cap: Annotated[float, Field(ge=1)] | None = None
-    """Logits pass through cap tanh(x / cap), so that none exceeds it (Gemma Team 2024)."""
-    vocab_multiple: Count = 1
-    """The vocabulary is padded to a multiple of this, for speed; padding is never sampled or counted."""
-    initialization: Literal["gpt2", "pytorch", "book", "zero_output", "width_scaled"] = "gpt2"
-    """See `scratchlab.model.initialize`."""
-    float32_attention: bool = False
-    float32_mlp: bool = False
-    float32_head: bool = False
-    """Parts that compute in float32 whatever `training.precision` says. (Norms, softmax and loss always do.)"""
-
-    @property
-    def remembers(self) -> bool:
-        """Whether what was read goes on from one window to the next."""
-        return False
-
-    @property
-    def n_kv(self) -> int:
-        return self.n_kv_head or self.n_head
-
-    @property
-    def head_width(self) -> int:
-        return self.d_model // self.n_head
-
-    @property
-    def mlp_width(self) -> int:
-        return round(self.mlp_ratio * self.d_model)
-
-    def has_bias(self, place: Literal["qkv", "output", "mlp", "norm"]) -> bool:
-        own: bool | None = getattr(self, f"{place}_bias")
-        return self.bias if own is None else own
-
-    def dropped(self, place: Literal["embedding", "attention", "residual", "mlp"]) -> float:
-        own: float | None = getattr(self, f"dropout_{place}")
-        return self.dropout if own is None else own
-
-    def window_of(self, layer: int) -> int | None:
-        return self.window if self.window_layers == "all" or layer % 2 else None
-
-    def head_rows(self, vocab_size: int) -> int:
-        """Scores that the head gives: of labels, or of a vocabulary with its padding."""
-        return self.labels or self.padded(vocab_size)
-
-    def padded(self, vocab_size: int) -> int:
-        return -(-vocab_size // self.vocab_multiple) * self.vocab_multiple
-
-    @model_validator(mode="after")
-    def makes_sense(self) -> Self:
-        if complaints := list(_gpt_complaints(self)):
-            raise ValueError("; ".join(complaints))
-        return self
-
-
-def _gpt_complaints(m: GPTSection) -> Iterator[str]:
-    """What makes no sense together, the plainest first."""
-    if m.d_model % m.n_head:
-        yield f"d_model ({m.d_model}) must be a multiple of n_head ({m.n_head}): each head takes an equal part"
-    if m.n_head % m.n_kv:
-        yield f"n_head ({m.n_head}) must be a multiple of n_kv_head ({m.n_kv}): as many heads share each"
-    if m.mlp_width < 1:
-        yield f"mlp_ratio ({m.mlp_ratio}) leaves the MLP no width at d_model {m.d_model}"
-    if m.attention == "none":
-        # What asks for nothing (a bias or a dropout of a base that is switched off) is left alone.
-        useless = [name for name in NEEDS_ATTENTION if getattr(m, name) not in (None, False, 0.0)]
-        if useless or m.positions == "rotary":
-            yield f"attention = 'none' leaves nothing for {(useless or ['rotary positions'])[0]} to act on"
-    if m.attention == "torch" and (m.positions == "rotary" or m.qk_norm or m.n_kv != m.n_head):
-        yield "attention = 'torch' (PyTorch's MultiheadAttention) has no rotary positions, no qk_norm and no n_kv_head"
-    if m.positions == "rotary" and m.head_width % 2:
-        yield f"positions = 'rotary' turns pairs of numbers, so d_model / n_head ({m.head_width}) must be even"
-    if m.positions == "sinusoidal" and m.d_model % 2:
-        yield f"positions = 'sinusoidal' has sines and cosines in pairs, so d_model ({m.d_model}) must be even"
-    if m.window is not None and m.window >= m.context_length:
-        yield f"window ({m.window}) must be less than context_length ({m.context_length}), or it hides nothing"
-    if m.window_layers == "alternate" and (m.window is None or m.n_layer < 2):
-        yield "window_layers = 'alternate' needs a window and a second layer (the first is dense)"
-    if m.norm == "none" and (m.norm_position != "pre" or m.norm_bias is not None):
-        yield "norm = 'none' has no norm_position and no norm_bias"
-    if m.norm == "rms" and m.norm_bias:
-        yield "norm = 'rms' has no bias: leave norm_bias out"
-    if m.norm == "none" and not m.residual:
-        yield "norm = 'none' needs residual = true: without either the signal dies out within a few layers"
-    if m.initialization == "zero_output" and not m.residual:
-        yield "initialization = 'zero_output' needs residual = true: nothing would reach the head, nor any gradient"
-
-
-NEEDS_ATTENTION = (
-    "n_kv_head",
-    "window",
-    "qkv_bias",
-    "output_bias",
-    "dropout_attention",
-    "dropout_residual",
-    "qk_norm",
-    "document_mask",
-    "float32_attention",
-)
-
-# Fields that take another's value where they are left out, so that saying the same twice changes no fingerprint.
-INHERITED = {
-    "n_kv_head": "n_head",
-    **{f"{place}_bias": "bias" for place in ("qkv", "output", "mlp", "norm")},
-    **{f"dropout_{place}": "dropout" for place in ("embedding", "attention", "residual", "mlp")},
-}
-
-
-class RNNSection(Section):
-    """`[model]` of a recurrent network. The defaults are char-rnn's."""
-
-    architecture: Literal["rnn"]
-    cell: Literal["elman", "gru", "lstm"] = "lstm"
-    n_layer: Count = 2
-    d_model: Count = 128
-    """Width of each layer's hidden state."""
-    context_length: Count = 50
-    """Tokens through which gradients flow back. What is remembered goes on from one stretch to the next."""
-    embedding: Literal["one_hot", "learned"] = "one_hot"
-    dropout: Share = 0.0
-    """Of what each layer gives to the next, and the last one to the head."""
-    kernel: Literal["fused", "explicit"] = "fused"
-    """torch.nn's, or the page's own cells, which are slow and plain to see."""
-    initialization: Literal["pytorch", "char_rnn"] = "pytorch"
-    """See `scratchlab.model.initialize`."""
-
-    @property
-    def remembers(self) -> bool:
-        """Whether what was read goes on from one window to the next."""
-        return True
-
-
-ModelSection = GPTSection | RNNSection
 
 
 def _architecture(section: Any) -> Any:
@@ -481,7 +283,7 @@ class Recipe(Section):
         """A copy with dotted fields replaced, validated anew; `RecipeError` if it does not hold together."""
         tables = self.model_dump(exclude_unset=True)
         for dotted, value in changes.items():
-            _set(tables, dotted, value)
+            set_field(tables, dotted, value)
         return recipe_from(tables, where="recipe")
 
     @property
@@ -509,67 +311,6 @@ class Recipe(Section):
     def to_toml(self, defaults: bool = False) -> str:
         """The recipe as it was given: the fields that were set, or those with their defaults too."""
         return tomli_w.dumps(_without_nothing(self.model_dump(exclude_unset=not defaults)))
-
-
-def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe file and apply `dotted.path=value` overrides. `RecipeError` lists everything that is wrong.
-
-    A file may begin with `base = "other.toml"` and then need say only what differs.
-    """
-    path = Path(path)
-    tables = _read_tables(path, ())
-    overrides = list(overrides)
-    wrong = [override for override in overrides if not override.partition("=")[1] or override.startswith("=")]
-    if wrong:
-        listed = ", ".join(map(repr, wrong))
-        raise RecipeError(f"{listed}: an override is dotted.path=value, for example training.steps=500.")
-    for override in overrides:
-        _set(tables, *parse_override(override))
-    return recipe_from(tables, where=f"{path} with {' '.join(overrides)}" if overrides else str(path))
-
-
-def _read_tables(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
-    """The tables of a recipe file, laid over those of the file that it names as its `base` (relative to itself)."""
-    if path.resolve() in readers:
-        raise RecipeError(f"{path}: base: this file is, by way of its own base, its own base.")
-    if not path.is_file():
-        reader = f"{readers[-1]}: base: " if readers else ""
-        raise RecipeError(f"{reader}{path}: there is no such recipe file{_near_files(path)}.")
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not valid TOML: {error}.") from None
-    except OSError as error:
-        raise RecipeError(f"{path}: could not be read: {error.strerror}.") from None
-    base = tables.pop("base", None)
-    if base is None:
-        return tables
-    if not isinstance(base, str) or not base:
-        raise RecipeError(f"{path}: base: should be the path of a recipe file, not {base!r}.")
-    return _laid_over(_read_tables(path.parent / base, (*readers, path.resolve())), tables)
-
-
-def _laid_over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """The tables of a base with those of the file that names it, whose length of the run takes the base's place."""
-    merged = dict(below)
-    if any(name in above for name in LENGTHS):
-        merged = {name: value for name, value in merged.items() if name not in LENGTHS}
-    for name, value in above.items():
-        lower = merged.get(name)
-        merged[name] = _laid_over(lower, value) if isinstance(lower, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """`training.steps=500` as (dotted path, value). Values are TOML; a word that is not is a string."""
-    dotted, equals, value = text.partition("=")
-    dotted = dotted.strip()
-    if not equals or not dotted:
-        raise RecipeError(f"{text!r}: an override is dotted.path=value, for example training.steps=500.")
-    try:
-        return dotted, tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        return dotted, value.strip()
 
 
 def recipe_from(tables: Mapping[str, Any], where: str) -> Recipe:
@@ -636,7 +377,7 @@ def differences(a: Recipe, b: Recipe) -> dict[str, tuple[Any, Any]]:
     return {key: (left.get(key), right.get(key)) for key in sorted(left | right) if left.get(key) != right.get(key)}
 
 
-def _set(tables: Any, dotted: str, value: Any) -> None:
+def set_field(tables: Any, dotted: str, value: Any) -> None:
     *sections, name = dotted.split(".")
     for depth, section in enumerate(sections):
         tables = tables.setdefault(section, {})
@@ -669,10 +410,3 @@ def _lengths_complaint(tables: Mapping[str, Any]) -> list[str]:
     training = tables.get("training")
     given = [name for name in LENGTHS if name in training] if isinstance(training, Mapping) else []
     return [f"training: {ONE_LENGTH} (given: {', '.join(given)})."] if len(given) > 1 else []
-
-
-def _near_files(path: Path) -> str:
-    folder = path.parent if path.parent.is_dir() else Path("recipes")
-    names = [str(other) for other in sorted(folder.glob("*.toml"))] if folder.is_dir() else []
-    near = difflib.get_close_matches(str(path), names, n=1) or names[:3]
-    return f" (there is {', '.join(near)})" if near else ""

@@ -41,7 +41,8 @@ from scratchlab.files import (
     sha256_of_json,
     write_atomically,
 )
-from scratchlab.recipe import Recipe, load_recipe, recipe_from
+from scratchlab.recipe import Recipe, recipe_from
+from scratchlab.recipe_files import load_recipe
 
 FORMAT_VERSION = 1
 KEPT_CHECKPOINTS = 2

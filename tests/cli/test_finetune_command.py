@@ -12,7 +12,7 @@ from lessons import alpaca, base_recipe, build_text, write_alpaca, write_lines
 from scratchlab.cli.main import cli
 from scratchlab.corpus.store import open_corpus
 from scratchlab.errors import ScratchlabError
-from scratchlab.recipe import load_recipe
+from scratchlab.recipe_files import load_recipe
 from scratchlab.runfolder import RunFolder
 from scratchlab.training.loop import train
 

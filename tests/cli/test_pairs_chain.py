@@ -13,7 +13,8 @@ from scratchlab.corpus.examples.build import build_examples
 from scratchlab.corpus.examples.encode import open_wording
 from scratchlab.corpus.store import open_corpus
 from scratchlab.errors import ScratchlabError
-from scratchlab.recipe import load_recipe, recipe_from
+from scratchlab.recipe import recipe_from
+from scratchlab.recipe_files import load_recipe
 from scratchlab.runfolder import RunFolder
 from scratchlab.training.loop import train
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from scratchlab.architecture import GPTSection, RNNSection
 from scratchlab.errors import UsageError
 from scratchlab.evaluation import batches, scorer
 from scratchlab.evaluation.scorer import ModelScorer, Question
 from scratchlab.model.attention import COMMON
 from scratchlab.model.build import Model, build_model
-from scratchlab.recipe import GPTSection, RNNSection
 
 VOCAB, CONTEXT, END = 50, 24, 0
 GPTS = {

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from scratchlab.architecture import GPTSection
 from scratchlab.corpus.tokenizer import train_tokenizer
 from scratchlab.errors import CorpusError, RunError, ScratchlabError, UnfinishedError, UsageError
 from scratchlab.evaluation import running
@@ -24,7 +25,6 @@ from scratchlab.evaluation.scorer import ModelScorer, Question
 from scratchlab.evaluation.subjects import Subject
 from scratchlab.evaluation.tasks import Task, ask, chosen, chosen_by_character, is_right
 from scratchlab.model.build import build_model
-from scratchlab.recipe import GPTSection
 
 TOKENIZER = train_tokenizer("byte", [])
 CONTEXT = 96

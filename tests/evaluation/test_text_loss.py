@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import distributed
 
+from scratchlab.architecture import RNNSection
 from scratchlab.corpus.tokenizer import train_tokenizer
 from scratchlab.errors import ScratchlabError, UsageError
 from scratchlab.evaluation import batches
@@ -25,7 +26,6 @@ from scratchlab.evaluation.scorer import Answer, Floats, Ids, ModelScorer, Quest
 from scratchlab.evaluation.subjects import Subject
 from scratchlab.evaluation.texts import Text
 from scratchlab.model.build import build_model
-from scratchlab.recipe import RNNSection
 from tiny import VOCAB, Stream, tiny_gpt
 
 CONTEXT = 6

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from scratchlab.architecture import RNNSection
 from scratchlab.errors import RunError
 from scratchlab.generation import batching
 from scratchlab.generation.batching import TOGETHER, Batch, Row, Wish, write_all
 from scratchlab.generation.engine import Settings, generate
 from scratchlab.model.build import Model, build_model
 from scratchlab.model.layers import Cache
-from scratchlab.recipe import RNNSection
 from tiny import VOCAB, random_tokens, tiny_gpt
 
 CONTEXT = 12

@@ -8,13 +8,13 @@ import others
 import torch
 from torch import Tensor
 
+from scratchlab.architecture import GPTSection
 from scratchlab.corpus.chat import ChatTemplate, Message
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.generation.engine import Settings, generate
 from scratchlab.interop.hugging_face import write_hugging_face
 from scratchlab.model.build import build_model
 from scratchlab.model.gpt import GPT
-from scratchlab.recipe import GPTSection
 
 SIZES: dict[str, Any] = {"n_layer": 2, "n_head": 4, "d_model": 32, "context_length": 24}
 MODERN: dict[str, Any] = {"norm": "rms", "positions": "rotary", "mlp": "swiglu", "mlp_ratio": 2.5}

@@ -17,13 +17,14 @@ import pytest
 from exported import KINDS, SIZES, expect, export, lively
 
 from lessons import write_alpaca
+from scratchlab.architecture import GPTSection
 from scratchlab.cli.main import cli
 from scratchlab.errors import RunError
 from scratchlab.generation.text import run_template, run_tokenizer
 from scratchlab.interop.expected import in_float32
 from scratchlab.interop.hugging_face import layout_for
 from scratchlab.model.count import parameter_count
-from scratchlab.recipe import GPTSection, load_recipe
+from scratchlab.recipe_files import load_recipe
 from scratchlab.runfolder import RunFolder
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,8 @@ from scratchlab.corpus.examples.encode import open_wording
 from scratchlab.interop.card import About, write_card
 from scratchlab.interop.exports import export_run
 from scratchlab.interop.proof import read_proof
-from scratchlab.recipe import EvaluationSection, load_recipe
+from scratchlab.recipe import EvaluationSection
+from scratchlab.recipe_files import load_recipe
 from scratchlab.runfolder import Record, RunFolder, step_name
 from scratchlab.training.loop import train
 from tiny_run import make_run

@@ -15,6 +15,7 @@ import torch
 from others import SYMBOLS, TEXT
 
 from listening import Replying, listening
+from scratchlab.architecture import GPTSection
 from scratchlab.corpus.tokenizer import Tokenizer, train_tokenizer
 from scratchlab.errors import ScratchlabError, UnreachableError, UsageError
 from scratchlab.evaluation.items import Item, Wording
@@ -26,7 +27,6 @@ from scratchlab.evaluation.tasks import Task
 from scratchlab.interop import endpoint
 from scratchlab.interop.subjects import open_subject
 from scratchlab.model.build import Model, build_model
-from scratchlab.recipe import GPTSection
 from tiny import random_stream
 
 CONTEXT = 32

@@ -20,6 +20,7 @@ from exported import expect as expect_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
+from scratchlab.architecture import GPTSection
 from scratchlab.cli.main import cli
 from scratchlab.corpus.chat import TEMPLATES
 from scratchlab.corpus.tokenizer import Tokenizer, train_tokenizer
@@ -28,7 +29,6 @@ from scratchlab.interop.custom import FILES, source_of
 from scratchlab.interop.exports import write_run
 from scratchlab.interop.imports import import_run
 from scratchlab.model.gpt import GPT
-from scratchlab.recipe import GPTSection
 from scratchlab.runfolder import RunFolder
 from switches import BASE, END, ROWS, VOCAB, tokens_with_documents
 from switches import lively as lively_row

@@ -20,7 +20,7 @@ from scratchlab.interop import harness
 from scratchlab.interop.exports import write_run
 from scratchlab.interop.harness import RunModel
 from scratchlab.interop.subjects import open_subject
-from scratchlab.recipe import load_recipe
+from scratchlab.recipe_files import load_recipe
 from scratchlab.runfolder import RunFolder
 from scratchlab.training.loop import train
 

@@ -36,7 +36,7 @@ from scratchlab.interop import hugging_face_scorer
 from scratchlab.interop.exports import write_run
 from scratchlab.interop.hugging_face_scorer import CausalLMScorer
 from scratchlab.interop.subjects import open_subject
-from scratchlab.recipe import load_recipe
+from scratchlab.recipe_files import load_recipe
 from scratchlab.runfolder import RunFolder
 from scratchlab.training.loop import train
 

@@ -25,7 +25,7 @@ from scratchlab.interop.hugging_face_scorer import cache_name, cache_of
 from scratchlab.interop.imports import import_run
 from scratchlab.model.gpt import GPT
 from scratchlab.model.load import load_model
-from scratchlab.recipe import load_recipe
+from scratchlab.recipe_files import load_recipe
 from scratchlab.runfolder import RunFolder
 from scratchlab.training.loop import resume, train
 from tiny import distance

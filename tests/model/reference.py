@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scratchlab.recipe import GPTSection
+from scratchlab.architecture import GPTSection
 
 DEVIATIONS = {"gpt2": 0.02, "zero_output": 0.02, "pytorch": 1.0, "book": 1.0}
 

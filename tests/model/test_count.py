@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from scratchlab.architecture import GPTSection
 from scratchlab.model.build import build_model
 from scratchlab.model.count import (
     forward_flops_per_token,
@@ -14,7 +15,6 @@ from scratchlab.model.count import (
 )
 from scratchlab.model.gpt import GPT
 from scratchlab.model.loss import Objective
-from scratchlab.recipe import GPTSection
 from tiny import modest
 
 

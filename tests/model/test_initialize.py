@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
+from scratchlab.architecture import GPTSection
 from scratchlab.model.build import build_model
 from scratchlab.model.gpt import GPT
 from scratchlab.model.initialize import Constant, Normal, Rule, Uniform, gpt_table, rule_for
 from scratchlab.model.loss import Objective
-from scratchlab.recipe import GPTSection
 from tiny import distance
 
 VOCAB = 400

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from meter import Meter
+from scratchlab.architecture import GPTSection, ModelSection, RNNSection
 from scratchlab.evaluation.scorer import ModelScorer
 from scratchlab.model import kept as kept_module
 from scratchlab.model import loss
 from scratchlab.model.build import build_model
 from scratchlab.model.kept import Kept, Shape, kept_bytes, layer_bytes_per_sequence, recomputed, scoring_bytes
 from scratchlab.model.loss import Objective
-from scratchlab.recipe import GPTSection, ModelSection, RNNSection
 
 ROWS, VOCAB = 2, 97
 HALVES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])

@@ -8,6 +8,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from scratchlab.architecture import GPTSection, RNNSection
 from scratchlab.errors import RecipeError, UsageError
 from scratchlab.model import loss as loss_module
 from scratchlab.model.build import build_model, empty_model
@@ -17,7 +18,7 @@ from scratchlab.model.initialize import initialize
 from scratchlab.model.layers import Linear
 from scratchlab.model.lora import AdaptedLinear, adapt, is_adapter, merged
 from scratchlab.model.loss import Objective
-from scratchlab.recipe import FinetuningSection, GPTSection, RNNSection
+from scratchlab.recipe import FinetuningSection
 from tiny import VOCAB, distance, random_tokens, tiny_config, tiny_gpt, tiny_recipe
 
 SHAPES: dict[str, dict[str, Any]] = {

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from scratchlab.architecture import GPTSection
 from scratchlab.model.build import build_model
 from scratchlab.model.loss import Objective
-from scratchlab.recipe import GPTSection
 from tiny import VOCAB, distance, random_tokens, tiny_config
 
 Gradients = dict[str, Tensor]

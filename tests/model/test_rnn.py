@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from scratchlab.architecture import RNNSection
 from scratchlab.corpus.windows import Windows
 from scratchlab.evaluation.loss import evaluate_loss
 from scratchlab.evaluation.scorer import ModelScorer, ScoreWindows
@@ -14,7 +15,7 @@ from scratchlab.generation.engine import Settings, generate
 from scratchlab.model.build import build_model
 from scratchlab.model.count import forward_flops_per_token, parameter_count
 from scratchlab.model.rnn import RNN
-from scratchlab.recipe import Recipe, RNNSection, recipe_from
+from scratchlab.recipe import Recipe, recipe_from
 from scratchlab.training.schedule import learning_rate
 from scratchlab.training.step import TorchBackend
 from tiny import VOCAB, Stream, distance, random_stream

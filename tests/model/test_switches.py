@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from scratchlab.architecture import GPTSection
 from scratchlab.corpus.windows import Batch
 from scratchlab.errors import UsageError
 from scratchlab.generation.engine import Settings, generate
@@ -20,7 +21,6 @@ from scratchlab.model.build import build_model
 from scratchlab.model.count import forward_flops_per_token, parameter_count, training_flops_per_token
 from scratchlab.model.gpt import GPT
 from scratchlab.model.loss import Objective
-from scratchlab.recipe import GPTSection
 from scratchlab.training.step import TorchBackend
 from switches import BASE, END, NOT_SWITCHES, ROWS, SWITCHES, VOCAB, T, config_of, lively, tokens_with_documents
 from tiny import distance, tiny_recipe

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from crew import together
 from lessons import HERE, MODEL, alpaca, base_recipe, build_text, write_alpaca, write_lines
+from scratchlab.architecture import GPTSection
 from scratchlab.cli.main import cli
 from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.examples.asked import read_asked
@@ -30,7 +31,7 @@ from scratchlab.files import sha256_of_file
 from scratchlab.model.build import build_model
 from scratchlab.model.initialize import initial_value
 from scratchlab.model.load import load_model
-from scratchlab.recipe import GPTSection, Recipe, recipe_from
+from scratchlab.recipe import Recipe, recipe_from
 from scratchlab.runfolder import RunFolder
 from scratchlab.training import data
 from scratchlab.training.loop import resume, train

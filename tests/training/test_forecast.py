@@ -12,7 +12,8 @@ from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.store import open_corpus
 from scratchlab.devices import Device, device_table, own_table
 from scratchlab.model.count import parameter_count
-from scratchlab.recipe import Recipe, parse_override, recipe_from
+from scratchlab.recipe import Recipe, recipe_from
+from scratchlab.recipe_files import parse_override
 from scratchlab.runfolder import RunFolder
 from scratchlab.training import timing
 from scratchlab.training.chinchilla import choose_size

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from lessons import base_recipe, build_text, write_alpaca
+from scratchlab.architecture import GPTSection
 from scratchlab.cli.main import cli
 from scratchlab.cli.output import loss_text
 from scratchlab.corpus.examples.build import build_examples
@@ -23,7 +24,8 @@ from scratchlab.evaluation.loss import UnitLosses
 from scratchlab.evaluation.telling import tell_labels
 from scratchlab.model.initialize import initial_value
 from scratchlab.model.load import load_classifier, load_model
-from scratchlab.recipe import GPTSection, Recipe, load_recipe
+from scratchlab.recipe import Recipe
+from scratchlab.recipe_files import load_recipe
 from scratchlab.runfolder import RunFolder
 from scratchlab.study.definition import METRICS
 from scratchlab.study.sections import StudySection

@@ -12,7 +12,8 @@ from scratchlab import hardware
 from scratchlab.corpus.windows import Windows
 from scratchlab.errors import DeviceError, RecipeError
 from scratchlab.model.kept import layer_bytes_per_sequence
-from scratchlab.recipe import Recipe, load_recipe
+from scratchlab.recipe import Recipe
+from scratchlab.recipe_files import load_recipe
 from scratchlab.training import resolve as resolving
 from scratchlab.training.memory import memory_of, sequences_a_process
 from scratchlab.training.resolve import (

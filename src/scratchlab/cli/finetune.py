@@ -73,7 +73,7 @@ def finetune(
     """
     import tempfile
 
-    from scratchlab.recipe import parse_override
+    from scratchlab.recipe_files import parse_override
     from scratchlab.runfolder import RunFolder
     from scratchlab.training.finetuning import Kind, examples_corpus, finetuning_recipe, first_examples
 
@@ -103,7 +103,7 @@ def finetune(
 
 def _lora(text: str | None) -> dict[str, Any]:
     """`r=16,alpha=32` as fields of `[finetuning]`."""
-    from scratchlab.recipe import parse_override
+    from scratchlab.recipe_files import parse_override
 
     if text is None:
         return {}

@@ -44,7 +44,7 @@ def ladder(
         return
 
     from scratchlab.cli.live import live_line
-    from scratchlab.recipe import load_recipe
+    from scratchlab.recipe_files import load_recipe
     from scratchlab.training.ladder import climb, wrong
     from scratchlab.training.ladder_files import default_path, keep
 

@@ -42,7 +42,7 @@ def plan(
     (docs/planning.md); execution.processes=8 plans for eight of each. With --budget or --hours, the size that is best
     to train on one kind of device.
     """
-    from scratchlab.recipe import load_recipe
+    from scratchlab.recipe_files import load_recipe
     from scratchlab.training.plan import choose, parse_budget, plan_run
 
     if budget is not None and hours is not None:

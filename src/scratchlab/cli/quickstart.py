@@ -22,7 +22,8 @@ from scratchlab.evaluation import yardsticks
 from scratchlab.generation.engine import Settings
 from scratchlab.generation.text import write
 from scratchlab.model.load import load_model
-from scratchlab.recipe import Recipe, load_recipe
+from scratchlab.recipe import Recipe
+from scratchlab.recipe_files import load_recipe
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.loop import resume
 from scratchlab.training.start import create_run

@@ -18,7 +18,7 @@ def recipe() -> None:
 @as_json
 def check(path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Say everything that is wrong with the recipe at PATH, or print it with its defaults."""
-    from scratchlab.recipe import load_recipe
+    from scratchlab.recipe_files import load_recipe
 
     checked = load_recipe(path, overrides)
     show(checked.model_dump(), as_json, lambda _: checked.to_toml(defaults=True).rstrip())

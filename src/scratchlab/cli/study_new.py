@@ -16,7 +16,7 @@ from scratchlab.errors import UsageError
 def new(path: Path, baseline: Path) -> None:
     """Write a commented study file at PATH that runs as it is. Its interventions are examples: put in your own."""
     from scratchlab.files import write_atomically
-    from scratchlab.recipe import load_recipe
+    from scratchlab.recipe_files import load_recipe
     from scratchlab.study.definition import load_study
 
     if path.exists():

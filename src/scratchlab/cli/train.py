@@ -22,7 +22,7 @@ def train(recipe: str | None, overrides: tuple[str, ...], out: str | None, resum
     """
     from scratchlab.cli.output import reporter
     from scratchlab.cli.runs import describe, run_text
-    from scratchlab.recipe import load_recipe
+    from scratchlab.recipe_files import load_recipe
     from scratchlab.runfolder import RunFolder
     from scratchlab.training import loop
     from scratchlab.training.world import World, joined

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scratchlab.architecture import GPTSection
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import RunError
 from scratchlab.files import folder_in_one_piece, pretty_json, sha256_of_file, write_atomically
@@ -24,7 +25,7 @@ from scratchlab.model.build import empty_model
 from scratchlab.model.gpt import GPT
 from scratchlab.model.load import At, StoredTensors, weights_at
 from scratchlab.model.lora import is_adapter
-from scratchlab.recipe import FinetuningSection, GPTSection
+from scratchlab.recipe import FinetuningSection
 from scratchlab.runfolder import BASE, RunFolder
 from scratchlab.training.checkpoint import write_tensors
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scratchlab.architecture import GPTSection
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import RunError
 from scratchlab.files import inside, sha256_of_file
@@ -25,7 +26,7 @@ from scratchlab.interop.names import listed
 from scratchlab.model.build import empty_model
 from scratchlab.model.load import load_model
 from scratchlab.model.lora import AdaptedLinear, adapt
-from scratchlab.recipe import FinetuningSection, GPTSection
+from scratchlab.recipe import FinetuningSection
 from scratchlab.runfolder import BASE, RunFolder
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -7,6 +7,7 @@ to be installed to run it.
 
 from typing import Any
 
+from scratchlab.architecture import GPTSection
 from scratchlab.errors import RunError
 from scratchlab.interop.files import whole_numbers
 from scratchlab.interop.layouts import Layout, Settings
@@ -14,7 +15,6 @@ from scratchlab.interop.names import Names
 from scratchlab.interop.rotary_layouts import TABLE
 from scratchlab.interop.standalone import plain_section, standalone
 from scratchlab.model import gpt
-from scratchlab.recipe import GPTSection
 
 CONFIGURATION, MODELING = "configuration_scratchlab", "modeling_scratchlab"
 FILES = (f"{CONFIGURATION}.py", f"{MODELING}.py")
@@ -28,7 +28,7 @@ Made of scratchlab's own sources (Apache-2.0), without which it runs.{more}
 
 def source_of(name: str) -> str:
     """The text of one of `FILES`."""
-    here, section = "scratchlab.interop.custom_configuration", ("scratchlab.recipe", "GPTSection")
+    here, section = "scratchlab.interop.custom_configuration", ("scratchlab.architecture", "GPTSection")
     if name == FILES[0]:
         imports = "from dataclasses import dataclass\nfrom typing import Literal"
         text = standalone(here, ("ScratchlabConfig",), {section: (imports, plain_section())})

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from scratchlab.recipe import GPTSection
+from scratchlab.architecture import GPTSection
 
 
 class ScratchlabConfig(PretrainedConfig):

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from scratchlab.architecture import GPTSection
 from scratchlab.errors import RunError
 from scratchlab.files import folder_in_one_piece
 from scratchlab.generation.text import run_tokenizer
@@ -14,7 +15,6 @@ from scratchlab.interop.hugging_face import write_hugging_face
 from scratchlab.interop.onnx_files import export_onnx
 from scratchlab.interop.proof import prove
 from scratchlab.model.load import At, load_model
-from scratchlab.recipe import GPTSection
 from scratchlab.runfolder import RunFolder
 
 

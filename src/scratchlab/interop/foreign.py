@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from scratchlab.architecture import GPTSection
 from scratchlab.errors import RecipeError, RunError
-from scratchlab.recipe import GPTSection, recipe_from
+from scratchlab.recipe import recipe_from
 
 
 @dataclass(frozen=True, slots=True)

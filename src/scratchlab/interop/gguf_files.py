@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scratchlab.architecture import GPTSection
 from scratchlab.corpus.chat import ChatTemplate
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import MissingExtraError, RunError
@@ -25,7 +26,6 @@ from scratchlab.interop.gguf_models import FAMILIES, Family, family_of, fields_o
 from scratchlab.interop.gguf_vocabulary import stored_tokenizer, vocabulary_of
 from scratchlab.interop.ollama import modelfile
 from scratchlab.model.load import At, load_model
-from scratchlab.recipe import GPTSection
 from scratchlab.runfolder import RunFolder
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scratchlab.architecture import GPTSection
 from scratchlab.errors import RunError
 from scratchlab.interop.names import Names, heights, listed, shapes_of, tied, to_ours, to_theirs
-from scratchlab.recipe import GPTSection
 
 TABLE = {
     "token_embedding.weight": "token_embd.weight",

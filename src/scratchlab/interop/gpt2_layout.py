@@ -3,11 +3,11 @@
 import re
 from typing import Any
 
+from scratchlab.architecture import GPTSection
 from scratchlab.errors import RunError
 from scratchlab.interop.files import whole_numbers
 from scratchlab.interop.layouts import ACTIVATIONS, EVERYWHERE, HEAD, PLAIN, Layout, Settings, Values, activation
 from scratchlab.interop.names import Names
-from scratchlab.recipe import GPTSection
 
 TABLE = {
     "token_embedding.weight": "wte.weight",

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scratchlab.architecture import GPTSection
 from scratchlab.corpus.chat import ChatTemplate
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import RunError
@@ -24,7 +25,6 @@ from scratchlab.interop.gpt2_layout import GPT2
 from scratchlab.interop.layouts import HEAD, Layout, Settings
 from scratchlab.interop.names import listed, shapes_of, tied, to_ours, to_theirs
 from scratchlab.interop.rotary_layouts import ARCEE, LLAMA, QWEN2, QWEN3, STARCODER2
-from scratchlab.recipe import GPTSection
 from scratchlab.training.checkpoint import write_tensors
 
 NATIVE = (GPT2, LLAMA, QWEN2, QWEN3, STARCODER2, ARCEE)

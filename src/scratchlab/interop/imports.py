@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from scratchlab import hardware
+from scratchlab.architecture import GPTSection
 from scratchlab.corpus.chat import ChatTemplate
 from scratchlab.corpus.pretrained import KNOWN_TOKENIZERS, find_tokenizer, open_tokenizer
 from scratchlab.corpus.tokenizer import Tokenizer
@@ -22,7 +23,7 @@ from scratchlab.interop.hugging_face import CONFIG, read_hugging_face
 from scratchlab.interop.names import listed
 from scratchlab.interop.nanogpt import is_nanogpt, read_nanogpt
 from scratchlab.interop.onnx_files import read_onnx
-from scratchlab.recipe import GPTSection, fingerprint, recipe_from
+from scratchlab.recipe import fingerprint, recipe_from
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.checkpoint import write_tensors
 

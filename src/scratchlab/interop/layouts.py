@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from scratchlab.architecture import GPTSection
 from scratchlab.interop.names import Names
-from scratchlab.recipe import GPTSection
 
 Settings = Mapping[str, Any]
 """What is in a `config.json`."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scratchlab.architecture import GPTSection
 from scratchlab.errors import RunError
 from scratchlab.model.build import empty_model
-from scratchlab.recipe import GPTSection
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scratchlab.architecture import GPTSection
 from scratchlab.errors import MissingExtraError, RunError
 from scratchlab.files import folder_in_one_piece, pretty_json, write_atomically
 from scratchlab.generation.text import run_tokenizer
@@ -23,7 +24,6 @@ from scratchlab.interop.foreign import Foreign, section
 from scratchlab.interop.names import Names, shapes_of, to_ours
 from scratchlab.model.build import Model, empty_model
 from scratchlab.model.load import At, Logits, load_model
-from scratchlab.recipe import GPTSection
 from scratchlab.runfolder import RunFolder
 
 MODEL, COMPARED, TEMPLATE = "model.onnx", "compared.json", "chat_template.jinja"

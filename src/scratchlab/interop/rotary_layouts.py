@@ -9,11 +9,11 @@ Their rotation pairs number i of a head with number i + D / 2, as ours does, so 
 from collections.abc import Mapping
 from typing import Any
 
+from scratchlab.architecture import GPTSection
 from scratchlab.errors import RunError
 from scratchlab.interop.files import whole_numbers
 from scratchlab.interop.layouts import ACTIVATIONS, EVERYWHERE, HEAD, PLAIN, Layout, Settings, Values, activation
 from scratchlab.interop.names import Names
-from scratchlab.recipe import GPTSection
 
 PARTS = ("weight", "bias")
 TABLE: dict[str, str | tuple[str, ...]] = {

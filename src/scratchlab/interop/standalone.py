@@ -15,7 +15,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any
 
-from scratchlab.recipe import GPTSection
+from scratchlab.architecture import GPTSection
 
 Name = tuple[str, str]
 """A module and a name in it."""

@@ -2,10 +2,10 @@
 
 import torch
 
+from scratchlab.architecture import GPTSection, ModelSection
 from scratchlab.model.gpt import GPT
 from scratchlab.model.initialize import initialize
 from scratchlab.model.rnn import RNN
-from scratchlab.recipe import GPTSection, ModelSection
 
 Model = GPT | RNN
 """What both pages have, and all that the rest of the house knows of them: `hidden`, `logits`, `forward`, `new_state`;

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from scratchlab.recipe import FinetuningSection, GPTSection, ModelSection, RNNSection
+from scratchlab.architecture import GPTSection, ModelSection, RNNSection
+from scratchlab.recipe import FinetuningSection
 
 GATES = {"elman": 1, "gru": 3, "lstm": 4}
 FULL_FINETUNING = FinetuningSection()  # and all training from scratch: no adapters

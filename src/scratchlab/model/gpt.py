@@ -1,7 +1,7 @@
 """A GPT on one page.
 
-GPT-2's architecture, with a switch for each of its parts (`scratchlab.recipe.GPTSection` says what they are). Every
-switch chooses modules or functions once, when the model is built. What is unusual here:
+GPT-2's architecture, with a switch for each of its parts (`scratchlab.architecture.GPTSection` says what they are).
+Every switch chooses modules or functions once, when the model is built. What is unusual here:
 
 - weights stay in float32; each linear layer casts its weight and input to the compute type (no autocast), so that
   the residual stream, norms, logits and loss are float32 whatever the precision;
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from scratchlab.architecture import GPTSection
 from scratchlab.errors import UsageError
 from scratchlab.model.activations import ACTIVATIONS
 from scratchlab.model.attention import KERNELS, multihead_attention, rotation, sinusoids, turned, visible_places
@@ -26,7 +27,6 @@ from scratchlab.model.dropout import Dropout
 from scratchlab.model.initialize import Table, gpt_table, sinusoid_size
 from scratchlab.model.layers import Cache, Linear, make_norm
 from scratchlab.model.loss import Readout
-from scratchlab.recipe import GPTSection
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from scratchlab.recipe import GPTSection, RNNSection
+from scratchlab.architecture import GPTSection, RNNSection
 from scratchlab.seeds import initial_normal, initial_uniform
 
 

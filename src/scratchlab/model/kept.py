@@ -10,10 +10,11 @@ number in the compute type.
 
 from dataclasses import dataclass, replace
 
+from scratchlab.architecture import GPTSection, ModelSection, RNNSection
 from scratchlab.model.attention import ENTRIES, QUERIES, SHORT, has_amx
 from scratchlab.model.count import FULL_FINETUNING, GATES, trains_head
 from scratchlab.model.loss import CHUNK_ENTRIES
-from scratchlab.recipe import FinetuningSection, GPTSection, ModelSection, RNNSection
+from scratchlab.recipe import FinetuningSection
 
 FLOAT = 4
 STATISTICS = 8  # a mean and a deviation, or what stands for them

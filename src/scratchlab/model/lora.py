@@ -21,11 +21,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from scratchlab.architecture import GPTSection
 from scratchlab.errors import UsageError
 from scratchlab.model.build import Model
 from scratchlab.model.gpt import GPT, make_dropout
 from scratchlab.model.layers import Linear, product
-from scratchlab.recipe import FinetuningSection, GPTSection
+from scratchlab.recipe import FinetuningSection
 
 Part = tuple[int, bool]
 """Rows of a matrix, and whether they have an adapter."""

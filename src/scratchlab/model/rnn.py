@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scratchlab.architecture import RNNSection
 from scratchlab.model.dropout import Dropout
 from scratchlab.model.initialize import Table, rnn_table
 from scratchlab.model.loss import Readout
-from scratchlab.recipe import RNNSection
 
 
 @dataclass

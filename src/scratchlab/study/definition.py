@@ -28,7 +28,8 @@ from pydantic import ValidationError
 
 from scratchlab.errors import RecipeError, UsageError
 from scratchlab.problems import describe_all
-from scratchlab.recipe import Recipe, load_recipe
+from scratchlab.recipe import Recipe
+from scratchlab.recipe_files import load_recipe
 from scratchlab.study.arms import find_arms, flat_interventions
 from scratchlab.study.sections import Arm, Changes, Design, StudyFile, StudySection, design_of
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from scratchlab.recipe import Count, Positive, Section
+from scratchlab.sections import Count, Positive, Section
 
 Match = Literal["tokens", "flops", "seconds", "money"]
 Design = Literal["paired", "stack", "screen", "sweep", "noise"]

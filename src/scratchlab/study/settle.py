@@ -13,11 +13,12 @@ from typing import Any
 import filelock
 
 from scratchlab import hardware
+from scratchlab.architecture import RNNSection
 from scratchlab.corpus.store import Corpus
 from scratchlab.errors import RecipeError, RunError, UsageError
 from scratchlab.files import disk_errors
 from scratchlab.model.count import training_flops_per_token
-from scratchlab.recipe import Recipe, RNNSection, fingerprint
+from scratchlab.recipe import Recipe, fingerprint
 from scratchlab.study.arms import value_of
 from scratchlab.study.definition import PREFERENCES, SPLITS, Study
 from scratchlab.study.folder import arms_with_runs, price_of

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scratchlab.architecture import GPTSection
 from scratchlab.files import write_atomically
-from scratchlab.recipe import GPTSection, Recipe
+from scratchlab.recipe import Recipe
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.summary import step_records, validation_records
 

@@ -7,8 +7,9 @@ are those of the recipe's own family: depth and width grow together, heads keep 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from scratchlab.architecture import GPTSection, ModelSection, RNNSection
 from scratchlab.model.count import parameter_count
-from scratchlab.recipe import GPTSection, ModelSection, Recipe, RNNSection
+from scratchlab.recipe import Recipe
 
 TOKENS_PER_PARAMETER = 20.0
 MOST_LAYERS = 200

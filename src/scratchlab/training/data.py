@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from scratchlab.architecture import GPTSection, RNNSection
 from scratchlab.corpus.examples.fit import SHOWN, fit_instructions, fit_labels
 from scratchlab.corpus.examples.packing import PackedRows
 from scratchlab.corpus.examples.pairs import Margins, PairRows, fit_pairs
@@ -10,7 +11,7 @@ from scratchlab.corpus.store import Corpus
 from scratchlab.corpus.windows import Sequences, Windows
 from scratchlab.errors import CorpusError, RecipeError
 from scratchlab.evaluation.chrf import require_chrf
-from scratchlab.recipe import GPTSection, Recipe, RNNSection
+from scratchlab.recipe import Recipe
 
 
 def holds_pairs(corpus: Corpus) -> bool:

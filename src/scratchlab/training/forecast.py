@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from scratchlab import hardware
+from scratchlab.architecture import GPTSection, RNNSection
 from scratchlab.devices import RULE_OF_THUMB, Device, row_of
 from scratchlab.hardware import Precision
 from scratchlab.model.count import forward_flops_per_token, training_flops_per_token
-from scratchlab.recipe import GPTSection, Recipe, RNNSection
+from scratchlab.recipe import Recipe
 from scratchlab.training.checkpoint import check_disk
 from scratchlab.training.measurements import Measurement
 from scratchlab.training.memory import (

@@ -20,12 +20,13 @@ import numpy.typing as npt
 from scipy import stats
 
 from scratchlab import hardware
+from scratchlab.architecture import GPTSection
 from scratchlab.corpus.windows import Windows
 from scratchlab.errors import RunError, ScratchlabError, UsageError
 from scratchlab.model.count import parameter_count, training_flops_per_token
 from scratchlab.model.loss import CHUNK_ENTRIES
 from scratchlab.processes import end_with_parent
-from scratchlab.recipe import GPTSection, Recipe
+from scratchlab.recipe import Recipe
 from scratchlab.training.resolve import lacks_to_compile, resolve
 
 Record = dict[str, Any]

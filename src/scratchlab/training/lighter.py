@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scratchlab import hardware
+from scratchlab.architecture import GPTSection
 from scratchlab.errors import DeviceError
-from scratchlab.recipe import GPTSection, Recipe
+from scratchlab.recipe import Recipe
 from scratchlab.training.memory import divisors, sequences_a_process
 
 MOST_SAID = 160  # characters of what PyTorch says, which goes on to explain its allocator

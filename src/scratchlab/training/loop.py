@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from scratchlab import hardware
+from scratchlab.architecture import GPTSection, ModelSection
 from scratchlab.devices import nominal_rate, price_per_hour, rent_source
 from scratchlab.errors import RunError, Terminated
 from scratchlab.evaluation.examples import evaluate_examples
@@ -25,7 +26,8 @@ from scratchlab.generation.engine import Settings
 from scratchlab.generation.text import write
 from scratchlab.model.count import parameter_count, trained_count, training_flops_per_token
 from scratchlab.model.load import StoredTensors
-from scratchlab.recipe import GPTSection, ModelSection, Recipe, load_recipe
+from scratchlab.recipe import Recipe
+from scratchlab.recipe_files import load_recipe
 from scratchlab.runfolder import Record, RunFolder, step_name
 from scratchlab.training.answers import answer_test, first_answer, score_of
 from scratchlab.training.charts import draw_charts

@@ -8,10 +8,11 @@ keeps (`hardware.keep_freed_memory`): a tenth to two fifths of the rest, which o
 
 from dataclasses import asdict, dataclass, replace
 
+from scratchlab.architecture import ModelSection, RNNSection
 from scratchlab.evaluation.loss import STREAMS, rows_at_once
 from scratchlab.model.count import adapted_matrices, adapter_count, parameter_count, trained_count, trains_head
 from scratchlab.model.kept import FLOAT, Kept, Shape, kept_bytes, recomputed, scoring_bytes
-from scratchlab.recipe import ModelSection, Recipe, RNNSection
+from scratchlab.recipe import Recipe
 
 MOMENTS = {"adamw": 2, "rmsprop": 1}
 BLOCKS_AT_ONCE = 3

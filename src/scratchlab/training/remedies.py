@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from scratchlab.recipe import GPTSection, Recipe
+from scratchlab.architecture import GPTSection
+from scratchlab.recipe import Recipe
 from scratchlab.training.memory import largest_micro_batch, memory_of, offloaded_bytes, with_evaluation
 
 CARDS = (2, 4, 8)  # as they are rented, on one machine

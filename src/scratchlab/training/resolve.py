@@ -6,10 +6,11 @@ import shutil
 from collections.abc import Callable, Sized
 
 from scratchlab import hardware
+from scratchlab.architecture import RNNSection
 from scratchlab.errors import DeviceError, RecipeError, TooLargeError
 from scratchlab.model.count import parameter_count
 from scratchlab.model.kept import layer_bytes_per_sequence
-from scratchlab.recipe import Recipe, RNNSection
+from scratchlab.recipe import Recipe
 from scratchlab.training.memory import HEADROOM, compute_bytes, divisors, largest_micro_batch, sequences_a_process
 from scratchlab.training.probe import probed_micro_batch
 from scratchlab.training.remedies import remedy

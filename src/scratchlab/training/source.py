@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from scratchlab.architecture import GPTSection, ModelSection
 from scratchlab.corpus.store import Corpus
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import RecipeError, RunError, UsageError
@@ -15,7 +16,7 @@ from scratchlab.model.build import empty_model
 from scratchlab.model.initialize import initial_value
 from scratchlab.model.load import StoredTensors, merged_tensors
 from scratchlab.model.lora import adapt
-from scratchlab.recipe import GPTSection, ModelSection, Recipe
+from scratchlab.recipe import Recipe
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.optimizers import MOMENTS
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from scratchlab import hardware
+from scratchlab.architecture import GPTSection
 from scratchlab.corpus.loader import Loader, prefetch
 from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.corpus.windows import Sequences
 from scratchlab.errors import CorpusError, RecipeError, RunError
 from scratchlab.files import nearest_existing
 from scratchlab.model.count import parameter_count, trained_count, training_flops_per_token
-from scratchlab.recipe import GPTSection, Recipe, fingerprint
+from scratchlab.recipe import Recipe, fingerprint
 from scratchlab.runfolder import RunFolder
 from scratchlab.training.backend import Backend
 from scratchlab.training.checkpoint import check_disk, restore_checkpoint, write_tensors
