@@ -104,14 +104,14 @@ class ServerJudge:
 
     def ask(self, prompt: Prompt, where: str) -> Reply:
         """What a server refuses may be a form or a setting that it does not know: then it is asked without."""
-        forms, refused, said = list(FORMS[FORMS.index(self.form) :]), set(self.refused), ""
+        forms, refused, said = list(FORMS[FORMS.index(self.form) :]), set(self.refused), list[str]()
         while forms:
             settings = {"temperature": self.temperature, "max_tokens": MOST_TOKENS}
             wishes = {name: value for name, value in settings.items() if name not in refused}
             try:
                 found = self.client.complete(prompt.messages, where, **wishes, **_form(forms[0], prompt))
             except RefusedError as error:
-                said = said or str(error)  # of the first try: later ones may be refused for what they lack
+                said.append(str(error))
                 named = {name for name in wishes if name in str(error)}
                 refused |= named
                 forms = forms if named else forms[1:]
@@ -119,7 +119,8 @@ class ServerJudge:
             self.form, self.refused = forms[0], refused
             without = f" without {', '.join(sorted(refused))}" if refused else ""
             return Reply(found.text, found.tokens_in, found.tokens_out, forms[0] + without)
-        raise RefusedError(said)
+        at_last = f"; by words alone: {said[-1]}" if said[-1] != said[0] else ""
+        raise RefusedError(said[0] + at_last)  # the first may be of a form alone, the last of what a try lacks
 
     def stop(self) -> None:
         self.client.stopped.set()
