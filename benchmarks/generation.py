@@ -25,9 +25,9 @@ from transformers import GPT2Config, GPT2LMHeadModel  # noqa: E402
 import contest  # noqa: E402
 from scratchlab.architecture import GPTSection  # noqa: E402
 from scratchlab.generation.engine import Settings, generate  # noqa: E402
+from scratchlab.hardware import Precision  # noqa: E402
 from scratchlab.model.build import build_model  # noqa: E402
 from scratchlab.model.gpt import GPT  # noqa: E402
-from scratchlab.recipe import Precision  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 VOCABULARY = 50_257

@@ -31,7 +31,7 @@ from scratchlab.architecture import RNNSection
 from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.evaluation.loss import evaluate_loss
-from scratchlab.evaluation.scorer import model_scorer
+from scratchlab.evaluation.scorer import ModelScorer
 from scratchlab.model.build import empty_model
 from scratchlab.model.load import load_model
 from scratchlab.recipe import Recipe
@@ -249,7 +249,8 @@ def draw(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 def score(model: Any, corpus: Corpus, recipe: Recipe) -> float:
     """Nats per token on the validation split."""
-    result = evaluate_loss(model_scorer(model), corpus.split("validation"), recipe.model.context_length, remembers=True)
+    read = ModelScorer(model).windows
+    result = evaluate_loss(read, corpus.split("validation"), recipe.model.context_length, remembers=True)
     return result.nats_per_token
 
 

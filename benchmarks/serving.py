@@ -34,9 +34,10 @@ import torch  # noqa: E402
 import contest  # noqa: E402
 from scratchlab.corpus.tokenizer import Tokenizer, train_tokenizer  # noqa: E402
 from scratchlab.generation.engine import Settings, cast_once, generate  # noqa: E402
+from scratchlab.hardware import Precision  # noqa: E402
 from scratchlab.model.build import Model, build_model  # noqa: E402
 from scratchlab.model.load import load_model  # noqa: E402
-from scratchlab.recipe import Precision, load_recipe  # noqa: E402
+from scratchlab.recipe_files import load_recipe  # noqa: E402
 from scratchlab.runfolder import RunFolder  # noqa: E402
 from scratchlab.training.checkpoint import write_tensors  # noqa: E402
 

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib
 import re
 import shlex
 import statistics
@@ -242,3 +243,17 @@ def test_the_file_map_lists_every_module() -> None:
     shipped = {str(p.relative_to(ROOT)) for p in MODULES.values() if not p.name.startswith("__")}
     assert sorted(shipped - listed) == []
     assert len(listed) == len(file_map()), "each once"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_import_what_is_there(path: Path) -> None:
+    """They are run by hand, so that nothing else would notice."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("scratchlab"):
+            module = importlib.import_module(str(node.module))
+            missing = [
+                alias.name
+                for alias in node.names
+                if not hasattr(module, alias.name) and f"{node.module}.{alias.name}" not in MODULES
+            ]
+            assert not missing, f"line {node.lineno}: {node.module} has no {', '.join(missing)}"
