@@ -4,8 +4,8 @@ from typing import Any
 
 import openai
 import pytest
-from in_process import CONTEXT, NAME, alone, running, tokenizer
 
+from in_process import CONTEXT, NAME, alone, running, tokenizer
 from scratchlab.corpus.chat import CHATML, ChatTemplate, Message
 from scratchlab.generation.engine import Settings
 

@@ -5,8 +5,8 @@ from typing import Any
 import openai
 import pytest
 import torch
-from in_process import CONTEXT, NAME, Running, alone, model, tokenizer
 
+from in_process import CONTEXT, NAME, Running, alone, model, tokenizer
 from scratchlab.generation.engine import Settings
 
 PROMPT = "One two"

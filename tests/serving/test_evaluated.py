@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from in_process import NAME, model, running, tokenizer
 
+from in_process import NAME, model, running, tokenizer
 from scratchlab.cli.main import cli
 from scratchlab.evaluation.loss import evaluate_loss
 from scratchlab.evaluation.scorer import ModelScorer, Question

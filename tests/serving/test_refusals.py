@@ -8,8 +8,8 @@ from typing import Any
 
 import openai
 import pytest
-from in_process import CONTEXT, NAME, Running, running
 
+from in_process import CONTEXT, NAME, Running, running
 from scratchlab.serving.requests import MOST_BYTES
 
 

@@ -5,8 +5,8 @@ import json
 from typing import Any
 
 import pytest
-from in_process import CONTEXT, NAME, model, tokenizer
 
+from in_process import CONTEXT, NAME, model, tokenizer
 from scratchlab.corpus.chat import CHATML, ChatTemplate
 from scratchlab.serving.app import make_app
 from scratchlab.serving.served import Served

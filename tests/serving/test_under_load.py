@@ -12,8 +12,8 @@ from urllib.parse import urlparse
 import openai
 import pytest
 import torch
-from in_process import NAME, Running, alone, endless, model, running, tokenizer, wait_until
 
+from in_process import NAME, Running, alone, endless, model, running, tokenizer, wait_until
 from scratchlab.generation.batching import Batch
 from scratchlab.generation.engine import Settings, generate
 from scratchlab.generation.text import TextStream
