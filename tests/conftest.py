@@ -1,5 +1,6 @@
 """Every test computes on one thread from the same random state, and reaches no network."""
 
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -10,6 +11,8 @@ from scratchlab import hardware
 
 measured_rate = hardware._measured_rate
 torch.set_num_threads(1)  # for fixtures of modules too, which come before `steady`
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or no test, and nothing that one starts, heeds Ctrl-C
 
 
 @pytest.fixture(autouse=True)
