@@ -170,11 +170,7 @@ class Terminal:
     def __init__(self, *arguments: str) -> None:
         self.master, slave = pty.openpty()
         command = [sys.executable, "-m", "scratchlab", *arguments]
-        # Tests that run in the background of a shell ignore SIGINT, and what they start would too.
-        hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-        self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=hears
-        )
+        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
         os.close(slave)
         self.seen = ""
 

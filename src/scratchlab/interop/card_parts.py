@@ -19,21 +19,20 @@ Part = tuple[str, list[str]]
 MOST_SOURCES = 12
 MOST_WRITTEN = 1200  # characters of a sample
 SIZES = ("n_layer", "n_head", "n_kv_head", "d_model", "context_length")
+LOWEST = "where its validation loss was lowest"
 
 
 def which_weights(folder: RunFolder, at: str | int) -> str:
     """Of which step they are, and why those."""
+    if isinstance(at, int):
+        return f"These are the weights of step {at:,}."
     if at != "final":
-        step = at if isinstance(at, int) else folder.snapshot(at)[1]["step"]
-        return f"These are the weights of step {step:,}" + ("." if isinstance(at, int) else f", {LOWEST}.")
+        return f"These are the weights of step {folder.snapshot(at)[1]['step']:,}, {LOWEST}."
     checkpoint, _ = folder.last_good_checkpoint()
-    step = 0 if checkpoint is None else checkpoint[1]["step"]
-    if (best := (checkpoint or (None, {}))[1].get("weights_of")) is not None:
-        return f"These are the weights of its last checkpoint: those of step {best:,} of {step:,}, {LOWEST}."
-    return f"These are the weights of its last checkpoint, at step {step:,}."
-
-
-LOWEST = "where its validation loss was lowest"
+    state = {"step": 0} if checkpoint is None else checkpoint[1]
+    if (best := state.get("weights_of")) is not None:
+        return f"These are the weights of its last checkpoint: those of step {best:,} of {state['step']:,}, {LOWEST}."
+    return f"These are the weights of its last checkpoint, at step {state['step']:,}."
 
 
 def what_it_is(folder: RunFolder, proof: Record) -> list[str]:
