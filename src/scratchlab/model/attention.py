@@ -83,7 +83,8 @@ class Explicit(nn.Module):
         T, L = q_BHTD.shape[2], k_BHLD.shape[2]
         if visible is None:
             visible = torch.ones(T, L, dtype=torch.bool, device=q_BHTD.device).tril_(L - T)
-        scores_BHTL = (q_BHTD @ k_BHLD.transpose(-1, -2)).float() * q_BHTD.shape[-1] ** -0.5
+        at_least_float = torch.promote_types(q_BHTD.dtype, torch.float32)
+        scores_BHTL = (q_BHTD @ k_BHLD.transpose(-1, -2)).to(at_least_float) * q_BHTD.shape[-1] ** -0.5
         weights_BHTL = torch.softmax(scores_BHTL.masked_fill(~visible, -torch.inf), dim=-1)
         return self.dropout(self.weights(weights_BHTL)).to(v_BHLD.dtype) @ v_BHLD
 
