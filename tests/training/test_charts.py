@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from scratchlab.runfolder import RunFolder
-from scratchlab.training.charts import draw_charts
+from scratchlab.training.charts import BAND_POINTS, _groups, draw_charts
 from tiny import tiny_recipe
 
 
@@ -41,3 +41,11 @@ def test_three_pictures_appear(tmp_path: Path, name: str, clip_norm: float) -> N
         content = path.read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) > 5000, "more than an empty picture"
+
+
+@pytest.mark.parametrize("n", [1, 200, 201, 276, 999])
+def test_groups_have_as_many_steps_each(n: int) -> None:
+    groups = _groups([(number, 2.0) for number in range(n)])
+    assert sum(map(len, groups)) == n
+    assert len(groups) <= BAND_POINTS
+    assert len({len(group) for group in groups[:-1]}) <= 1

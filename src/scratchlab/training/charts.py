@@ -1,10 +1,12 @@
 """The charts of a run, as PNG files: loss, learning rate, gradient norm."""
 
 import io
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from scratchlab.architecture import GPTSection
 from scratchlab.files import write_atomically
@@ -16,7 +18,9 @@ if TYPE_CHECKING:  # of the processes of a run one alone draws, and at its end
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BAND_POINTS = 200  # a longer run is drawn as so many groups of steps: the median of each, between its 5% and 95%
+BAND_POINTS = 200  # at most: a longer run is drawn by groups of as many steps each, their median between 5% and 95%
+
+Floats = npt.NDArray[np.float64]
 
 
 def draw_charts(folder: RunFolder, recipe: Recipe) -> None:
@@ -102,11 +106,17 @@ def _legend(axes: "Axes") -> None:
         axes.legend()
 
 
+def _groups(known: Sequence[tuple[int, float]]) -> list[Floats]:
+    """Of as many steps each, but for the last: a band that changes its width says something of the run."""
+    size = math.ceil(len(known) / BAND_POINTS)
+    return [np.array(known[start : start + size]) for start in range(0, len(known), size)]
+
+
 def _draw_band(axes: "Axes", steps: Sequence[Record], name: str, label: str) -> None:
     known = [(record["step"], record[name]) for record in steps if record[name] is not None]
     if not known:
         return
-    groups = np.array_split(np.array(known), min(BAND_POINTS, len(known)))
+    groups = _groups(known)
     centers = [group[:, 0].mean() for group in groups]
     low, middle, high = (np.array([np.quantile(group[:, 1], q) for group in groups]) for q in (0.05, 0.5, 0.95))
     axes.fill_between(centers, low, high, alpha=0.3, linewidth=0)
