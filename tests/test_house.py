@@ -24,7 +24,7 @@ SOURCE = ROOT / "src"
 # Each part may import the parts on earlier lines; those on one line know nothing of each other.
 ORDER = [
     ("errors",),
-    ("seeds",),
+    ("extras", "seeds"),
     ("files",),
     ("lines", "words"),
     ("hardware", "problems", "processes"),

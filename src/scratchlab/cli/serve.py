@@ -33,7 +33,7 @@ def serve(
     Any client of that API will do; docs/serving.md has examples, and says what is supported.
     """
     from scratchlab import hardware
-    from scratchlab.errors import MissingExtraError
+    from scratchlab.extras import missing
     from scratchlab.model.load import load_model
     from scratchlab.runfolder import RunFolder
 
@@ -44,7 +44,7 @@ def serve(
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn"):
             raise
-        raise MissingExtraError("Serving needs more packages: pip install 'scratchlab[serve]'") from None
+        raise missing("Serving", "serve") from None
     from scratchlab.serving.served import Served
     from scratchlab.serving.writer import Writer
 

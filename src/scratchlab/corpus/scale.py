@@ -22,7 +22,8 @@ from scratchlab.corpus.building.shared import Shared, here
 from scratchlab.corpus.sources.find import Source
 from scratchlab.corpus.sources.urls import file_system, is_url
 from scratchlab.corpus.tokenizer import Tokenizer
-from scratchlab.errors import CorpusError, MissingExtraError, ScratchlabError, UsageError
+from scratchlab.errors import CorpusError, ScratchlabError, UsageError
+from scratchlab.extras import missing
 
 if TYPE_CHECKING:
     from datatrove.executor.base import PipelineExecutor
@@ -120,9 +121,7 @@ def _data_folder(out: "str | Path | tuple[str, dict[str, Any]] | DataFolder") ->
     try:
         from datatrove.io import get_datafolder
     except ImportError:
-        raise MissingExtraError(
-            "Building on many machines needs more packages: pip install 'scratchlab[scale]'"
-        ) from None
+        raise missing("Building on many machines", "scale") from None
     if isinstance(out, str | Path):
         out = str(out)
         if not is_url(out):

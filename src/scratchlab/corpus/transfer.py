@@ -319,8 +319,10 @@ Text for training language models, as tokens: a corpus of scratchlab.
 Tokenizer: {tokenizer.spec}, {tokenizer.vocab_size:,} symbols (`tokenizer.json`). Hash of the content:
 `{manifest.sha256}`; the hash of every file is in `manifest.json`.
 
+In a clone of scratchlab (it is not on PyPI yet):
+
 ```
-pip install scratchlab
+pip install .
 scratchlab corpus pull {SCHEME}{repository} {folder}
 scratchlab train RECIPE corpus={folder} --out runs/first
 ```

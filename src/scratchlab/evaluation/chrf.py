@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scratchlab.corpus.sources.opened import require
+from scratchlab.extras import require
 
 Floats = npt.NDArray[np.float64]
 

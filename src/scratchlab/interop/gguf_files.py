@@ -17,7 +17,8 @@ from torch import Tensor
 from scratchlab.architecture import GPTSection
 from scratchlab.corpus.chat import ChatTemplate
 from scratchlab.corpus.tokenizer import Tokenizer
-from scratchlab.errors import MissingExtraError, RunError
+from scratchlab.errors import RunError
+from scratchlab.extras import missing
 from scratchlab.files import folder_in_one_piece, write_atomically
 from scratchlab.generation.text import run_template, run_tokenizer
 from scratchlab.interop.files import whole_numbers
@@ -209,5 +210,5 @@ def _package() -> Any:
     try:
         import gguf
     except ImportError:
-        raise MissingExtraError("GGUF needs one more package: pip install 'scratchlab[gguf]'") from None
+        raise missing("GGUF", "gguf") from None
     return gguf

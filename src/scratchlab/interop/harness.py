@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from scratchlab.corpus.sources.opened import require
 from scratchlab.errors import ScratchlabError, UsageError
 from scratchlab.evaluation.scorer import Question
 from scratchlab.evaluation.subjects import run_subject
+from scratchlab.extras import require
 from scratchlab.generation.engine import Settings
 from scratchlab.generation.text import run_tokenizer, write
 from scratchlab.model.build import Model

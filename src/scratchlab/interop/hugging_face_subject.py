@@ -11,10 +11,10 @@ from typing import Any, Literal
 from scratchlab import hardware
 from scratchlab.corpus.manifest import TOKENIZER
 from scratchlab.corpus.pretrained import KNOWN_TOKENIZERS, find_tokenizer, open_tokenizer
-from scratchlab.corpus.sources.opened import require
 from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import CorpusError, DeviceError, RunError
 from scratchlab.evaluation.subjects import Subject
+from scratchlab.extras import require
 from scratchlab.files import Find, inside, sha256_of_file, sha256_of_json
 from scratchlab.generation.text import prompt_tokens
 from scratchlab.interop.files import read_json

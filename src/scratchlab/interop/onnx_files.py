@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from scratchlab.architecture import GPTSection
-from scratchlab.errors import MissingExtraError, RunError
+from scratchlab.errors import RunError
+from scratchlab.extras import missing
 from scratchlab.files import folder_in_one_piece, pretty_json, write_atomically
 from scratchlab.generation.text import run_tokenizer
 from scratchlab.interop.foreign import Foreign, section
@@ -190,5 +191,5 @@ def _packages() -> tuple[Any, Any]:
         import onnxruntime
         import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]  torch.onnx needs it
     except ImportError:
-        raise MissingExtraError("ONNX needs more packages: pip install 'scratchlab[onnx]'") from None
+        raise missing("ONNX", "onnx") from None
     return onnx, onnxruntime

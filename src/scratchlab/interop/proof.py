@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import load_file
 
 from scratchlab import __version__
-from scratchlab.corpus.sources.opened import require
 from scratchlab.errors import RunError
+from scratchlab.extras import require
 from scratchlab.files import pretty_json, sha256_of_file, write_atomically
 from scratchlab.interop import anybody
 from scratchlab.interop.expected import (

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scratchlab.corpus.chat import Message
-from scratchlab.corpus.sources.opened import require
 from scratchlab.errors import ScratchlabError, UnreachableError, UsageError
+from scratchlab.extras import require
 from scratchlab.interop.addresses import KEY, KEY_FOR, OPENAI_BASE, checked, key_for, key_words
 from scratchlab.interop.waits import WAITS, advised
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from scratchlab.errors import DeviceError, MissingExtraError, ScratchlabError, Terminated
+from scratchlab.errors import DeviceError, ScratchlabError, Terminated
+from scratchlab.extras import missing
 from scratchlab.hardware import prepare_worker, usable_cores
 from scratchlab.study.jobs import Job, Outcome, Tell, anchored, elsewhere
 from scratchlab.study.places import is_held
@@ -149,7 +150,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise MissingExtraError("Ray is not installed; install it with: pip install 'scratchlab[ray]'") from None
+        raise missing("Ray", "ray") from None
     return ray
 
 

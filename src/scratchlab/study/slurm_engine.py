@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Literal
 
-from scratchlab.errors import MissingExtraError, Terminated, UsageError
+from scratchlab.errors import Terminated, UsageError
+from scratchlab.extras import missing
 from scratchlab.hardware import prepare_worker
 from scratchlab.study.jobs import Job, Outcome, Tell, anchored, elsewhere
 from scratchlab.study.places import is_held
@@ -188,7 +189,5 @@ def import_submitit() -> Any:
     try:
         import submitit
     except ImportError:
-        raise MissingExtraError(
-            "submitit, which talks to Slurm, is not installed; install it with: pip install 'scratchlab[slurm]'"
-        ) from None
+        raise missing("Slurm", "slurm") from None
     return submitit

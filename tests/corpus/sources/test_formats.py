@@ -181,7 +181,7 @@ def test_an_unreadable_or_missing_file_is_named(write: Write, monkeypatch: pytes
 def test_a_missing_package_is_named_with_the_line_that_installs_it(write: Write, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name, extra in [("a.txt.zst", "data"), ("a.parquet", "data"), ("a.html", "blog")]:
-        with pytest.raises(MissingExtraError, match=rf"pip install 'scratchlab\[{extra}\]'"):
+        with pytest.raises(MissingExtraError, match=rf"pip install .*\[{extra}\]"):
             read(write(name, b"x"))
 
 

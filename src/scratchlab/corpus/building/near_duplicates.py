@@ -29,6 +29,7 @@ from scratchlab.corpus.building.external_sort import (
 from scratchlab.corpus.building.shingles import shingle_hashes, word_hashes
 from scratchlab.corpus.shards import OPEN_SHARDS
 from scratchlab.errors import MissingExtraError, UsageError
+from scratchlab.extras import missing
 
 if TYPE_CHECKING:
     from datasketch import MinHash
@@ -252,4 +253,4 @@ def _as_it_is(hashes: Signatures) -> Signatures:
 
 
 def _missing() -> MissingExtraError:
-    return MissingExtraError("Finding near duplicates needs more packages: pip install 'scratchlab[data]'")
+    return missing("Finding near duplicates", "data")

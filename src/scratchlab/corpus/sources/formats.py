@@ -10,7 +10,7 @@ from typing import BinaryIO
 from scratchlab.corpus.sources import documents
 from scratchlab.corpus.sources.documents import UNPUBLISHED, Document, Span, decode, in_parts, next_cut, sound
 from scratchlab.corpus.sources.hub_datasets import HUB_FORMAT, read_dataset
-from scratchlab.corpus.sources.opened import COMPRESSED, is_plain, opened, require
+from scratchlab.corpus.sources.opened import COMPRESSED, is_plain, opened
 from scratchlab.corpus.sources.tables import (
     check_csv,
     cut_lines,
@@ -22,6 +22,7 @@ from scratchlab.corpus.sources.tables import (
 from scratchlab.corpus.sources.token_sets import cut_tokens, read_tokens
 from scratchlab.corpus.sources.urls import is_url
 from scratchlab.errors import CorpusError
+from scratchlab.extras import require
 
 BLOCK_BYTES = 2**20
 """Of a compressed text: what is unpacked at once."""

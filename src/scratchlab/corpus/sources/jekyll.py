@@ -5,7 +5,6 @@ extra `blog`.
 """
 
 import datetime
-import importlib.util
 import os
 import re
 from collections.abc import Mapping
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from scratchlab.corpus.sources.documents import printable
-from scratchlab.errors import CorpusError, MissingExtraError
+from scratchlab.errors import CorpusError
+from scratchlab.extras import require
 
 MARKDOWN = (".md", ".markdown", ".mkd", ".mkdn", ".mkdown")
 HTML = (".html", ".htm")
@@ -70,7 +70,7 @@ def clean_post(raw: str, name: str, code: bool = True) -> Post:
     (Jekyll goes on without it, but title, date and `published` would be guesses) and for Liquid that is not closed
     (Jekyll stops).
     """
-    _require("frontmatter", "liquid", "markdown_it", "selectolax")
+    require("Reading a Jekyll site", "blog", "frontmatter", "liquid", "markdown_it", "selectolax")
     from scratchlab.corpus.sources.html_text import Removed, text_of_html
 
     removed: Removed = {}
@@ -97,11 +97,6 @@ def clean_post(raw: str, name: str, code: bool = True) -> Post:
         published=matter.get("published", True) is not False,
         removed={kind: tuple(pieces) for kind, pieces in sorted(removed.items()) if pieces},
     )
-
-
-def _require(*packages: str) -> None:
-    if any(importlib.util.find_spec(package) is None for package in packages):
-        raise MissingExtraError("Reading a Jekyll site needs more packages: pip install 'scratchlab[blog]'")
 
 
 # Finding posts.

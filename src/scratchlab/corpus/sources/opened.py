@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import gzip
-import importlib.util
 import io
 import os
 import zipfile
@@ -15,7 +14,8 @@ from typing import Any, cast
 from scratchlab.corpus.sources.documents import Span
 from scratchlab.corpus.sources.remote import is_remote, open_remote
 from scratchlab.corpus.sources.urls import is_url, open_url
-from scratchlab.errors import CorpusError, MissingExtraError, UnreachableError
+from scratchlab.errors import CorpusError, UnreachableError
+from scratchlab.extras import require
 from scratchlab.files import failed_outside
 
 COMPRESSED = (".gz", ".zst")
@@ -31,12 +31,6 @@ def require_plain(span: Span) -> None:
     """CorpusError for a span of a format that is read from anywhere in its file, if that is compressed."""
     if not is_plain(span):
         raise CorpusError(f"{span.name} is of a format that is read in place. Unpack it first: gunzip or zstd -d.")
-
-
-def require(what: str, extra: str, *packages: str) -> None:
-    """MissingExtraError, with the line that installs them, unless all `packages` are there."""
-    if any(importlib.util.find_spec(package) is None for package in packages):
-        raise MissingExtraError(f"{what} needs more packages: pip install 'scratchlab[{extra}]'")
 
 
 @contextlib.contextmanager

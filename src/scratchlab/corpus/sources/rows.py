@@ -10,9 +10,10 @@ from typing import Any
 from scratchlab.corpus.hub import parse_location
 from scratchlab.corpus.sources.documents import Span, without_mark
 from scratchlab.corpus.sources.hub_datasets import WHICH_FILES, DatasetFiles, dataset_files
-from scratchlab.corpus.sources.opened import opened, require
+from scratchlab.corpus.sources.opened import opened
 from scratchlab.corpus.sources.remote import RemoteFile
 from scratchlab.errors import CorpusError
+from scratchlab.extras import require
 
 Row = Mapping[str, Any]
 Rows = Iterator[tuple[str, Row | ValueError]]

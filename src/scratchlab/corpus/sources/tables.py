@@ -15,10 +15,11 @@ import numpy as np
 import orjson
 
 from scratchlab.corpus.sources.documents import Document, Span, without_mark
-from scratchlab.corpus.sources.opened import gone, is_plain, opened, require, require_plain
+from scratchlab.corpus.sources.opened import gone, is_plain, opened, require_plain
 from scratchlab.corpus.sources.remote import RemoteFile, is_remote
 from scratchlab.corpus.sources.urls import is_url, open_url
 from scratchlab.errors import CorpusError
+from scratchlab.extras import require
 
 RANGE_BYTES = 2**22
 """Of a file that can be read in ranges: about how much of it, or of its column, is one span."""

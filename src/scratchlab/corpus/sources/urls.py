@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from scratchlab.corpus.hub import in_words
 from scratchlab.errors import CorpusError, MissingExtraError, ScratchlabError, UnreachableError, UsageError
+from scratchlab.extras import missing
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -174,7 +175,7 @@ def file_system(url: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
     except ImportError:
-        raise MissingExtraError("Reading URLs needs more packages: pip install 'scratchlab[scale]'") from None
+        raise missing("Reading URLs", "scale") from None
     try:
         return url_to_fs(url)
     except ImportError as error:  # fsspec's own message names the package
