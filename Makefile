@@ -27,7 +27,7 @@ quickstart: install
 test: install lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet
 
-# Exports in transformers without scratchlab: this release, and an older one (two environments of 1.5 GB; two hours).
+# Exports in transformers without scratchlab: this release, and an older one (two environments of 1.2 GB; 40 minutes).
 # And every switch of a GPT as ONNX.
 test-interop: install build/interop/current/installed build/interop/older/installed
 	$(BIN)/python -m pytest tests/interop/matrix.py tests/interop/matrix_onnx.py --quiet

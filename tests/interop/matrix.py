@@ -1,7 +1,7 @@
 """Every kind of model that is trained here, exported both ways, in two releases of transformers without scratchlab;
 and runs that were trained, exported by the command.
 
-`make test-interop` makes the environments and runs it, for an hour or two; `make test` does a small part
+`make test-interop` makes the environments and runs it, in forty minutes; `make test` does a small part
 (`test_exports.py`). Writes benchmarks/results/interop.json and the table of docs/interop.md.
 """
 
