@@ -272,6 +272,7 @@ def test_no_steps_score_the_weights_as_they_are(place: Path) -> None:
     unchanged = load_model(RunFolder.open(place / result["name"]), device="cpu")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), unchanged.parameters(), strict=True))
     assert result["validation"]["nats_per_token"] > 0
+    assert "forecast" not in result  # which is of training
     assert resume(place / result["name"]) == {key: value for key, value in result.items() if key != "name"}
 
 
