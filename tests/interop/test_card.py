@@ -1,7 +1,9 @@
 """Model cards: everything that the run recorded, nothing left to fill, nothing of this machine's paths."""
 
+import ast
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,17 @@ from huggingface_hub import ModelCard
 from others import TEXT
 
 from lessons import WORDS, base_recipe, build_text, write_lines
+from scratchlab.cli.interop import _opened
 from scratchlab.cli.publish import verify_export
 from scratchlab.corpus.build import build_corpus
 from scratchlab.corpus.chat import CHATML
 from scratchlab.corpus.examples.build import build_examples
 from scratchlab.corpus.examples.encode import open_wording
+from scratchlab.corpus.store import Corpus
+from scratchlab.interop import card as card_module
+from scratchlab.interop import card_parts
 from scratchlab.interop.card import About, write_card
+from scratchlab.interop.card_parts import corpus_of
 from scratchlab.interop.exports import export_run
 from scratchlab.interop.proof import read_proof
 from scratchlab.recipe import EvaluationSection
@@ -71,6 +78,12 @@ def card_of(run: RunFolder, folder: Path, **about: Any) -> str:
     return body_of(folder)
 
 
+def patch_corpus(monkeypatch: pytest.MonkeyPatch, corpus: Corpus) -> None:
+    """Cards are written as if a run had been trained on this one."""
+    for module in (card_module, card_parts):
+        monkeypatch.setattr(module, "corpus_of", lambda folder: corpus)
+
+
 def test_the_card_says_what_the_run_recorded(run: RunFolder, exported: Path) -> None:
     card, result, manifest = body_of(exported), run.result(), run.manifest()
     assert result is not None
@@ -93,7 +106,8 @@ def test_the_card_says_what_the_run_recorded(run: RunFolder, exported: Path) -> 
         "".join(one if one.isprintable() or one == "\n" else "\ufffd" for one in run.samples()[-1]["text"].strip("\n")),
         "block 3 of the arm `rms` in the study `norms`, which has 12 runs",
         "mit, as whoever published it stated",
-        "scratchlab verify exports/first",
+        "Run it in the folder that holds this one:",
+        "scratchlab verify ./first",
         *(f"{part}: {check['said']}" for part, check in read_proof(exported)["checks"].items()),
     ]
     assert [what for what in expected if what not in card] == []
@@ -122,6 +136,35 @@ def test_the_hub_understands_its_head(run: RunFolder, exported: Path) -> None:
     assert nats.metric_value == pytest.approx(result["test"]["nats_per_token"], abs=1e-6)
 
 
+@pytest.mark.parametrize("home", ["/home/alice/", "../home/alice/", "alice/", "~/alice/", "C:\\Users\\alice\\"])
+def test_no_folder_of_this_machine_is_told(
+    home: str, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever way a path was given, whatever it is the path of."""
+    copy = RunFolder(Path(shutil.copytree(run.path, tmp_path / "run")))
+    places = {"corpus": "text", "evaluation.corpus": "held", "evaluation.suites_data": "evals", "start.weights": "base"}
+    changes = {field: home + name for field, name in places.items()}
+    changes["evaluation.suites"] = f"copa:20, {home}own.jsonl:5,core"
+    (copy.path / "recipe.toml").write_text(run.recipe().replaced(changes).to_toml(), encoding="utf-8")
+    manifest = run.manifest() | {"lineage": [{"run": f"{home}base", "fingerprint": "0", "step": 1, "tokens": 2}]}
+    manifest["evaluation_corpus"] = {"path": f"{home}held", "sha256": "0"}
+    (copy.path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    opened = corpus_of(run)
+    assert opened is not None
+    one, *_ = opened.manifest.sources
+    given = ("notes.txt", "more/", "*.md")
+    sources = tuple(one.model_copy(update={"source": home + name}) for name in given)
+    tokenizer = opened.manifest.tokenizer.model_copy(update={"spec": f"{home}words"})
+    opened.manifest = opened.manifest.model_copy(update={"sources": sources, "tokenizer": tokenizer})
+    patch_corpus(monkeypatch, opened)
+    card = card_of(copy, tmp_path / "card", load_as=f"{home}exports/first")
+    assert "alice" not in card
+    assert [f"\n| {name} | " in card for name in ("notes.txt", "more", "*.md")] == [True] * 3
+    expected = ['corpus = "text"', 'corpus = "held"', 'suites_data = "evals"', 'weights = "base"']
+    expected += ['suites = "copa:20,own.jsonl:5,core"', "words, 280 symbols", "from_pretrained('./first')"]
+    assert [line for line in expected if line not in card] == []
+
+
 def code_of(card: str) -> str:
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     return code
@@ -130,8 +173,7 @@ def code_of(card: str) -> str:
 def test_the_code_on_the_card_runs(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "exports").mkdir()
-    (tmp_path / "exports/first").symlink_to(exported)
+    (tmp_path / "first").symlink_to(exported)
     monkeypatch.chdir(tmp_path)
     exec(code_of(body_of(exported)), {})
     assert "very" in capsys.readouterr().out
@@ -146,7 +188,7 @@ def test_what_is_not_known_is_said_in_words(run: RunFolder, tmp_path: Path) -> N
     assert "which was no longer there when this card was written" in card
     assert "None was stated: without one, nobody is given the right" in card
     assert "no price is known of" in card
-    assert "hf download me/mine --local-dir mine" not in card
+    assert "hf download me/mine --local-dir ./mine" not in card
     assert "## The study it came from" not in card
     assert "The run itself has 4:" in card
     head = ModelCard(card).data
@@ -164,7 +206,7 @@ def test_a_snapshot_has_a_sample_of_its_time_and_no_test_loss(run: RunFolder, tm
     assert "the weights here are those of step 4" in card
     assert ModelCard(card).data.eval_results is None
     assert "from_pretrained('me/mine', revision='step-00000004')" in card
-    assert "hf download me/mine --revision step-00000004 --local-dir mine" in card
+    assert "hf download me/mine --revision step-00000004 --local-dir ./mine" in card
 
 
 @pytest.mark.parametrize("at", ["final", "best", 2])
@@ -223,19 +265,16 @@ def test_the_page_says_what_the_card_does_not() -> None:
 
 
 def test_datasets_of_the_hub_are_linked(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from scratchlab.interop import card, card_parts
-
-    opened = card_parts.corpus_of(run)
+    opened = corpus_of(run)
     assert opened is not None
     place = {"source": "hf:some/texts?split=train", "location": "hf:some/texts?split=train"}
     sources = tuple(source.model_copy(update=place) for source in opened.manifest.sources)
     opened.manifest = opened.manifest.model_copy(update={"sources": sources})
-    for module in (card, card_parts):
-        monkeypatch.setattr(module, "corpus_of", lambda folder: opened)
+    patch_corpus(monkeypatch, opened)
     head = ModelCard(card_of(run, tmp_path / "card", on_hub=True)).data
     assert head.datasets == ["some/texts"]
     assert {one.dataset_type for one in head.eval_results or []} == {"some/texts"}
-    assert "hf download me/mine --local-dir mine" in body_of(tmp_path / "card")
+    assert "hf download me/mine --local-dir ./mine" in body_of(tmp_path / "card")
 
 
 def test_a_run_without_results_has_a_card(tmp_path: Path) -> None:
@@ -261,7 +300,7 @@ def test_a_run_without_results_has_a_card(tmp_path: Path) -> None:
 
 def test_code_that_comes_along_is_to_be_trusted(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", others.make_tokenizer())
-    assert "scratchlab verify me/mine\n" in card_of(run, tmp_path / "card")
+    assert "scratchlab verify ./mine\n" in card_of(run, tmp_path / "card")
     (tmp_path / "custom").mkdir()
     write_card(tmp_path / "custom", run, PROOF | {"needs_code": True}, About(load_as="me/mine"))
     card = body_of(tmp_path / "custom")
@@ -269,8 +308,30 @@ def test_code_that_comes_along_is_to_be_trusted(tmp_path: Path) -> None:
     assert "pip install './scratchlab[transformers]'" in card
     assert "trust_remote_code=True" in card
     (line,) = re.findall(r"^scratchlab (verify .*)$", card, re.MULTILINE)
-    assert line == "verify me/mine --trust-code"
+    assert line == "verify ./mine --trust-code"
     assert verify_export.make_context("verify", line.split()[1:]).params["trust_code"]
+
+
+def test_names_are_quoted(tmp_path: Path) -> None:
+    """For Python and for a shell, each in its way."""
+    run = make_run(tmp_path / "run", others.make_tokenizer())
+    card = card_of(run, tmp_path / "card", load_as="exports/it's mine")
+    assert "scratchlab verify './it'\"'\"'s mine'\n" in card
+    assert "# it's mine\n" in card
+    assert """AutoModelForCausalLM.from_pretrained("./it's mine")""" in card
+
+
+@pytest.mark.parametrize("form", ["hf", "custom", "gguf", "onnx", "peft"])
+def test_the_command_line_quotes_them_too(form: str) -> None:
+    said = _opened(form, Path("exports/it's mine"))
+    if form == "gguf":
+        assert shlex.split(said)[4:] == ["exports/it's mine/Modelfile,", "or", "llama-cli", "-m", GGUF]
+    else:
+        paths = [node.value for node in ast.walk(ast.parse(said)) if isinstance(node, ast.Constant)]
+        assert "exports/it's mine" in {str(path).removesuffix("/model.onnx") for path in paths}
+
+
+GGUF = "exports/it's mine/model.gguf"
 
 
 def test_a_sample_cannot_break_out_of_its_block(tmp_path: Path) -> None:

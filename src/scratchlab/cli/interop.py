@@ -1,5 +1,6 @@
 """`scratchlab import` and `scratchlab export`."""
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -54,14 +55,17 @@ def _holds_adapters(source: str) -> bool:
     return (Path(source) / "adapter_config.json").is_file()
 
 
-# How what was exported is opened.
-OPENED = {
-    "hf": "AutoModelForCausalLM.from_pretrained('{to}')",
-    "custom": "AutoModelForCausalLM.from_pretrained('{to}', trust_remote_code=True)",
-    "gguf": "ollama create NAME -f {to}/Modelfile, or llama-cli -m {to}/model.gguf",
-    "onnx": "onnxruntime.InferenceSession('{to}/model.onnx')",
-    "peft": "PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained('{to}/base'), '{to}')",
-}
+def _opened(form: str, to: Path) -> str:
+    """How what was exported is opened, quoted for Python or for a shell."""
+    folder, model, base = repr(str(to)), "AutoModelForCausalLM.from_pretrained", repr(str(to / "base"))
+    modelfile, weights = (shlex.quote(str(to / name)) for name in ("Modelfile", "model.gguf"))
+    return {
+        "hf": f"{model}({folder})",
+        "custom": f"{model}({folder}, trust_remote_code=True)",
+        "gguf": f"ollama create NAME -f {modelfile}, or llama-cli -m {weights}",
+        "onnx": f"onnxruntime.InferenceSession({str(to / 'model.onnx')!r})",
+        "peft": f"PeftModel.from_pretrained({model}({base}), {folder})",
+    }[form]
 
 
 @click.command("export", epilog="Example: scratchlab export runs/first --to exports/first")
@@ -107,5 +111,5 @@ def export_model(
     else:
         files = OTHERS[form](folder, to, at)
     report = {"run": run, "at": at, "to": str(to), "format": form, "custom": custom, "files": files}
-    opened = OPENED["custom" if custom else form].format(to=to)
+    opened = _opened("custom" if custom else form, to)
     show(report, as_json, lambda _: f"{to}: {', '.join(files)}\n  load it: {opened}")

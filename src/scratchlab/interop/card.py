@@ -3,6 +3,7 @@
 Paths of the machine it was trained on are not told: of a path its last name alone.
 """
 
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from scratchlab.interop.card_parts import (
 )
 from scratchlab.interop.hard_strings import spoken
 from scratchlab.interop.proof_files import CARD, CHARTS
+from scratchlab.interop.told import told
 from scratchlab.runfolder import Record, RunFolder
 
 
@@ -32,7 +34,7 @@ class About:
     """What a card says that no run knows."""
 
     load_as: str
-    """What transformers is told to load: USER/NAME on the Hub, or a folder."""
+    """USER/NAME on the Hub, or the folder that was made."""
     license: str | None = None
     """As the Hub names licenses: apache-2.0, mit, cc-by-4.0."""
     languages: Sequence[str] = ()
@@ -46,7 +48,12 @@ class About:
 
     @property
     def name(self) -> str:
-        return Path(self.load_as).name
+        return told(self.load_as)
+
+    @property
+    def place(self) -> str:
+        """What transformers is told to load. `./` says that it is a folder: the Hub may have a model of that name."""
+        return self.load_as if self.on_hub else f"./{self.name}"
 
 
 def write_card(exported: Path, folder: RunFolder, proof: Record, about: About) -> None:
@@ -118,7 +125,7 @@ METRICS = (
 def _data_name(folder: RunFolder) -> str:
     """What the corpus that scored it is called."""
     recorded = folder.manifest().get("evaluation_corpus") or {}
-    return Path(recorded.get("path") or "unknown").name
+    return told(recorded.get("path") or "unknown")
 
 
 def _opening(folder: RunFolder, proof: Record) -> str:
@@ -127,7 +134,7 @@ def _opening(folder: RunFolder, proof: Record) -> str:
     if imported := manifest.get("imported"):
         return f"{size}: the weights of {_origin(imported)}, as they were, converted by scratchlab."
     if lineage := manifest.get("lineage"):
-        first = next((_origin(one["imported"]) for one in lineage if "imported" in one), Path(lineage[0]["run"]).name)
+        first = next((_origin(one["imported"]) for one in lineage if "imported" in one), told(lineage[0]["run"]))
         return f"{size}, trained with scratchlab from the weights of {first}."
     return f"{size}, trained from scratch with scratchlab."
 
@@ -135,7 +142,7 @@ def _opening(folder: RunFolder, proof: Record) -> str:
 def _origin(imported: Record) -> str:
     """Of an imported model: its name on the Hub, or that of its file."""
     source, revision = imported["source"], imported.get("revision")
-    return f"{source} at revision {revision[:12]}" if revision else f"{Path(source).name} ({imported['format']})"
+    return f"{source} at revision {revision[:12]}" if revision else f"{told(source)} ({imported['format']})"
 
 
 def _loading(folder: RunFolder, proof: Record, about: About) -> list[str]:
@@ -160,15 +167,16 @@ def _loading(folder: RunFolder, proof: Record, about: About) -> list[str]:
         "```python",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
-        f"model = AutoModelForCausalLM.from_pretrained({about.load_as!r}{code})",
-        f"tokenizer = AutoTokenizer.from_pretrained({about.load_as!r}{code})",
+        f"model = AutoModelForCausalLM.from_pretrained({about.place!r}{code})",
+        f"tokenizer = AutoTokenizer.from_pretrained({about.place!r}{code})",
         *asking,
         f"written = model.generate(tokens, max_new_tokens={min(100, max(1, length - taken))}, do_sample=True)",
         "print(tokenizer.decode(written[0]))",
         "```",
     ]
     uses = "It needs code that comes with it" if proof["needs_code"] else "It needs no code but transformers' own"
-    return ["\n".join(lines), f"{uses} (`{proof['class']}`)."]
+    whence = [] if about.on_hub else ["Run it in the folder that holds this one:"]
+    return [*whence, "\n".join(lines), f"{uses} (`{proof['class']}`)."]
 
 
 PROMPT = "Every effort moves you"
@@ -177,10 +185,10 @@ PROMPT = "Every effort moves you"
 def _verified(proof: Record, about: About) -> list[str]:
     """What the proof says, part by part."""
     software, checks = proof["software"], proof["checks"]
-    place = about.name if about.on_hub else about.load_as
-    revision = f" --revision {about.revision}" if about.revision else ""
+    place = shlex.quote(f"./{about.name}")
+    revision = f" --revision {shlex.quote(about.revision)}" if about.revision else ""
     trust = " --trust-code" if proof["needs_code"] else ""
-    fetch = f"hf download {about.load_as}{revision} --local-dir {about.name}\n" if about.on_hub else ""
+    fetch = f"hf download {about.load_as}{revision} --local-dir {place}\n" if about.on_hub else ""
     return [
         "Before it was published, transformers alone loaded it in a fresh process, and was compared with the run that "
         f"trained it (float32, on a CPU; scratchlab {software['scratchlab']}, transformers {software['transformers']}, "

@@ -10,6 +10,7 @@ from scratchlab.corpus.manifest import SourceRecord
 from scratchlab.corpus.store import Corpus, open_corpus
 from scratchlab.errors import CorpusError
 from scratchlab.interop.proof_files import CHARTS
+from scratchlab.interop.told import told, told_recipe
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.summary import validation_records
 from scratchlab.words import duration, with_error
@@ -59,7 +60,7 @@ def data(folder: RunFolder) -> list[str]:
     recorded = folder.manifest().get("corpus") or {}
     if not recorded.get("path"):
         return ["The weights were imported, and what they were trained on is not recorded here."]
-    name, sha256 = Path(recorded["path"]).name, recorded["sha256"]
+    name, sha256 = told(recorded["path"]), recorded["sha256"]
     corpus = corpus_of(folder)
     if corpus is None:
         return [f"The corpus {name} (SHA-256 {sha256}), which was no longer there when this card was written."]
@@ -68,7 +69,7 @@ def data(folder: RunFolder) -> list[str]:
         (split, f"{one.documents:,}", f"{one.tokens:,}", f"{one.bytes:,}") for split, one in manifest.splits.items()
     ]
     said = [
-        f"The corpus {name} (SHA-256 {sha256}); tokenizer: {_named(tokenizer.spec)}, {tokenizer.vocab_size:,} symbols.",
+        f"The corpus {name} (SHA-256 {sha256}); tokenizer: {told(tokenizer.spec)}, {tokenizer.vocab_size:,} symbols.",
         _table(("source", "documents", "bytes of text"), _sources(manifest.sources)),
         _table(("split", "documents", "tokens", "bytes of text"), splits),
     ]
@@ -100,7 +101,7 @@ def datasets(corpus: Corpus) -> list[str]:
 
 
 def _sources(sources: Sequence[SourceRecord]) -> list[tuple[str, str, str]]:
-    rows = [(_named(one.source), f"{one.documents:,}", f"{one.bytes:,}") for one in sources[:MOST_SOURCES]]
+    rows = [(told(one.source), f"{one.documents:,}", f"{one.bytes:,}") for one in sources[:MOST_SOURCES]]
     if others := sources[MOST_SOURCES:]:
         counts = (sum(one.documents for one in others), sum(one.bytes for one in others))
         rows.append((f"and {len(others):,} more", f"{counts[0]:,}", f"{counts[1]:,}"))
@@ -141,7 +142,7 @@ def _lessons(folder: RunFolder) -> list[str]:
         return []
     said, many, left_out = recipe.finetuning, f"{train['examples']:,}", _left_out(train)
     if folder.has_reference():
-        first = Path(manifest["lineage"][-1]["run"]).name
+        first = told(manifest["lineage"][-1]["run"])
         lessons = (
             f"It learned preferences, by DPO (beta {said.beta:g}): from {many} pairs{left_out}, each of a chosen and a "
             f"rejected answer. What it is measured against is {first}, whose weights it began from."
@@ -187,14 +188,14 @@ def _money(cost: Record, device: str) -> str:
 
 def _lineage(manifest: Record) -> list[str]:
     return [
-        f"Its weights came from {_named(one['run'])} at step {one['step']:,} ({one['tokens']:,} tokens; fingerprint "
+        f"Its weights came from {told(one['run'])} at step {one['step']:,} ({one['tokens']:,} tokens; fingerprint "
         f"`{one['fingerprint']}`)."
         for one in manifest.get("lineage", [])
     ]
 
 
 def _recipe(folder: RunFolder) -> str:
-    toml = re.sub(r'= "(?:~?/|[A-Za-z]:[\\/])[^"]*?([^"/\\]+)[/\\]*"', r'= "\1"', folder.recipe().to_toml())
+    toml = told_recipe(folder.recipe())
     return f"<details><summary>The recipe</summary>\n\n```toml\n{toml.strip()}\n```\n\n</details>"
 
 
@@ -280,11 +281,6 @@ def studies(found: Sequence[Record]) -> list[str]:
         f"{one['runs']:,} runs and judges by `{one['metric']}`. A difference between arms rests on all of them."
         for one in found
     ]
-
-
-def _named(source: str) -> str:
-    """A source as it was given, or the last name of a path of this machine."""
-    return Path(source).name if Path(source).is_absolute() or source.startswith("~") else source
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
