@@ -52,6 +52,14 @@ _OUTSIDE = frozenset(
 )
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def stops() -> list[int]:
+    """The numbers of what puts a stop to work that may work another time: no room, or what `failed_outside` knows."""
+    return [number for number, name in errno.errorcode.items() if number in _FULL or name in _OUTSIDE]
+
+
 def failed_outside(error: OSError) -> bool:
     """Whether something failed that may work another time, through no fault of a file or a program."""
     return error.errno is not None and errno.errorcode.get(error.errno) in _OUTSIDE
@@ -66,7 +74,7 @@ def disk_errors(path: Path, what: str) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in _FULL:
             free = shutil.disk_usage(nearest_existing(path)).free
             remedy = "Free some space" + ("" if error.errno == errno.ENOSPC else " or raise the limit that was met")
             raise UnfinishedError(

@@ -1,6 +1,7 @@
 """What a fresh process with transformers would do, in this one, which has imported it already: a proof takes less."""
 
 import contextlib
+import io
 import sys
 from collections.abc import Generator
 from types import SimpleNamespace
@@ -16,10 +17,11 @@ def in_process() -> Generator[None]:
     """Proofs start no process."""
 
     def run_here(command: list[str], **_: Any) -> Any:
-        with pytest.MonkeyPatch.context() as patch:
+        said = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
             patch.setitem(sys.modules, "scratchlab", None)
-            anybody.main(*command[3:])
-        return SimpleNamespace(returncode=0, stderr="")
+            status = anybody.main(*command[3:])
+        return SimpleNamespace(returncode=status, stderr=said.getvalue())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(proof, "subprocess", SimpleNamespace(run=run_here))

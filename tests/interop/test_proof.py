@@ -1,13 +1,19 @@
 """Proofs: an export that is the run passes, alone, elsewhere and later; whatever is changed about it is named."""
 
+import contextlib
+import errno
 import importlib
 import json
+import os
 import re
+import resource
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Generator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +22,7 @@ import pytest
 import torch
 from alone import in_process
 from click.testing import CliRunner
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -23,7 +30,8 @@ from scratchlab.cli.interop import export_model
 from scratchlab.cli.publish import verify_export
 from scratchlab.corpus.chat import CHATML
 from scratchlab.corpus.tokenizer import train_tokenizer
-from scratchlab.errors import RunError
+from scratchlab.errors import RunError, UnfinishedError
+from scratchlab.files import stops
 from scratchlab.interop import anybody, exports, proof
 from scratchlab.interop.expected import expected_of, from_record, in_float32, recorded
 from scratchlab.interop.exports import export_run, write_run
@@ -184,7 +192,7 @@ def test_an_export_that_fails_its_proof_leaves_nothing(run: RunFolder, tmp_path:
 
 def test_scratchlab_cannot_be_imported_where_an_export_is_loaded(tmp_path: Path, monkeypatch: Any) -> None:
     """Nor does one failure hide another."""
-    order = {"code": False, "texts": {}, "conversation": None}
+    order = {"code": False, "texts": {}, "conversation": None, "outside": []}
     (tmp_path / "order.json").write_text(json.dumps(order), encoding="utf-8")
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     monkeypatch.setitem(sys.modules, "scratchlab", sys.modules["scratchlab"])
@@ -197,17 +205,156 @@ def test_scratchlab_cannot_be_imported_where_an_export_is_loaded(tmp_path: Path,
     assert all(re.fullmatch(r"\w+Error: .+", said) for said in answers["failures"].values())
 
 
-def test_a_process_that_dies_is_a_failure_and_knows_no_token(monkeypatch: Any, tmp_path: Path) -> None:
-    seen: Record = {}
+def stand_in(path: Path, program: str, patch: pytest.MonkeyPatch) -> Path:
+    """A program that runs, in a process of its own, where transformers would be asked."""
+    path.write_text(program, encoding="utf-8")
+    patch.setattr(proof.anybody, "__file__", str(path))
+    return path
 
-    def die(_: list[str], **options: Any) -> Any:
-        seen.update(options["env"])
-        return SimpleNamespace(returncode=-9, stderr="loading\nKilled\n")
 
+KILLED = "import os, sys; sys.stderr.write('loading\\n'); sys.stderr.flush(); os.kill(os.getpid(), 9)"
+
+
+def test_a_process_that_is_killed_says_nothing_against_an_export(
+    copy: Path, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For want of memory, most likely: neither an export nor a download is told to be wrong."""
+    stand_in(tmp_path / "killed.py", KILLED, monkeypatch)
+    said = r"was killed by signal 9 \(loading\)\. That says nothing against it.*free some.*run the same command again"
+    with pytest.raises(UnfinishedError, match=said):
+        verify(copy)
+    with pytest.raises(UnfinishedError, match=said):
+        export_run(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    flip_a_byte(copy)
+    report = verify(copy)
+    assert (list(report["checks"]), report["passed"]) == (["files"], False)
+    assert "its SHA-256 is another; the rest was not tried: " in report["checks"]["files"]["said"]
+
+
+LASTING = """
+import importlib.util, os, sys, time
+spec = importlib.util.spec_from_file_location("anybody", {anybody!r})
+anybody = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(anybody)
+anybody.end_with_parent()
+open({pid!r} + ".new", "w").write(str(os.getpid()))
+os.rename({pid!r} + ".new", {pid!r})
+time.sleep(60)
+"""
+
+
+def test_the_process_ends_with_the_one_that_asks(tmp_path: Path) -> None:
+    """Killed, that one cannot end it; it would go on computing for nobody."""
+    pid, lasting = tmp_path / "pid", tmp_path / "lasting.py"
+    lasting.write_text(LASTING.format(anybody=anybody.__file__, pid=str(pid)), encoding="utf-8")
+    program = f"""
+from pathlib import Path
+from scratchlab.interop import proof
+proof.anybody.__file__ = {str(lasting)!r}
+proof.ask_anybody(Path("none"), {{}}, False)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "TMPDIR": str(tmp_path)}) as asking:
+        until(pid.exists)
+        asking.kill()
+    until(lambda: not runs(int(pid.read_text())))
+
+
+def test_the_program_itself_ends_when_nobody_waits(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "order")  # it waits for its content for ever
+    command = [sys.executable, "-P", anybody.__file__, "none", str(tmp_path / "order"), "answers", "logits"]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, check=False, timeout=20)
+    assert ended.returncode == 1
+
+
+def until(what: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if what():
+            return
+        time.sleep(0.05)
+    raise AssertionError("that was waited for in vain")
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there, and not only its entry."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def no_file_larger(bytes_: int) -> Generator[None]:
+    """As on a disk that is full: what is written beyond that fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_without_room_for_the_comparison_says_nothing_against_an_export(copy: Path) -> None:
+    """The logits do not find room; safetensors says so in words of its own."""
+    place = re.escape(tempfile.gettempdir())
+    said = rf"could not be written to {place}: File too large .*raise the limit.*run the same command again"
+    with in_process(), no_file_larger(2_000), pytest.raises(UnfinishedError, match=said):
+        proof.ask_anybody(
+            copy, {**NOTHING, "sequences": {"long": [1] * 200}, "positions": {"long": [*range(200)]}}, False
+        )
+
+
+def test_a_full_disk_says_nothing_against_an_export(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=40k", "none", full], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("nothing can be mounted here")
+    monkeypatch.setattr(tempfile, "tempdir", str(full))
+    order = {**NOTHING, "sequences": {"long": [1] * 200}, "positions": {"long": [*range(200)]}}
+    try:
+        with in_process(), pytest.raises(UnfinishedError, match=rf"{full}: No space left on device .*Free some space"):
+            proof.ask_anybody(copy, order, code=False)
+    finally:
+        subprocess.run(["umount", full], check=True)
+
+
+NOTHING: Record = {"texts": {}, "conversation": None, "sequences": {}, "positions": {}, "written": [], "tie": 0}
+"""To ask of an export."""
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (OSError(errno.ENOSPC, "no space"), errno.ENOSPC),
+        (SafetensorError("Error: No space left on device (os error 28)"), errno.ENOSPC),
+        (
+            RuntimeError("DefaultCPUAllocator: you tried to allocate 9 bytes. Error code 12 (Cannot allocate)"),
+            errno.ENOMEM,
+        ),
+        (MemoryError(), errno.ENOMEM),
+        (FileNotFoundError(errno.ENOENT, "no such file"), None),
+        (SafetensorError("Error while deserializing header: invalid header"), None),
+        (ValueError("there is no such model"), None),
+    ],
+)
+def test_what_lies_outside_is_told_from_what_lies_in_an_export(error: Exception, number: int | None) -> None:
+    assert anybody.outside(error, stops()) == number
+    wrapped = ValueError("it could not be loaded")
+    wrapped.__cause__ = error
+    assert anybody.outside(wrapped, stops()) == number
+
+
+def test_the_process_knows_no_token_and_asks_no_hub(
+    tmp_path: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = "import json, os, sys; json.dump(dict(os.environ), open(sys.argv[3], 'w'))"
+    stand_in(tmp_path / "tell.py", program, monkeypatch)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setattr(proof, "subprocess", SimpleNamespace(run=die))
-    answers, logits = proof.ask_anybody(tmp_path, {}, code=False)
-    assert (answers, logits) == ({"failures": {"loading": "the process ended with -9 (Killed)"}}, {})
+    seen, _ = proof.ask_anybody(exported, {}, code=False)
     assert seen["HF_HUB_OFFLINE"] == "1"
     assert not any("hf_secret" in value for value in seen.values())
 
@@ -380,6 +527,18 @@ def test_code_that_came_with_a_folder_is_executed_only_when_it_is_trusted(copy: 
     (copy / "a.py").write_text("raise SystemExit", encoding="utf-8")
     with pytest.raises(RunError, match=r"brings code of its own.*--trust-code"):
         verify(copy)
+
+
+def test_code_that_is_not_what_was_proved_is_not_executed_even_if_it_is_trusted(copy: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer_config.json"):
+        change_json(copy / name, lambda config: config.update(auto_map={"AutoConfig": "a.B", "AutoTokenizer": "a.C"}))
+    (copy / "a.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')", encoding="utf-8")
+    with in_process():
+        report = verify(copy, trust_code=True)
+    assert not (tmp_path / "executed").exists()
+    assert (list(report["checks"]), report["passed"]) == (["files"], False)
+    said = report["checks"]["files"]["said"]
+    assert "a.py was not there when it was proved; the rest was not tried: it would execute the code" in said
 
 
 @pytest.mark.parametrize(

@@ -6,30 +6,53 @@ code that comes with an export could not import it either.
     python -P anybody.py FOLDER ORDER ANSWERS LOGITS
 
 ORDER is JSON: token sequences by name and the positions to give logits of, prompts with what should follow, texts by
-name, perhaps a conversation. ANSWERS is JSON, with what failed by its part; LOGITS is safetensors, a tensor
-(positions, V) a sequence.
+name, perhaps a conversation, and which errors of the system say nothing about the export. ANSWERS is JSON, with what
+failed by its part; LOGITS is safetensors, a tensor (positions, V) a sequence.
+
+It ends with `OUTSIDE`, and no answers, where such an error put a stop to it: its number is the last line of stderr. It
+ends with its parent, which keeps a pipe to its stdin open.
 """
 
+import errno
 import json
+import os
+import re
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
 MOST_TIES = 20  # a text that goes on from so many would show little
+OUTSIDE = 75  # of sysexits.h: what failed for now may work another time
 
 
-def main(folder: str, order_file: str, answers_file: str, logits_file: str) -> None:
-    """Do all that is ordered; what fails is told, and the rest is done all the same."""
+def main(folder: str, order_file: str, answers_file: str, logits_file: str) -> int:
+    """Do all that is ordered; gives the exit status."""
     sys.modules["scratchlab"] = None  # pyright: ignore[reportArgumentType]  an import of it fails, as where it is not
     order = json.loads(Path(order_file).read_text(encoding="utf-8"))
+    try:
+        answers = answer_all(folder, order, logits_file)
+        Path(answers_file).write_text(json.dumps(answers), encoding="utf-8")
+    except Exception as error:
+        if (number := outside(error, order["outside"])) is None:
+            raise
+        print(number, file=sys.stderr)
+        return OUTSIDE
+    return 0
+
+
+def answer_all(folder: str, order: Record, logits_file: str) -> Record:
+    """The answers; what fails is told, and the rest is done all the same."""
     answers: Record = {"failures": {}}
 
     def attempt(part: str, what: Callable[[], Record]) -> None:
         try:
             answers[part] = what()
-        except Exception as error:  # transformers raises whatever it meets on its way
+        except (Exception, SystemExit) as error:  # transformers and code of a folder raise whatever they like
+            if outside(error, order["outside"]) is not None:
+                raise
             answers["failures"][part] = first_line(error)
 
     attempt("tokenizer", lambda: speak(folder, order))
@@ -38,7 +61,32 @@ def main(folder: str, order_file: str, answers_file: str, logits_file: str) -> N
     if models:
         attempt("logits", lambda: compute(models[0], order, logits_file))
         attempt("generation", lambda: write_all(models[0], order["written"], order["tie"]))
-    Path(answers_file).write_text(json.dumps(answers), encoding="utf-8")
+    return answers
+
+
+def outside(error: BaseException | None, stops: Sequence[int]) -> int | None:
+    """The number of the system's error that is behind an error, if it is one of `stops`.
+
+    safetensors and PyTorch tell it in words alone.
+    """
+    while error is not None:
+        said = re.search(r"\b(?:os error|Error code) (\d+)\b", str(error))
+        number = int(said[1]) if said else errno.ENOMEM if isinstance(error, MemoryError) else None
+        number = error.errno if isinstance(error, OSError) and error.errno is not None else number
+        if number in stops:
+            return number
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def end_with_parent() -> None:
+    """End when stdin does: nobody waits for the answers any more."""
+
+    def watch() -> None:
+        os.read(0, 1)  # past Python's own buffer, whose lock could not be taken back at the end
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def load(folder: str, code: bool, models: list[Any]) -> Record:
@@ -151,11 +199,12 @@ def gap_between(model: Any, tokens: list[int], one: int, other: int) -> float:
     return abs(float(scores[one] - scores[other]))
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error says, in a line."""
     said = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    end_with_parent()
+    sys.exit(main(*sys.argv[1:]))

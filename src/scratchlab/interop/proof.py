@@ -7,6 +7,7 @@ hash of every file, a few hundred logits, the text, the tokens of hard strings.
 All is computed on the CPU in float32, whatever the run was trained in.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -14,7 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,9 @@ import torch
 from safetensors.torch import load_file
 
 from scratchlab import __version__
-from scratchlab.errors import RunError
+from scratchlab.errors import RunError, UnfinishedError
 from scratchlab.extras import require
-from scratchlab.files import pretty_json, sha256_of_file, write_atomically
+from scratchlab.files import disk_errors, pretty_json, sha256_of_file, stops, write_atomically
 from scratchlab.interop import anybody
 from scratchlab.interop.expected import (
     PRIVATE,
@@ -59,7 +60,8 @@ def prove(exported: Path, folder: RunFolder, at: At | int = "final", beneath: GP
     """Compare the export in the folder `exported` with the run, and write its proof.json; gives its content.
 
     `beneath` is what the run's adapters go beside, in float32, where that was exported. RunError names every part in
-    which they differ; then nothing is written. MissingExtraError without transformers.
+    which they differ; then nothing is written. UnfinishedError where it could not be compared; MissingExtraError
+    without transformers.
     """
     require("Proving that an export is right", "transformers", "transformers")
     ours, code = beneath or in_float32(folder, at), needs_code(exported)
@@ -101,7 +103,8 @@ def verify(exported: Path, trust_code: bool = False) -> Record:
     """Compare a folder with the proof.json in it: its files by their hashes, and what transformers makes of them.
 
     Gives `passed`, and the checks by part. RunError where there is no proof to compare with, and for a folder that
-    brings code, which is executed only with `trust_code`.
+    brings code, which is executed only with `trust_code`, and only if it is what was proved. UnfinishedError where it
+    could not be compared.
     """
     require("Verifying an export", "transformers", "transformers")
     proof, code = read_proof(exported), needs_code(exported)
@@ -116,9 +119,25 @@ def verify(exported: Path, trust_code: bool = False) -> Record:
         about = {name: proof[name] for name in ("class", "run", "software")}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{exported / PROOF} is damaged ({type(error).__name__}: {error}).") from None
-    answers, logits = ask_anybody(exported, expected.order, code)
-    checks = {"files": files, **compare(expected, answers, logits, exported, parameters)}
+    checks = _verified(exported, expected, code, files, parameters)
     return {"path": str(exported), "passed": not failures(checks), **about, "checks": checks}
+
+
+def _verified(exported: Path, expected: Expected, code: bool, files: Record, parameters: int) -> Checks:
+    """What is found of all parts; of `files` alone where they are wrong and the rest cannot or must not be tried."""
+
+    def alone(why: str) -> Checks:
+        return {"files": {**files, "said": f"{files['said']}; the rest was not tried: {why}"}}
+
+    if code and not files["passed"]:
+        return alone("it would execute the code that the folder brings, which may not be what was proved")
+    try:
+        answers, logits = ask_anybody(exported, expected.order, code)
+    except UnfinishedError as error:
+        if files["passed"]:
+            raise
+        return alone(str(error).removesuffix("."))
+    return {"files": files, **compare(expected, answers, logits, exported, parameters)}
 
 
 def failures(checks: Mapping[str, Record]) -> list[str]:
@@ -133,26 +152,57 @@ def needs_code(exported: Path) -> bool:
 
 
 def ask_anybody(exported: Path, order: Record, code: bool) -> tuple[Record, dict[str, Floats]]:
-    """What transformers makes of a folder, in a fresh process: answers, with what failed, and logits by sequence."""
-    with tempfile.TemporaryDirectory(prefix="scratchlab-proof-") as name:
+    """What transformers makes of a folder, in a fresh process: answers, with what failed, and logits by sequence.
+
+    UnfinishedError where something outside put a stop to it, such as a full disk or want of memory.
+    """
+    temporary = Path(tempfile.gettempdir())
+    with (
+        disk_errors(temporary, "What is compared with transformers (TMPDIR says where)"),
+        tempfile.TemporaryDirectory(prefix="scratchlab-proof-", dir=temporary) as name,
+    ):
         asked, answered, computed = (Path(name) / file for file in ("order.json", "answers.json", "logits.safetensors"))
-        asked.write_text(json.dumps(order | {"code": code}), encoding="utf-8")
+        asked.write_text(json.dumps(order | {"code": code, "outside": stops()}), encoding="utf-8")
         files = [str(path.absolute()) for path in (exported, asked, answered, computed)]
         kept = {key: value for key, value in os.environ.items() if key not in SECRET}
         own = {"HF_MODULES_CACHE": name, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-        outcome = subprocess.run(
-            [sys.executable, "-P", anybody.__file__, *files],
-            env={**kept, **QUIET, **ALONE, **own},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        with _lifeline() as lifeline:
+            outcome = subprocess.run(
+                [sys.executable, "-P", anybody.__file__, *files],
+                env={**kept, **QUIET, **ALONE, **own},
+                stdin=lifeline,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+            )
         if outcome.returncode or not answered.is_file():
-            said = (outcome.stderr.strip().splitlines() or ["nothing was said"])[-1]
-            return {"failures": {"loading": f"the process ended with {outcome.returncode} ({said})"}}, {}
+            raise _unfinished(outcome.returncode, outcome.stderr.strip().splitlines())
         answers = read_json(answered)
         return answers, {key: x.numpy() for key, x in load_file(computed).items()} if computed.is_file() else {}
+
+
+@contextlib.contextmanager
+def _lifeline() -> Generator[int]:
+    """What is read from it ends when this process does, however it ends."""
+    read, write = os.pipe()
+    try:
+        yield read
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def _unfinished(status: int, said: Sequence[str]) -> Exception:
+    """Why a process gave no answers: for what reason of the system's, or else how it ended."""
+    last = said[-1] if said else "nothing was said"
+    if status == anybody.OUTSIDE:
+        return OSError(int(last), os.strerror(int(last)))
+    ended = f"was killed by signal {-status}" if status < 0 else f"ended with {status}"
+    return UnfinishedError(
+        f"The process in which transformers loads what is compared {ended} ({last}). That says nothing against it. "
+        "Most likely memory was short: free some, and run the same command again."
+    )
 
 
 # Comparing.
