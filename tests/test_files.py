@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from scratchlab.errors import CorpusError, ScratchlabError, UnfinishedError
 from scratchlab.files import (
@@ -19,6 +20,7 @@ from scratchlab.files import (
     unfinished_folder,
     write_atomically,
 )
+from scratchlab.training.checkpoint import write_tensors
 
 
 def names(folder: Path) -> list[str]:
@@ -32,7 +34,17 @@ def test_write_atomically_makes_folders_and_replaces(tmp_path: Path) -> None:
     write_atomically(path, b"\x00two")
     assert path.read_bytes() == b"\x00two"
     assert names(path.parent) == ["b.txt"]
-    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_who_may_read_a_file_is_for_the_umask_to_say(umask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "text", "a")
+        write_tensors({"a": torch.zeros(2)}, tmp_path / "tensors")
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [mode, mode]
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(

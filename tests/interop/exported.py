@@ -98,3 +98,12 @@ def expect(model: GPT, tokenizer: Tokenizer, path: Path, n_new: int, template: C
         "parameters": sum(tensor.numel() for tensor in exported_weights(model, tokenizer).values()),
     }
     path.write_text(json.dumps(expected), encoding="utf-8")
+
+
+def assert_readable(folder: Path) -> None:
+    """All files are for whoever may read what is usually written here."""
+    (folder / "usual").write_text("")
+    usual = (folder / "usual").stat().st_mode
+    (folder / "usual").unlink()
+    others = {path.name: oct(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()}
+    assert set(others.values()) == {oct(usual)}, others

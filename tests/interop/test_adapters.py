@@ -11,6 +11,7 @@ import pytest
 import torch
 from alone import in_process
 from click.testing import CliRunner
+from exported import assert_readable
 from others import SYMBOLS
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -112,6 +113,7 @@ def test_peft_loads_ours_and_we_load_that(
 ) -> None:
     run = lively_run(place, base, tmp_path / "run", tokenizer, **KINDS[kind])
     assert export_adapters(run, tmp_path / "peft") == WRITTEN
+    assert_readable(tmp_path / "peft")
     assert gap(run, in_peft(tmp_path / "peft")) < 1e-6
     assert gap(run, GPT2LMHeadModel.from_pretrained(tmp_path / "peft/base").eval()) > 1e-3
     back = import_adapters(tmp_path / "peft", RunFolder.open(place / base), tmp_path / "back")

@@ -9,6 +9,7 @@ import jinja2
 import numpy as np
 import pytest
 import torch
+from exported import assert_readable
 from ggml import File, go_as_jinja
 from others import TEXT, make_tokenizer
 
@@ -46,6 +47,7 @@ def noisy(model: torch.nn.Module) -> None:
 def exported(tmp_path: Path, tokenizer: Tokenizer = BPE, template: str | None = None, **model: Any) -> RunFolder:
     run = make_run(tmp_path / "run", tokenizer, template, noisy, **model)
     assert export_gguf(run, tmp_path / "out") == ["Modelfile", "model.gguf"]
+    assert_readable(tmp_path / "out")
     return run
 
 

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from exported import assert_readable
 from others import make_tokenizer
 
 from scratchlab.corpus.chat import ALPACA
@@ -47,6 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("onnx")
     run = make_run(folder / "run", BPE, ALPACA, **MODEL)
     files = export_onnx(run, folder / "out")
+    assert_readable(folder / "out")
     assert files == ["chat_template.jinja", "compared.json", "model.onnx", "tokenizer.json"]
     return folder
 

@@ -22,6 +22,7 @@ import pytest
 import torch
 from alone import in_process
 from click.testing import CliRunner
+from exported import assert_readable
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -92,6 +93,11 @@ def test_an_export_is_proved_by_transformers_alone(exported: Path) -> None:
     files = {path.name for path in exported.iterdir()}
     assert content["files"].keys() == files - {"proof.json", "README.md"}
     assert content["reference"]["conversation"] is not None
+
+
+def test_all_may_read_what_is_written(exported: Path, run: RunFolder) -> None:
+    assert_readable(exported)
+    assert_readable(run.path)
 
 
 def test_what_was_proved_is_verified_without_the_run(copy: Path, run: RunFolder) -> None:

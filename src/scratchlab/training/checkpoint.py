@@ -64,9 +64,14 @@ def snapshot_steps(recipe: Recipe) -> frozenset[int]:
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file. Its writer hides what the system said in a text; `OSError` brings it back."""
+    """Write a safetensors file. Its writer hides what the system said in a text; `OSError` brings it back. It also
+    makes the file its owner's alone; here all may read it whom the umask lets.
+    """
+    path.touch()
+    permissions = path.stat().st_mode
     try:
         save_file(tensors, path, metadata)
+        path.chmod(permissions)
     except SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))
         raise (OSError(int(code[1]), os.strerror(int(code[1]))) if code else error) from error
