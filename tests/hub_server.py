@@ -20,9 +20,12 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+import yaml
 
 LARGE = (".bin", ".parquet", ".safetensors")
 """What is kept by its SHA-256 (Git LFS) and served from elsewhere, as the Hub does for these suffixes."""
+LICENSES = ("apache-2.0", "mit", "cc-by-4.0", "gpl-3.0", "unknown", "other")
+"""Of the licenses that the Hub knows."""
 PAGE = 100
 """Entries of one answer of the tree API."""
 
@@ -404,8 +407,13 @@ class _Answers(BaseHTTPRequestHandler):
         self._send(200)
 
     def validate_yaml(self) -> None:
-        text = json.loads(self.body)["content"]
-        self._json({"warnings": [], "errors": []}, 200 if text.startswith("---\n") else 400)
+        header = re.match(r"---\n(.*?)\n---\n", json.loads(self.body)["content"], re.DOTALL)
+        errors = _errors_of(yaml.safe_load(header[1])) if header else []
+        if self.headers.get("Accept") == "text/plain":
+            return self._send(400 if errors else 200, "\n".join(f"- Error: {error}" for error in errors).encode())
+        warnings = [] if header else [{"message": "empty or missing yaml metadata in repo card"}]
+        told = {"warnings": warnings, "errors": [{"message": error} for error in errors]}
+        return self._json(told, 400 if errors else 200)
 
     def preupload(self, kind: str, name: str, revision: str) -> None:
         self._check_writer()
@@ -439,6 +447,22 @@ class _Answers(BaseHTTPRequestHandler):
             changes[value["path"]] = self.hub.objects[value["oid"]] if large else base64.b64decode(value["content"])
         commit = repository.commit(changes, branch)
         return self._json({"commitUrl": f"{self.hub.url}/datasets/{name}/commit/{commit}", "commitOid": commit})
+
+
+def _errors_of(header: Mapping[str, Any]) -> list[str]:
+    """What the Hub has against a card's header, in its words."""
+    errors = list[str]()
+    if header.get("license", LICENSES[0]) not in LICENSES:
+        errors.append(f'"license" must be one of [{", ".join(LICENSES)}]')
+    for at, code in enumerate(header.get("language", [])):
+        if code != code.lower():
+            errors.append(f'"language[{at}]" must only contain lowercase characters')
+        elif not re.fullmatch("[a-z]{2,3}|code|multilingual", code):
+            errors.append(
+                f'"language[{at}]" with value "{code}" is not valid. It must be an ISO 639-1, 639-2 or 639-3 code '
+                '(two/three letters), or a special value like "code", "multilingual".'
+            )
+    return errors
 
 
 def _git_oid(content: bytes) -> str:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from huggingface_hub import snapshot_download
 
 from hub_server import Cut, Hub, point_client_at, serve
+from scratchlab.cli.interop import export_model
 from scratchlab.cli.publish import publish_model
 from scratchlab.errors import RunError, ScratchlabError, UnfinishedError, UnreachableError, UsageError
 from scratchlab.files import sha256_of_file
@@ -82,8 +83,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield hub
 
 
-def publish(run: RunFolder, **wishes: Any) -> Record:
-    return publish_run(run, Wish(**{"name": "me/mine", **wishes}), About(load_as="me/mine"))
+def publish(run: RunFolder, license: str | None = None, languages: Sequence[str] = (), **wishes: Any) -> Record:
+    about = About(load_as="me/mine", license=license, languages=languages)
+    wished: dict[str, Any] = {"name": "me/mine", **wishes}
+    return publish_run(run, Wish(**wished), about)
 
 
 def message_of(run: RunFolder, kind: type[ScratchlabError] = RunError, **wishes: Any) -> str:
@@ -292,6 +295,33 @@ def test_a_name_that_cannot_be_is_refused_before_anything_is_made(
         assert f"--revision {wrong}: " in message_of(run, UsageError, branch=wrong, dry_run=dry_run)
         assert f"--tag {wrong}: " in message_of(run, UsageError, tag=wrong, dry_run=dry_run)
     assert hub.asked == []
+
+
+@pytest.mark.parametrize(
+    "words", [["publish", "me/mine"], ["publish", "me/mine", "--dry-run"], ["export", "--to", "out"]]
+)
+def test_a_license_or_language_that_cannot_be_is_refused_before_anything_is_made(
+    words: list[str], run: RunFolder, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "write_run", None)
+    command = {"publish": publish_model, "export": export_model}[words[0]]
+    labels = ["--license", "MIT License", "--language", "en", "--language", "German"]
+    error = CliRunner().invoke(command, [str(run.path), *words[1:], *labels]).exception
+    assert isinstance(error, UsageError)
+    assert "--license MIT License: an identifier of the Hub's was expected" in str(error)
+    assert "--language German: a code of ISO 639 was expected" in str(error)
+    assert hub.asked == []
+
+
+def test_a_card_that_the_hub_does_not_take_is_said_before_anything_is_sent(run: RunFolder, hub: Hub) -> None:
+    said = message_of(run, license="my-own-1.0", languages=["en"])
+    assert said.startswith("me/mine on http://127.0.0.1:")
+    assert 'does not take the header of the card (it says: - Error: "license" must be one of [apache-2.0, mit' in said
+    assert "Give a --license that is listed at https://huggingface.co/docs/hub/repositories-licenses, or other" in said
+    assert "goes on where it stopped" not in said
+    assert (hub.repositories, hub.objects) == ({}, {})
+    publish(run, license="other", languages=["en"])
+    assert b"license: other\n" in hub.repositories["models/me/mine"].files["README.md"]
 
 
 def test_whom_the_token_does_not_belong_to_is_said_before_anything_is_made(

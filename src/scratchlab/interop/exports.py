@@ -12,6 +12,7 @@ from scratchlab.interop.adapter_exports import export_adapters
 from scratchlab.interop.card import About, write_card
 from scratchlab.interop.gguf_files import export_gguf
 from scratchlab.interop.hugging_face import write_hugging_face
+from scratchlab.interop.labels import check_labels
 from scratchlab.interop.onnx_files import export_onnx
 from scratchlab.interop.proof import prove
 from scratchlab.model.load import At, load_model
@@ -26,13 +27,15 @@ def export_run(
     `at` may also be the step of a snapshot; `custom` as in `write_run`; `about` is for the card. Gives the names of the
     files. RunError if transformers has no class for it, or if the proof fails; there is no folder then.
     """
+    about = about or About(load_as=to.as_posix())
+    check_labels(about.license, about.languages)
     if to.exists():
         raise RunError(f"{to} exists already; an export needs a folder of its own.")
     with folder_in_one_piece(to, "the export") as whole:
         written = whole / "model"
         write_run(folder, written, at, custom)
         proof = prove(written, folder, at)
-        write_card(written, folder, proof, about or About(load_as=to.as_posix()))
+        write_card(written, folder, proof, about)
         for path in written.iterdir():
             os.replace(path, whole / path.name)
         written.rmdir()

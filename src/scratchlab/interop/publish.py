@@ -18,6 +18,7 @@ from scratchlab.errors import RunError, UsageError
 from scratchlab.files import disk_errors, sha256_of_file
 from scratchlab.interop.card import About
 from scratchlab.interop.exports import export_run
+from scratchlab.interop.labels import LICENSES, check_labels
 from scratchlab.interop.names import listed
 from scratchlab.interop.proof_files import BESIDE, CARD, CHARTS, PROOF, read_proof
 from scratchlab.model.load import At
@@ -65,10 +66,12 @@ class Wish:
 def publish_run(folder: RunFolder, wish: Wish, about: About, say: Say = lambda text: None) -> Record:
     """Publish a run as a model of the Hub; tells of each branch its commit, what was sent and what was there already.
 
-    Raises UsageError for a name that cannot be, RunError for one that holds something else, for a token that may not
-    write, and for a proof that fails; UnfinishedError or UnreachableError for what goes on when it is run again.
+    Raises UsageError for a name, a license or a language that cannot be; RunError for a name that holds something else,
+    for a token that may not write, for a card that the Hub does not take and for a proof that fails; UnfinishedError or
+    UnreachableError for what goes on when it is run again.
     """
     _check_names(wish)
+    check_labels(about.license, about.languages)
     versions = wish.versions(folder)
     if wish.checkpoints and len(versions) == 1:
         raise UsageError(f"--checkpoints: {folder.path} kept no snapshots on the way, so there are none to publish.")
@@ -117,6 +120,7 @@ def _publish_version(folder: RunFolder, wish: Wish, branch: str, at: At | int, a
             return version
         say(f"{branch}: sending {version['bytes'] / 1e6:,.1f} MB to {wish.where}")
         with hub_errors(wish.where, "model", RunError):
+            _check_card(wish, exported / CARD)  # before anything is made there, or takes its time
             return version | _send(wish, branch, files)
 
 
@@ -200,6 +204,19 @@ def _proof_at(wish: Wish, commit: str) -> Record:
     if not isinstance(proof.get("files"), dict) or not {"name", "fingerprint"} <= dict(proof.get("run", {})).keys():
         raise RunError(f"{wish.where}: its {PROOF} is damaged. Delete it there, or give another name.")
     return proof
+
+
+def _check_card(wish: Wish, card: Path) -> None:
+    """RunError if the Hub would not take the card for what its header says, as it does not a license unknown to it."""
+    from huggingface_hub import ModelCard
+
+    try:
+        ModelCard.load(card).validate()
+    except ValueError as error:
+        raise RunError(
+            f"{wish.where} does not take the header of the card (it says: {in_words(error)}). This version was not "
+            f"sent. Give a --license that is listed at {LICENSES}, or other, and for each --language a code of ISO 639."
+        ) from None
 
 
 def _send(wish: Wish, branch: str, files: Mapping[str, Path]) -> Record:

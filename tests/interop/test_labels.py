@@ -1,0 +1,41 @@
+"""Licenses and languages as the Hub writes them, and what others are taken for."""
+
+import pytest
+
+from scratchlab.errors import UsageError
+from scratchlab.interop.labels import check_labels
+
+
+def test_identifiers_of_the_hub_pass() -> None:
+    for license in (None, "mit", "apache-2.0", "openrail++", "lppl-1.3c", "llama3.1", "other"):
+        check_labels(license, ["en", "gsw", "code", "multilingual"])
+
+
+@pytest.mark.parametrize(
+    ("license", "meant"),
+    [
+        ("MIT", "mit"),
+        ("MIT License", "mit"),
+        ("Apache License, Version 2.0", "apache-2.0"),
+        ("CC BY-SA 4.0", "cc-by-sa-4.0"),
+        ("GPLv3", "gpl-3.0"),
+        ("BSD 3-Clause", "bsd-3-clause"),
+    ],
+)
+def test_a_license_by_its_name_is_refused_with_what_was_meant(license: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=f"--license {license}: .* Did you mean {meant}[?] They are listed at https"):
+        check_labels(license, [])
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        check_labels("our own (see LICENSE)", ["English", "de", "zh-Hant", ""])
+    license, english, chinese, nothing = str(caught.value).split("\n")
+    assert "Did you mean" not in license
+    assert license.endswith("other is for a license that has none.")
+    assert english == (
+        "--language English: a code of ISO 639 was expected, of two or three lower-case letters, as in en for English; "
+        "or code or multilingual."
+    )
+    assert chinese.endswith("Did you mean zh? The Hub takes no region and no script.")
+    assert nothing.startswith("--language : ")
