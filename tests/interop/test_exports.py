@@ -269,6 +269,44 @@ def test_the_vocabulary_of_what_brings_code_can_be_resized(
         assert torch.equal(again(tokens).logits, after)
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")  # the name that all releases know
+@pytest.mark.parametrize("again", [None, {"use_reentrant": True}, {"use_reentrant": False}])
+def test_what_the_backward_pass_needs_can_be_computed_again(
+    again: dict[str, bool] | None, own_class: Any, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers' gradient checkpointing: the same gradients, each block computed twice, and only where it trains."""
+    model = carried(own_class, lively(NO_CLASS, tokenizer), None).train()
+    tokens = torch.randint(tokenizer.vocab_size, (2, 12), generator=torch.Generator().manual_seed(5))
+    block = type(model.model.gpt.blocks[0])
+    computed, forward = [], block.forward
+    monkeypatch.setattr(block, "forward", lambda self, *given: computed.append(1) or forward(self, *given))
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        computed.clear()
+        model(tokens, labels=tokens, use_cache=True).loss.backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    plain = gradients()
+    assert len(computed) == 2
+    model.gradient_checkpointing_enable(again)
+    assert all(torch.equal(a, b) for a, b in zip(plain, gradients(), strict=True))
+    assert len(computed) == 4
+    model.gradient_checkpointing_disable()
+    gradients()
+    assert len(computed) == 2
+
+
+def test_the_kernel_may_be_asked_for_by_name(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    ours = lively(NO_CLASS, tokenizer)
+    folder = export(ours, tmp_path / "out", tokenizer, custom=True)
+    tokens = torch.randint(tokenizer.vocab_size, (2, 12), generator=torch.Generator().manual_seed(5))
+    for name in ("sdpa", "eager"):
+        theirs = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, attn_implementation=name)
+        with torch.no_grad():
+            assert distance(ours(tokens)[0], theirs(tokens).logits) < 1e-5
+
+
 def test_what_the_code_cannot_give_is_named(own_class: Any, tokenizer: Tokenizer) -> None:
     model = carried(own_class, lively(NO_CLASS, tokenizer), None)
     tokens, vectors = torch.zeros(1, 3, dtype=torch.long), torch.zeros(1, 3, 32)
@@ -288,8 +326,10 @@ def test_what_the_code_cannot_give_is_named(own_class: Any, tokenizer: Tokenizer
     assert torch.equal(model(tokens, **nothing).logits, model(tokens).logits)
     with pytest.raises(ValueError, match="no output_hidden_states"):
         model.generate(tokens, max_new_tokens=2, output_hidden_states=True, return_dict_in_generate=True)
-    model.config.output_attentions = True
-    with pytest.raises(ValueError, match="no output_attentions"):
+    with pytest.raises(ValueError, match="a static cache .* does not know"):
+        model.generate(tokens, max_new_tokens=2, cache_implementation="static")
+    model.config.output_hidden_states = True
+    with pytest.raises(ValueError, match="no output_hidden_states"):
         model(tokens)
 
 

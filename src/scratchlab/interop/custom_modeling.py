@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from scratchlab.interop.custom_configuration import ScratchlabConfig
 from scratchlab.model.attention import rotation
-from scratchlab.model.gpt import GPT, View, check_places
+from scratchlab.model.gpt import GPT, View, check_places, remembered
 from scratchlab.model.layers import Cache, Linear
 from scratchlab.model.loss import Readout
 
@@ -55,6 +55,8 @@ class ScratchlabPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     _no_split_modules = ["Block"]  # noqa: RUF012  as transformers has it
     _keep_in_fp32_modules_strict = ["gpt"]  # noqa: RUF012  the page keeps its weights in float32 and casts them itself
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True  # it is the page's own kernel, unless its configuration names another
 
     @property
     def page(self) -> GPT:
@@ -103,6 +105,7 @@ class ScratchlabModel(ScratchlabPreTrainedModel):
     def __init__(self, config: ScratchlabConfig) -> None:
         super().__init__(config)
         self.gpt = GPT(config.section, config.vocab_size, torch.get_default_dtype(), config.end_of_text)
+        self.gradient_checkpointing = False  # transformers sets it, with the function that does it
         self.post_init()
 
     @property
@@ -123,12 +126,17 @@ class ScratchlabModel(ScratchlabPreTrainedModel):
         documents where the model was trained so; with one it is a single document."""
         input_ids = self.refuse(input_ids, others)
         past = past_key_values if cache is None else cache
-        if past is None and use_cache:
+        again = self.gradient_checkpointing and self.training and past is None
+        self.gpt.through = self._gradient_checkpointing_func if again else remembered
+        if past is None and use_cache and not again:  # what is computed twice would be cached twice
             past = DynamicCache()
         (B, T), before = input_ids.shape, 0 if past is None else past.get_seq_length()
         real_BL = input_ids.new_ones(B, before + T) if attention_mask is None else attention_mask
         if real_BL.dim() != 2:
-            raise ValueError(f"attention_mask should be (rows, tokens), not {tuple(real_BL.shape)}")
+            raise ValueError(
+                f"attention_mask should be (rows, tokens), not {tuple(real_BL.shape)}: such a mask comes with a static "
+                "cache (cache_implementation), which this model does not know. Leave that out."
+            )
         real_BL = real_BL.bool()
         positions_BT = (real_BL.cumsum(1) - 1).clamp(min=0)[:, -T:] if position_ids is None else position_ids
         view = self._view(input_ids, real_BL, positions_BT, past)
