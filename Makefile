@@ -28,16 +28,16 @@ test: install lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet
 
 # Exports in transformers without scratchlab: this release, and an older one (two environments of 1.2 GB; 40 minutes).
-# And every switch of a GPT as ONNX.
-test-interop: install build/interop/current/installed build/interop/older/installed
-	$(BIN)/python -m pytest tests/interop/matrix.py tests/interop/matrix_onnx.py --quiet
+# Then GGUF in llama.cpp itself and ONNX in onnxruntime, and every switch of a GPT as ONNX.
+test-interop: install build/interop/current/installed build/interop/older/installed build/llama-cpp/installed
+	$(BIN)/python -m pytest tests/interop/matrix.py tests/interop/matrix_files.py tests/interop/matrix_onnx.py --quiet
 
 build/interop/current/installed: TRANSFORMERS = $$($(BIN)/python -c 'import transformers; print(transformers.__version__)')
 build/interop/older/installed: TRANSFORMERS = 4.57.*
 build/interop/%/installed:
 	$(PYTHON) -m venv build/interop/$*
 	build/interop/$*/bin/pip install --quiet $$(grep '^torch==' constraints.txt)
-	build/interop/$*/bin/pip install --quiet "transformers==$(TRANSFORMERS)" accelerate jinja2 peft
+	build/interop/$*/bin/pip install --quiet "transformers==$(TRANSFORMERS)" accelerate jinja2 onnxruntime peft
 	touch $@
 
 lint: install
@@ -71,10 +71,13 @@ skypilot: install
 	build/skypilot/bin/python tests/study/skypilot_schema.py build/task.yaml
 
 # llama.cpp itself reads, scores and writes with our GGUF, in an environment of its own: cyllama's wheel brings it compiled.
-llama-cpp: install
+llama-cpp: install build/llama-cpp/installed
+	$(BIN)/python -m pytest tests/interop/matrix_llama_cpp.py --quiet
+
+build/llama-cpp/installed:
 	$(PYTHON) -m venv build/llama-cpp
 	build/llama-cpp/bin/pip install --quiet cyllama
-	$(BIN)/python -m pytest tests/interop/matrix_llama_cpp.py --quiet
+	touch $@
 
 clean:
 	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache

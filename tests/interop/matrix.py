@@ -23,7 +23,6 @@ from scratchlab.errors import RunError
 from scratchlab.generation.text import run_template, run_tokenizer
 from scratchlab.interop.expected import in_float32
 from scratchlab.interop.hugging_face import layout_for
-from scratchlab.model.count import parameter_count
 from scratchlab.recipe_files import load_recipe
 from scratchlab.runfolder import RunFolder
 
@@ -31,24 +30,18 @@ ROOT = Path(__file__).parents[2]
 LOADER = Path(__file__).with_name("load_export.py")
 ENVIRONMENTS = {name: ROOT / "build/interop" / name / "bin/python" for name in ("current", "older")}
 RESULTS, PAGE = ROOT / "benchmarks/results/interop.json", ROOT / "docs/interop.md"
-BEGIN, END = "<!-- matrix: written by make test-interop -->\n", "<!-- end of matrix -->\n"
-
-WHOLE, MOST_LAYERS = 200e6, 4
-"""Parameters of the largest models that are whole, with GPT-2's vocabulary; layers of those beyond."""
 
 
-def presets() -> dict[str, GPTSection]:
-    """The models of the recipes that write; of those that differ in size alone, the smallest."""
+def presets() -> dict[str, tuple[GPTSection, list[str]]]:
+    """The models of the recipes that write; of those that differ in size alone the smallest, and who the others are."""
     folder = ROOT / "recipes"
     models = {path.relative_to(folder).with_suffix(""): load_recipe(path).model for path in folder.rglob("*.toml")}
-    found: dict[str, tuple[str, GPTSection]] = {}
+    kinds: dict[str, tuple[str, GPTSection, list[str]]] = {}
     for path, model in sorted(models.items(), key=lambda entry: (len(entry[0].parts), entry[1].d_model, entry[0])):
         if isinstance(model, GPTSection) and model.labels is None:
-            kind = str(model.model_dump(exclude=set(SIZES)))
-            whole = parameter_count(model, 50_257) < WHOLE
-            n_layer = model.n_layer if whole else min(model.n_layer, MOST_LAYERS)
-            found.setdefault(kind, (str(path), model.model_copy(update={"n_layer": n_layer})))
-    return dict(found.values())
+            _, _, alike = kinds.setdefault(str(model.model_dump(exclude=set(SIZES))), (str(path), model, []))
+            alike.append(str(path))
+    return {name: (model, alike[1:]) for name, model, alike in kinds.values()}
 
 
 def has_class(model: GPTSection) -> bool:
@@ -59,14 +52,15 @@ def has_class(model: GPTSection) -> bool:
     return True
 
 
-MODELS = presets() | {f"switches: {kind}": GPTSection(**(SIZES | fields)) for kind, (_, fields) in KINDS.items()}
+PRESETS = presets()
+MODELS = {name: model for name, (model, _) in PRESETS.items()}
+MODELS |= {f"switches: {kind}": GPTSection(**(SIZES | fields)) for kind, (_, fields) in KINDS.items()}
 CASES = [
     (name, custom)
     for name, model in MODELS.items()
     for custom in (False, True)
     if (has_class(model) if not custom else not name.startswith("switches"))  # custom and switches: test_exports.py
 ]
-LAYERS = {name: model.n_layer for name, model in MODELS.items()}
 
 
 # What was trained: name: the command that makes the run after `base` was made, and how it is exported.
@@ -87,21 +81,31 @@ def record(report: dict[str, Any]) -> None:
     """Write down what was found, beside what was found of other models before."""
     earlier = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
     known = {(found["model"], found["custom"]): found for found in [*earlier, report]}
-    rows = [known[case] for case in ROWS if case in known and known[case]["layers"] == LAYERS.get(case[0])]
+    rows = [known[case] for case in ROWS if case in known]
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(before + BEGIN + table(rows) + END + rest.partition(END)[2], encoding="utf-8")
+    put_on_page("matrix", table(rows))
 
 
-def table(found: list[dict[str, Any]]) -> str:
+def put_on_page(name: str, lines: list[str]) -> None:
+    """A table where the page has a place for it."""
+    begin, end = f"<!-- {name}: written by make test-interop -->\n", f"<!-- end of {name} -->\n"
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    PAGE.write_text(before + begin + "\n".join([*lines, end]) + rest.partition(end)[2], encoding="utf-8")
+
+
+def table(found: list[dict[str, Any]]) -> list[str]:
     releases = [report["transformers"] for report in found[0]["releases"].values()]
     lines = ["| model | exported as | " + " | ".join(releases) + " |", "| --- | --- |" + " --- |" * len(releases)]
     for row in found:
-        cells = [_cell(report) for report in row["releases"].values()]
-        lines.append(
-            f"| {row['model']} | {next(iter(row['releases'].values()))['class']} | " + " | ".join(cells) + " |"
-        )
-    return "\n".join(lines) + "\n"
+        cells = [next(iter(row["releases"].values()))["class"], *map(_cell, row["releases"].values())]
+        lines.append(f"| {with_those_alike(row['model'])} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def with_those_alike(name: str) -> str:
+    """A model, and the recipes that differ from it in size alone."""
+    alike = PRESETS[name][1] if name in PRESETS else []
+    return f"{name} (and {', '.join(alike)})" if alike else name
 
 
 def _checks(report: dict[str, Any]) -> dict[str, str]:
@@ -168,7 +172,7 @@ def judge(name: str, custom: bool, folder: Path, *options: str) -> None:
     for text, complaints in said.values():
         assert text.strip(), complaints[-3000:]
     found = {release: json.loads(text.splitlines()[-1]) for release, (text, _) in said.items()}
-    record({"model": name, "custom": custom, "layers": LAYERS.get(name), "releases": found})
+    record({"model": name, "custom": custom, "releases": found})
     for report in found.values():
         assert not report["scratchlab"]
         assert _checks(report) == dict.fromkeys(_checks(report), "ok")

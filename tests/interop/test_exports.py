@@ -326,7 +326,7 @@ def test_what_the_code_cannot_give_is_named(own_class: Any, tokenizer: Tokenizer
     assert torch.equal(model(tokens, **nothing).logits, model(tokens).logits)
     with pytest.raises(ValueError, match="no output_hidden_states"):
         model.generate(tokens, max_new_tokens=2, output_hidden_states=True, return_dict_in_generate=True)
-    with pytest.raises(ValueError, match="a static cache .* does not know"):
+    with pytest.raises(ValueError, match=r"a static cache .* does not know"):
         model.generate(tokens, max_new_tokens=2, cache_implementation="static")
     model.config.output_hidden_states = True
     with pytest.raises(ValueError, match="no output_hidden_states"):
