@@ -149,6 +149,16 @@ class RunFolder:
         """Not there in a run that was taught no conversations."""
         return self.path / "chat_template.jinja"
 
+    def learned(self) -> Record:
+        """Its corpus, by path and hash (None where none was recorded), and what that holds: text, instructions, pairs
+        or labels."""
+        manifest, kind = self.manifest(), "text"
+        if "labels" in manifest:
+            kind = "labels"
+        elif "train" in manifest.get("examples", {}):  # without it, examples score the run alone
+            kind = "pairs" if self.has_reference() else "instructions"
+        return {"corpus": manifest.get("corpus"), "learned_from": kind}
+
     # How it goes.
 
     def append_metrics(self, records: Iterable[Mapping[str, Any]]) -> None:

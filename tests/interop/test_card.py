@@ -22,10 +22,8 @@ from scratchlab.corpus.chat import CHATML
 from scratchlab.corpus.examples.build import build_examples
 from scratchlab.corpus.examples.encode import open_wording
 from scratchlab.corpus.store import Corpus
-from scratchlab.interop import card as card_module
-from scratchlab.interop import card_parts
+from scratchlab.interop import card_corpora
 from scratchlab.interop.card import About, write_card
-from scratchlab.interop.card_parts import corpus_of
 from scratchlab.interop.exports import export_run
 from scratchlab.interop.proof import read_proof
 from scratchlab.recipe import EvaluationSection
@@ -80,8 +78,7 @@ def card_of(run: RunFolder, folder: Path, **about: Any) -> str:
 
 def patch_corpus(monkeypatch: pytest.MonkeyPatch, corpus: Corpus) -> None:
     """Cards are written as if a run had been trained on this one."""
-    for module in (card_module, card_parts):
-        monkeypatch.setattr(module, "corpus_of", lambda folder: corpus)
+    monkeypatch.setattr(card_corpora, "opened", lambda recorded: corpus)
 
 
 def test_the_card_says_what_the_run_recorded(run: RunFolder, exported: Path) -> None:
@@ -149,7 +146,7 @@ def test_no_folder_of_this_machine_is_told(
     manifest = run.manifest() | {"lineage": [{"run": f"{home}base", "fingerprint": "0", "step": 1, "tokens": 2}]}
     manifest["evaluation_corpus"] = {"path": f"{home}held", "sha256": "0"}
     (copy.path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    opened = corpus_of(run)
+    opened = card_corpora.opened(run.manifest()["corpus"])
     assert opened is not None
     one, *_ = opened.manifest.sources
     given = ("notes.txt", "more/", "*.md")
@@ -251,7 +248,7 @@ def test_what_learned_preferences_says_so(lora: int | None, tmp_path: Path) -> N
     assert told in card
     assert re.search(r"\| test split \| \d\.\d{3} ± \d\.\d{3} \| -?\d+\.\d{3} ± \d+\.\d{3} \| 3 \|", card)
     assert "What it is measured against is base, whose weights it began from." in card
-    assert "Its weights came from base at step 2" in card
+    assert "1. base began from fresh weights; it learned from text, to step 2" in card
     assert ("Adapters of rank 2 were trained" in card) == (lora is not None)
     assert str(tmp_path) not in card
 
@@ -265,7 +262,7 @@ def test_the_page_says_what_the_card_does_not() -> None:
 
 
 def test_datasets_of_the_hub_are_linked(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = corpus_of(run)
+    opened = card_corpora.opened(run.manifest()["corpus"])
     assert opened is not None
     place = {"source": "hf:some/texts?split=train", "location": "hf:some/texts?split=train"}
     sources = tuple(source.model_copy(update=place) for source in opened.manifest.sources)
@@ -283,11 +280,11 @@ def test_a_run_without_results_has_a_card(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", tokenizer, CHATML)
     asked = {"metric": "accuracy", "accuracy": {"value": 0.25, "error": 0.031, "n": 200}}
     run.append_metrics([{"step": 0, "suites": {"hellaswag": asked}}])
-    run.append_sample({"step": 0, "prompt": "who?", "text": "nobody"})
+    run.append_sample({"step": 0, "prompt": "user\nwho?\nassistant\n", "text": "nobody"})
     card = card_of(run, tmp_path / "card")
     assert "| hellaswag | accuracy | 0.250 ± 0.031 | 200 |" in card
     assert "To the question:\n\n```text\nwho?\n```\n\nit answers:\n\n```text\nnobody\n```" in card
-    assert "The run was not finished: these are weights at step 0" in card
+    assert "The run was not finished: its last checkpoint is of step 0," in card
     assert "It has no test loss" in card
     assert "apply_chat_template(messages" in card
     manifest = run.path / "manifest.json"

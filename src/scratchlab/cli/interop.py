@@ -98,6 +98,7 @@ def export_model(
     run.
     """
     from scratchlab.interop.card import About
+    from scratchlab.interop.card_training import not_finished
     from scratchlab.interop.exports import OTHERS, export_run
     from scratchlab.runfolder import RunFolder
     from scratchlab.study.origin import origin_of
@@ -110,6 +111,9 @@ def export_model(
         raise UsageError(f"--custom, --license and --language are for --format hf: leave them out of --format {form}.")
     else:
         files = OTHERS[form](folder, to, at)
+    unfinished = not_finished(folder)
     report = {"run": run, "at": at, "to": str(to), "format": form, "custom": custom, "files": files}
+    report["finished"] = unfinished is None
     opened = _opened("custom" if custom else form, to)
-    show(report, as_json, lambda _: f"{to}: {', '.join(files)}\n  load it: {opened}")
+    lines = [f"{to}: {', '.join(files)}", f"  load it: {opened}", *([f"  {unfinished}"] if unfinished else [])]
+    show(report, as_json, lambda _: "\n".join(lines))

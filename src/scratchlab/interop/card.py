@@ -11,18 +11,10 @@ from pathlib import Path
 
 from scratchlab.files import write_atomically
 from scratchlab.generation.text import run_template, run_tokenizer
-from scratchlab.interop.card_parts import (
-    Part,
-    charts,
-    corpus_of,
-    data,
-    datasets,
-    quality,
-    samples,
-    studies,
-    training,
-    what_it_is,
-)
+from scratchlab.interop.card_corpora import data, datasets
+from scratchlab.interop.card_parts import Part, charts, quality, samples, scored_on, studies, what_it_is
+from scratchlab.interop.card_story import earlier, in_short, origin
+from scratchlab.interop.card_training import not_finished, training
 from scratchlab.interop.hard_strings import spoken
 from scratchlab.interop.proof_files import CARD, CHARTS
 from scratchlab.interop.told import told
@@ -84,19 +76,20 @@ def _front_matter(folder: RunFolder, proof: Record, about: About) -> str:
     """What the Hub reads, as YAML. Only the final weights have a test loss."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    result, corpus = folder.result() or {}, corpus_of(folder)
-    from_hub = datasets(corpus) if corpus else []
+    result, own = folder.result() or {}, folder.manifest().get("corpus")
+    scored_from, from_hub = datasets(own), datasets(own, *(one.corpus for one in earlier(folder)))
     test = result.get("test") if proof["run"]["at"] == "final" else None
-    scored_on = _data_name(folder)
+    data_name = _data_name(folder)
     figures = [] if test is None else [(name, words, test[name]) for name, words in METRICS if test[name] is not None]
+    of = "" if test is None else scored_on(test)
     evaluated = [
         EvalResult(
             task_type="text-generation",
-            dataset_type=from_hub[0] if len(from_hub) == 1 else scored_on,
-            dataset_name=scored_on,
+            dataset_type=scored_from[0] if len(scored_from) == 1 else data_name,
+            dataset_name=data_name,
             dataset_split="test",
             metric_type=name,
-            metric_name=words,
+            metric_name=f"{words} of {of}",
             metric_value=round(value, 6),
         )
         for name, words, value in figures
@@ -117,8 +110,8 @@ def _front_matter(folder: RunFolder, proof: Record, about: About) -> str:
 
 
 METRICS = (
-    ("bits_per_byte", "bits per byte of held-out text"),
-    ("nats_per_token", "nats per token of held-out text"),
+    ("bits_per_byte", "bits per byte"),
+    ("nats_per_token", "nats per token"),
 )
 
 
@@ -129,20 +122,10 @@ def _data_name(folder: RunFolder) -> str:
 
 
 def _opening(folder: RunFolder, proof: Record) -> str:
-    manifest, parameters = folder.manifest(), proof["checks"]["parameters"]["hub"]
-    size = f"A language model of {parameters:,} parameters"
-    if imported := manifest.get("imported"):
-        return f"{size}: the weights of {_origin(imported)}, as they were, converted by scratchlab."
-    if lineage := manifest.get("lineage"):
-        first = next((_origin(one["imported"]) for one in lineage if "imported" in one), told(lineage[0]["run"]))
-        return f"{size}, trained with scratchlab from the weights of {first}."
-    return f"{size}, trained from scratch with scratchlab."
-
-
-def _origin(imported: Record) -> str:
-    """Of an imported model: its name on the Hub, or that of its file."""
-    source, revision = imported["source"], imported.get("revision")
-    return f"{source} at revision {revision[:12]}" if revision else f"{told(source)} ({imported['format']})"
+    size = f"A language model of {proof['checks']['parameters']['hub']:,} parameters"
+    if imported := folder.manifest().get("imported"):
+        return f"{size}: the weights of {origin(imported)}, as they were, converted by scratchlab."
+    return " ".join([f"{size}, {in_short(folder)}.", *filter(None, [not_finished(folder)])])
 
 
 def _loading(folder: RunFolder, proof: Record, about: About) -> list[str]:

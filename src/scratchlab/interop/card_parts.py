@@ -5,19 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scratchlab.corpus.hub import SCHEME
-from scratchlab.corpus.manifest import SourceRecord
-from scratchlab.corpus.store import Corpus, open_corpus
-from scratchlab.errors import CorpusError
+from scratchlab.generation.text import run_template, run_tokenizer
 from scratchlab.interop.proof_files import CHARTS
-from scratchlab.interop.told import told, told_recipe
 from scratchlab.runfolder import Record, RunFolder
 from scratchlab.training.summary import validation_records
-from scratchlab.words import duration, with_error
+from scratchlab.words import with_error
 
 Part = tuple[str, list[str]]
 """A title and the paragraphs below it."""
-MOST_SOURCES = 12
 MOST_WRITTEN = 1200  # characters of a sample
 SIZES = ("n_layer", "n_head", "n_kv_head", "d_model", "context_length")
 LOWEST = "where its validation loss was lowest"
@@ -46,157 +41,13 @@ def what_it_is(folder: RunFolder, proof: Record) -> list[str]:
     rows += [(name, value) for name, value in given.items() if name not in SIZES]
     of_run = proof["run"]["parameters"]
     rows += [("parameters", f"{proof['checks']['parameters']['hub']:,}")]
-    table = _table(("", ""), rows)
+    sizes = table(("", ""), rows)
     if of_run == proof["checks"]["parameters"]["hub"]:
-        return [table, *weights]
+        return [sizes, *weights]
     why = (
         "padding of its vocabulary is left out here, and zeros stand for biases that this class has and the run has not"
     )
-    return [table, f"The run itself has {of_run:,}: {why}.", *weights]
-
-
-def data(folder: RunFolder) -> list[str]:
-    """Sources, tokens, cleaning and the hash of the corpus, as far as it is where it was."""
-    recorded = folder.manifest().get("corpus") or {}
-    if not recorded.get("path"):
-        return ["The weights were imported, and what they were trained on is not recorded here."]
-    name, sha256 = told(recorded["path"]), recorded["sha256"]
-    corpus = corpus_of(folder)
-    if corpus is None:
-        return [f"The corpus {name} (SHA-256 {sha256}), which was no longer there when this card was written."]
-    manifest, tokenizer = corpus.manifest, corpus.manifest.tokenizer
-    splits = [
-        (split, f"{one.documents:,}", f"{one.tokens:,}", f"{one.bytes:,}") for split, one in manifest.splits.items()
-    ]
-    said = [
-        f"The corpus {name} (SHA-256 {sha256}); tokenizer: {told(tokenizer.spec)}, {tokenizer.vocab_size:,} symbols.",
-        _table(("source", "documents", "bytes of text"), _sources(manifest.sources)),
-        _table(("split", "documents", "tokens", "bytes of text"), splits),
-    ]
-    cleaned = [*manifest.cleaning.filters]
-    if manifest.cleaning.near_duplicates is not None:
-        cleaned.append(f"near duplicates (likeness {manifest.cleaning.near_duplicates:g} and more)")
-    said += [f"Cleaned of: exact duplicates{''.join(f', {kind}' for kind in cleaned)}."]
-    if (overlap := manifest.overlap) is not None and overlap.share is not None:
-        said += [f"Of the test split's stretches of {overlap.n} words, {overlap.share:.2%} are in the training split."]
-    return said
-
-
-def corpus_of(folder: RunFolder) -> Corpus | None:
-    """The corpus that trained it, if it is still where it was and the same."""
-    recorded = folder.manifest().get("corpus") or {}
-    if not recorded.get("path"):
-        return None
-    try:
-        corpus = open_corpus(recorded["path"])
-    except CorpusError:
-        return None
-    return corpus if corpus.sha256 == recorded["sha256"] else None
-
-
-def datasets(corpus: Corpus) -> list[str]:
-    """The datasets of the Hub that it was made of, as USER/NAME."""
-    places = [source.location or source.source for source in corpus.manifest.sources]
-    return sorted({place.removeprefix(SCHEME).partition("?")[0] for place in places if place.startswith(SCHEME)})
-
-
-def _sources(sources: Sequence[SourceRecord]) -> list[tuple[str, str, str]]:
-    rows = [(told(one.source), f"{one.documents:,}", f"{one.bytes:,}") for one in sources[:MOST_SOURCES]]
-    if others := sources[MOST_SOURCES:]:
-        counts = (sum(one.documents for one in others), sum(one.bytes for one in others))
-        rows.append((f"and {len(others):,} more", f"{counts[0]:,}", f"{counts[1]:,}"))
-    return rows
-
-
-def training(folder: RunFolder) -> list[str]:
-    """Steps, tokens, machine, time, money, seeds and the recipe."""
-    manifest, result = folder.manifest(), folder.result()
-    if result is None:
-        return [*_lessons(folder), *_unfinished(folder)]
-    recipe, cost, environment = folder.resolved(), result["cost"], manifest["environment"]
-    settled, optimization = recipe.settled, recipe.training
-    tokens = result["steps"] * optimization.global_batch_size * recipe.model.context_length
-    seeds = ", ".join(f"{role} {seed}" for role, seed in manifest["seeds"].items())
-    rows = [
-        ("steps", f"{result['steps']:,} of {optimization.global_batch_size} sequences"),
-        ("tokens", f"{tokens:,}" + _before(result, tokens)),
-        ("learning rate", f"{optimization.learning_rate:g}, {optimization.schedule}; {optimization.optimizer}"),
-        ("precision", settled.precision),
-        ("machine", f"{environment['device']}" + (f", {settled.processes} processes" if settled.processes > 1 else "")),
-        ("time", f"{duration(cost['total_seconds'])} ({_parts(cost['seconds'])})"),
-        ("money", _money(cost, environment["device"])),
-        ("speed", f"{cost['training_tokens_per_second']:,.0f} tokens/s while training"),
-        ("FLOPs", f"{cost['training_flops']:.2e}, by scratchlab's count"),
-        ("seeds", seeds),
-        ("software", f"scratchlab {environment['scratchlab']}, torch {environment['torch']}"),
-        ("fingerprint", f"`{manifest['fingerprint']}`"),
-    ]
-    return [_table(("", ""), rows), *_lineage(manifest), *_lessons(folder), _recipe(folder)]
-
-
-def _lessons(folder: RunFolder) -> list[str]:
-    """What it learned from examples, if it did: which, how many, beside what."""
-    manifest, recipe = folder.manifest(), folder.resolved()
-    train = manifest.get("examples", {}).get("train")
-    if not train:
-        return []
-    said, many, left_out = recipe.finetuning, f"{train['examples']:,}", _left_out(train)
-    if folder.has_reference():
-        first = told(manifest["lineage"][-1]["run"])
-        lessons = (
-            f"It learned preferences, by DPO (beta {said.beta:g}): from {many} pairs{left_out}, each of a chosen and a "
-            f"rejected answer. What it is measured against is {first}, whose weights it began from."
-        )
-    elif "labels" in manifest:
-        lessons = f"It learned to tell {len(manifest['labels']):,} labels, from {many} texts{left_out}."
-    else:
-        which = "the responses alone" if said.learn_from == "responses" else "all that is said"
-        lessons = f"It was taught to answer, from {many} examples{left_out}; it learned {which}."
-    if said.lora_rank is not None:
-        lessons += f" Adapters of rank {said.lora_rank} were trained beside frozen weights; they are part of these now."
-    return [lessons]
-
-
-def _left_out(counts: Record) -> str:
-    """How many there were besides that do not fit the context."""
-    return f" ({counts['left_out']:,} more did not fit its context)" if counts["left_out"] else ""
-
-
-def _unfinished(folder: RunFolder) -> list[str]:
-    if "imported" in folder.manifest():
-        return []
-    steps = folder.checkpoint_steps()
-    at = f" at step {steps[-1]:,}" if steps else ""
-    return [f"The run was not finished: these are weights{at}, and there is no test loss.", _recipe(folder)]
-
-
-def _before(result: Record, own: int) -> str:
-    all_of_them = result.get("tokens_with_lineage", own)
-    return "" if all_of_them == own else f" ({all_of_them:,} with those of the runs it began from)"
-
-
-def _parts(seconds: dict[str, float]) -> str:
-    return ", ".join(f"{part} {duration(amount)}" for part, amount in seconds.items())
-
-
-def _money(cost: Record, device: str) -> str:
-    if cost.get("price") is None:
-        return f"no price is known of {device}"
-    source = f"; {cost['price_source']}" if cost.get("price_source") else ""
-    return f"{cost['price']:.2f} USD at {cost['price_per_hour']:.2f} a device and hour{source}"
-
-
-def _lineage(manifest: Record) -> list[str]:
-    return [
-        f"Its weights came from {told(one['run'])} at step {one['step']:,} ({one['tokens']:,} tokens; fingerprint "
-        f"`{one['fingerprint']}`)."
-        for one in manifest.get("lineage", [])
-    ]
-
-
-def _recipe(folder: RunFolder) -> str:
-    toml = told_recipe(folder.recipe())
-    return f"<details><summary>The recipe</summary>\n\n```toml\n{toml.strip()}\n```\n\n</details>"
+    return [sizes, f"The run itself has {of_run:,}: {why}.", *weights]
 
 
 def quality(folder: RunFolder, proof: Record) -> list[str]:
@@ -204,22 +55,34 @@ def quality(folder: RunFolder, proof: Record) -> list[str]:
     result = folder.result() or {}
     scored = [(result[part], name) for part, name in SCORED if result.get(part)]
     rows = [(name, *_loss(loss)) for loss, name in scored]
-    said = [_table(("loss on", "bits per byte", "nats per token", "n"), rows)] if rows else []
+    said = [table((f"loss on {scored_on(scored[0][0])}", "bits per byte", "nats per token", "n"), rows)] if rows else []
+    if rows and scored_on(scored[0][0]) == RESPONSES:
+        said.append("It is the loss of what the assistant says alone: what it is asked is not scored.")
     preferred = [(name, *_preferred(figures)) for figures, name in scored if "pairs" in figures]
     if preferred:
-        said.append("Of pairs these are the losses of the chosen answers alone.")
-        said.append(_table(("pairs of", "prefers the chosen one", "margin in nats", "n"), preferred))
+        said.append(table(("pairs of", "prefers the chosen one", "margin in nats", "n"), preferred))
     if not result.get("test"):
         said.append("It has no test loss: nothing was scored on a test split.")
     elif proof["run"]["at"] != "final":
         said.append(f"These figures are of the final weights; the weights here are those {_at(proof['run']['at'])}.")
     asked = [record for record in folder.metrics() if "suites" in record]
     if asked:
-        said.append(_table(("task", "metric", "value", "n"), [_task(*one) for one in asked[-1]["suites"].items()]))
+        said.append(table(("task", "metric", "value", "n"), [_task(*one) for one in asked[-1]["suites"].items()]))
     if answers := result.get("answers"):
         chrf = with_error(answers["chrf"], answers["chrf_error"], 2)
         said.append(f"Answers to {answers['n']:,} questions of the test split: chrF {chrf} beside the references.")
     return said
+
+
+TEXT, RESPONSES = "held-out text", "the responses to held-out instructions"
+CHOSEN, LABELS = "the chosen answers of held-out pairs", "the labels of held-out texts"
+
+
+def scored_on(figures: Record) -> str:
+    """What of the held-out split was scored."""
+    if "pairs" in figures:
+        return CHOSEN
+    return {"examples": RESPONSES, "texts": LABELS}.get(figures["unit"], TEXT)
 
 
 SCORED = (("test", "test split"), ("validation", "validation split, at the end"))
@@ -262,8 +125,28 @@ def samples(folder: RunFolder, at: str | int) -> list[str]:
     scored = {one["step"]: one["validation"] for one in validation_records(folder.metrics())}
     loss = scored.get(last["step"])
     by = f" (validation loss {with_error(loss['nats_per_token'], None, 3)} nats a token)" if loss else ""
-    asked = [f"To the question:\n\n{_quoted(last['prompt'])}", "it answers:"] if last.get("prompt") else []
+    asked = [*_asked(folder, last["prompt"]), "it answers:"] if last.get("prompt") else []
     return [f"At step {last['step']:,}{by}, by itself:"] * (not asked) + [*asked, _quoted(last["text"])]
+
+
+HERE = "\ufdd4"  # no text has it: where in the template's words a question stands
+
+
+def _asked(folder: RunFolder, prompt: str) -> list[str]:
+    """The question as a person asked it: `prompt` without the words that the template puts around it.
+
+    It was recorded without special tokens. A conversation of several turns stays as it is.
+    """
+    template, tokenizer = run_template(folder), run_tokenizer(folder)
+    worded = "" if template is None else template.render([{"role": "user", "content": HERE}], prompt=True)
+    for name in tokenizer.specials:
+        worded = worded.replace(name, "")
+    before, _, after = worded.partition(HERE)
+    question = prompt.removeprefix(before).removesuffix(after)
+    alone = prompt == f"{before}{question}{after}" and not (after and after in question)
+    if alone:
+        return ["To the question:", _quoted(question)]
+    return ["After a conversation, in the words of its template without special tokens:", _quoted(prompt)]
 
 
 def _quoted(text: str) -> str:
@@ -283,7 +166,8 @@ def studies(found: Sequence[Record]) -> list[str]:
     ]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """In Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in lines

@@ -35,7 +35,8 @@ class Source:
     state: Record
     vocab_size: int
     lineage: list[Record]
-    """Where the weights come from, the oldest first: run, fingerprint, step, tokens and the hash of the weights."""
+    """Where the weights come from, the oldest first: run, fingerprint, step, tokens, the hash of the weights, and the
+    corpus they learned from."""
 
 
 def find_source(recipe: Recipe, corpus: Corpus) -> Source | None:
@@ -77,6 +78,7 @@ def find_source(recipe: Recipe, corpus: Corpus) -> Source | None:
         "step": steps,
         "tokens": sequences * earlier.model.context_length,
         "weights_sha256": sha256,
+        **folder.learned(),
     }
     if "imported" in manifest:
         record["imported"] = manifest["imported"]
