@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from scratchlab.runfolder import RunFolder
-from scratchlab.training.charts import BAND_POINTS, _groups, draw_charts
+from scratchlab.training.charts import BAND_POINTS, _gradient_norm_chart, _groups, _loss_chart, draw_charts
 from tiny import tiny_recipe
 
 
@@ -41,6 +41,19 @@ def test_three_pictures_appear(tmp_path: Path, name: str, clip_norm: float) -> N
         content = path.read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) > 5000, "more than an empty picture"
+
+
+@pytest.mark.parametrize(
+    ("steps", "legend"),
+    [(1, "training batches"), (200, "training batches"), (500, "training batches, by 3: median, 5% to 95%")],
+)
+def test_the_legend_names_what_is_drawn(steps: int, legend: str) -> None:
+    metrics = [step(number, 3 - number / 500) for number in range(steps)]
+    figures = [_loss_chart(metrics, [], "token"), _gradient_norm_chart(metrics, 0.0)]
+    for figure in figures:
+        (axes,) = figure.axes
+        assert axes.get_legend_handles_labels()[1] == [legend]
+        assert len(axes.collections) == ("5%" in legend)  # the band
 
 
 @pytest.mark.parametrize("n", [1, 200, 201, 276, 999])

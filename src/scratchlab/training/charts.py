@@ -47,7 +47,7 @@ def _unit(recipe: Recipe, steps: Sequence[Record]) -> str:
 
 def _loss_chart(steps: Sequence[Record], validations: Sequence[Record], of: str) -> "Figure":
     figure, axes = _axes(f"loss (nats per {of})")
-    _draw_band(axes, steps, "loss", "training batches: median, 5% to 95%")
+    _draw_band(axes, steps, "loss", "training batches")
     unit = "loss" if any("loss" in record["validation"] for record in validations) else "nats_per_token"
     if of == "pair" and unit != "loss":  # instructions that a run of pairs is scored by: in another unit
         validations = []
@@ -82,7 +82,7 @@ def _learning_rate_chart(steps: Sequence[Record]) -> "Figure":
 
 def _gradient_norm_chart(steps: Sequence[Record], clip_norm: float) -> "Figure":
     figure, axes = _axes("global gradient norm, before clipping")
-    _draw_band(axes, steps, "gradient_norm", "median, 5% to 95%")
+    _draw_band(axes, steps, "gradient_norm", "training batches")
     if clip_norm:
         axes.axhline(clip_norm, color="tab:red", linestyle="--", label=f"clipped above {clip_norm:g}")
     axes.set_yscale("log")
@@ -119,5 +119,7 @@ def _draw_band(axes: "Axes", steps: Sequence[Record], name: str, label: str) -> 
     groups = _groups(known)
     centers = [group[:, 0].mean() for group in groups]
     low, middle, high = (np.array([np.quantile(group[:, 1], q) for group in groups]) for q in (0.05, 0.5, 0.95))
-    axes.fill_between(centers, low, high, alpha=0.3, linewidth=0)
+    if (size := len(groups[0])) > 1:  # of single steps there is no band, and none is named
+        axes.fill_between(centers, low, high, alpha=0.3, linewidth=0)
+        label += f", by {size:,}: median, 5% to 95%"
     axes.plot(centers, middle, label=label)
