@@ -501,24 +501,33 @@ def test_each_part_fails_by_itself(what: str | None, passed: Any, tmp_path: Path
     assert [name for name, check in checks.items() if not check["passed"]] == ([part] if part else [])
 
 
-def test_held_out_text_is_compared_and_not_recorded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rule", "split", "name", "said"),
+    [
+        ("auto", "validation", "held_out", "held-out text of its corpus:"),
+        ("contiguous:1,0,0", "train", "training", "text of the training split of its corpus (there is no other):"),
+    ],
+)
+def test_its_own_text_is_compared_and_not_recorded(rule: str, split: str, name: str, said: str, tmp_path: Path) -> None:
+    """And is called what it is."""
     from scratchlab.corpus.build import build_corpus
 
     (tmp_path / "text.txt").write_text(others.TEXT * 12 + "zebra", encoding="utf-8")
-    corpus = build_corpus([str(tmp_path / "text.txt")], tmp_path / "corpus", "char")
+    corpus = build_corpus([str(tmp_path / "text.txt")], tmp_path / "corpus", "char", rule)
     run = make_run(tmp_path / "run", corpus.tokenizer, context_length=32)
     at = {"path": str(corpus.path), "sha256": corpus.sha256}
     change_json(run.path / "manifest.json", lambda manifest: manifest.update(evaluation_corpus=at))
     expected = expected_of(run, in_float32(run, "final"))
-    assert corpus.tokenizer.decode(expected.order["sequences"]["corpus"]) == corpus.text("validation")[:32]
+    assert corpus.tokenizer.decode(expected.order["sequences"][name]) == corpus.text(split)[:32]
+    assert said in proof._check_logits(expected, expected.logits)["said"]
     kept = recorded(expected)
-    assert "corpus" not in json.dumps(kept)
+    assert not {name} & {*kept["sequences"], *kept["positions"], *kept["logits"], *kept["texts"]}
     again = from_record(json.loads(json.dumps(kept)))
     assert again.facts == expected.facts
     assert again.order["sequences"].keys() == {"library", "random"}
     at["sha256"] = "another"
     change_json(run.path / "manifest.json", lambda manifest: manifest.update(evaluation_corpus=at))
-    assert "corpus" not in expected_of(run, in_float32(run, "final")).logits
+    assert expected_of(run, in_float32(run, "final")).logits.keys() == {"library", "random"}
 
 
 def test_the_hub_counts_what_the_headers_say(tmp_path: Path) -> None:

@@ -31,8 +31,10 @@ RECORDED, COLUMNS = 8, 24
 """Positions of a sequence whose logits are recorded, and of how many tokens, besides the likeliest ones."""
 MOST_TEXT = 2000
 """Characters of ordinary text that are tried on the tokenizer."""
-PRIVATE = "corpus"
-"""The text of the run's own corpus, which is compared and not recorded."""
+HELD_OUT, TRAINING = "held_out", "training"
+PRIVATE = (HELD_OUT, TRAINING)
+"""The text of the run's own corpus, which is compared and not recorded: what was held out, or, where nothing was, its
+training split."""
 FACTS = ("symbols", "end_of_text", "ends", "conversation")
 
 Floats = npt.NDArray[np.float32]
@@ -75,9 +77,9 @@ def expected_of(folder: RunFolder, model: GPT) -> Expected:
     texts["library"] = library[:MOST_TEXT]
     plain = tokenizer.encode(library).tolist() or list(range(tokenizer.vocab_size))
     sequences = {"library": plain[:length], "random": _random_tokens(tokenizer.vocab_size, length)}
-    if own := _own_tokens(folder, length):
-        sequences[PRIVATE] = own
-        texts |= {PRIVATE: text} if without_specials(tokenizer, text := tokenizer.decode(own)) else {}
+    for name, own in _own_tokens(folder, length).items():
+        sequences[name] = own
+        texts |= {name: text} if without_specials(tokenizer, text := tokenizer.decode(own)) else {}
     most = max(RECORDED, COMPARED // model.vocab_size)
     places = {name: _places(len(row), most) for name, row in sequences.items()}
     ids = {name: tokenizer.encode(text).tolist() for name, text in texts.items()}
@@ -125,20 +127,20 @@ def _places(length: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, length - 1, min(most, length)).round().astype(int)).tolist()
 
 
-def _own_tokens(folder: RunFolder, length: int) -> list[int]:
-    """The beginning of held-out text, if the corpus is where it was; else nothing."""
+def _own_tokens(folder: RunFolder, length: int) -> dict[str, list[int]]:
+    """The beginning of its own text by what it is (one of `PRIVATE`), if the corpus is where it was; else nothing."""
     recorded = folder.manifest().get("evaluation_corpus") or {}
     if not recorded.get("path"):
-        return []
+        return {}
     try:
         corpus = open_corpus(recorded["path"])
     except CorpusError:
-        return []
-    held_out = [name for name in ("validation", "test", "train") if name in corpus.manifest.splits]
-    if corpus.sha256 != recorded["sha256"] or not held_out:
-        return []
-    split = corpus.split(held_out[0])
-    return split.read(0, min(length, len(split))).tolist()
+        return {}
+    splits = [name for name in ("validation", "test", "train") if name in corpus.manifest.splits]
+    if corpus.sha256 != recorded["sha256"] or not splits:
+        return {}
+    split = corpus.split(splits[0])
+    return {TRAINING if splits[0] == "train" else HELD_OUT: split.read(0, min(length, len(split))).tolist()}
 
 
 @torch.inference_mode()
@@ -164,7 +166,7 @@ def _facts(tokenizer: Tokenizer, template: ChatTemplate | None) -> tuple[list[Me
 def recorded(expected: Expected) -> Record:
     """What of it goes into proof.json: enough to compare with, and nothing of the run's own corpus."""
     order = expected.order
-    sequences = {name: row for name, row in order["sequences"].items() if name != PRIVATE}
+    sequences = {name: row for name, row in order["sequences"].items() if name not in PRIVATE}
     kept = {name: _places(len(expected.logits[name]), RECORDED) for name in sequences}
     likeliest = {int(token) for name in sequences for token in expected.logits[name][kept[name]].argmax(-1)}
     columns = sorted(likeliest | set(_places(expected.facts["symbols"], COLUMNS)))
@@ -177,7 +179,7 @@ def recorded(expected: Expected) -> Record:
         "texts": {
             name: {"text": order["texts"][name], "ids": expected.ids[name], "back": expected.texts[name]}
             for name in order["texts"]
-            if name != PRIVATE
+            if name not in PRIVATE
         },
         "conversation": order["conversation"],
         "facts": expected.facts,

@@ -28,8 +28,9 @@ from scratchlab.extras import require
 from scratchlab.files import disk_errors, pretty_json, sha256_of_file, stops, write_atomically
 from scratchlab.interop import anybody
 from scratchlab.interop.expected import (
-    PRIVATE,
+    HELD_OUT,
     TIE,
+    TRAINING,
     Expected,
     Floats,
     expected_of,
@@ -47,7 +48,12 @@ from scratchlab.runfolder import BASE, Record, RunFolder
 
 LARGEST, MEAN = 1e-4, 1e-5
 """What the largest and the mean difference of logits may be, as shares of the largest logit."""
-NAMES = {"library": "Python's own documentation", "random": "random tokens", PRIVATE: "held-out text of its corpus"}
+NAMES = {
+    "library": "Python's own documentation",
+    "random": "random tokens",
+    HELD_OUT: "held-out text of its corpus",
+    TRAINING: "text of the training split of its corpus (there is no other)",
+}
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 ALONE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 SECRET = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
