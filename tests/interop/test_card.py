@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,20 @@ def test_the_code_on_the_card_runs(
     assert "very" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("changed", [None, "model.safetensors"])
+def test_a_stranger_can_compare_the_hashes(changed: str | None, exported: Path, tmp_path: Path) -> None:
+    """With the line on the card and no scratchlab."""
+    shutil.copytree(exported, tmp_path / "first")
+    if changed:
+        with (tmp_path / "first" / changed).open("ab") as file:
+            file.write(b"0")
+    (script,) = re.findall(r"```\n(cd .*?)```", body_of(exported), re.DOTALL)
+    done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    said = dict(line.split(": ") for line in done.stdout.splitlines())
+    assert said == {name: "FAILED" if name == changed else "OK" for name in read_proof(exported)["files"]}
+    assert done.returncode == bool(changed)
+
+
 def test_what_is_not_known_is_said_in_words(run: RunFolder, tmp_path: Path) -> None:
     (run.path.parent / "corpus").rename(tmp_path / "elsewhere")
     try:
@@ -301,7 +316,7 @@ def test_code_that_comes_along_is_to_be_trusted(tmp_path: Path) -> None:
     (tmp_path / "custom").mkdir()
     write_card(tmp_path / "custom", run, PROOF | {"needs_code": True}, About(load_as="me/mine"))
     card = body_of(tmp_path / "custom")
-    assert "beside a clone of scratchlab (it is not on PyPI yet)" in card
+    assert "which has no public address yet: neither a page nor a package. Where a clone of it lies" in card
     assert "pip install './scratchlab[transformers]'" in card
     assert "trust_remote_code=True" in card
     (line,) = re.findall(r"^scratchlab (verify .*)$", card, re.MULTILINE)

@@ -166,21 +166,30 @@ PROMPT = "Every effort moves you"
 
 
 def _verified(proof: Record, about: About) -> list[str]:
-    """What the proof says, part by part."""
+    """What the proof says, part by part, and how to see for oneself, without scratchlab and with it."""
     software, checks = proof["software"], proof["checks"]
     place = shlex.quote(f"./{about.name}")
     revision = f" --revision {shlex.quote(about.revision)}" if about.revision else ""
     trust = " --trust-code" if proof["needs_code"] else ""
     fetch = f"hf download {about.load_as}{revision} --local-dir {place}\n" if about.on_hub else ""
     return [
-        "Before it was published, transformers alone loaded it in a fresh process, and was compared with the run that "
+        "When it was exported, transformers alone loaded it in a fresh process, and was compared with the run that "
         f"trained it (float32, on a CPU; scratchlab {software['scratchlab']}, transformers {software['transformers']}, "
         f"torch {software['torch']}).",
         "\n".join(f"- {part}: {check['said']}." for part, check in checks.items()),
-        f"The hashes of {len(proof['files'])} files and what to compare with are in `proof.json`. To verify it again, "
-        "on any machine, beside a clone of scratchlab (it is not on PyPI yet):",
-        f"```\npip install './scratchlab[transformers]'\n{fetch}scratchlab verify {place}{trust}\n```",
+        f"`proof.json` has the SHA-256 of {len(proof['files'])} files, and what to compare with. Whether the files are "
+        "those that were compared, Python and `sha256sum` tell:",
+        f"```\n{fetch}cd {place}\n{HASHES}\n```",
+        "To compare again what they compute takes scratchlab, which has no public address yet: neither a page nor a "
+        "package. Where a clone of it lies beside this folder:",
+        f"```\npip install './scratchlab[transformers]'\nscratchlab verify {place}{trust}\n```",
     ]
+
+
+HASHES = (
+    "python3 -c \"import json; files = json.load(open('proof.json', encoding='utf-8'))['files']; "
+    "print(*(f'{sha256}  {name}' for name, sha256 in files.items()), sep='\\n')\" | sha256sum -c"
+)
 
 
 def _license(about: About) -> list[str]:
