@@ -1,9 +1,11 @@
 """Licenses and languages as the Hub writes them, and what others are taken for."""
 
+from pathlib import Path
+
 import pytest
 
 from scratchlab.errors import UsageError
-from scratchlab.interop.labels import check_labels
+from scratchlab.interop.labels import check_labels, labels_of
 
 
 def test_identifiers_of_the_hub_pass() -> None:
@@ -39,3 +41,23 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     )
     assert chinese.endswith("Did you mean zh? The Hub takes no region and no script.")
     assert nothing.startswith("--language : ")
+
+
+@pytest.mark.parametrize(
+    ("header", "labels"),
+    [
+        ("license: mit\nlanguage:\n- en\n- 'no'", ("mit", ["en", "no"])),
+        ("language: no", (None, ["no"])),
+        ("language: en", (None, ["en"])),
+        ("tags:\n- mine\nlanguage:", (None, [])),
+    ],
+)
+def test_what_a_header_says(header: str, labels: tuple[str | None, list[str]], tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    card.write_text(f"---\n{header}\n---\n# Mine\n", encoding="utf-8")
+    assert labels_of(card) == labels
+
+
+def test_a_card_without_a_header_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# Mine\n", encoding="utf-8")
+    assert labels_of(tmp_path / "README.md") == (None, [])

@@ -313,6 +313,23 @@ def test_a_license_or_language_that_cannot_be_is_refused_before_anything_is_made
     assert hub.asked == []
 
 
+def test_a_license_and_languages_that_are_there_stay_unless_others_are_given(run: RunFolder, hub: Hub) -> None:
+    (version,) = publish(run, license="mit", languages=["en", "de"])["versions"]
+    assert (version["license_kept"], version["languages_kept"]) == (None, [])
+    repository = hub.repositories["models/me/mine"]
+    card = repository.files["README.md"]
+    said = CliRunner().invoke(publish_model, [str(run.path), "me/mine"]).stdout
+    assert repository.files["README.md"] == card
+    assert "as the card there said before, and still does: mit, en, de\n" in said
+    (version,) = publish(run, license="apache-2.0")["versions"]
+    assert (version["license_kept"], version["languages_kept"]) == (None, ["en", "de"])
+    assert b"license: apache-2.0\n" in repository.files["README.md"]
+    (version,) = publish(run, branch="other")["versions"]
+    assert (version["license_kept"], version["languages_kept"]) == (None, []), "of another branch nothing is taken"
+    hub.dataset("me/begun", {"README.md": "---\nlicense: gpl-3.0\n---\n"}, private=True, kind="models")  # on its page
+    assert publish(run, name="me/begun")["versions"][0]["license_kept"] == "gpl-3.0"
+
+
 def test_a_card_that_the_hub_does_not_take_is_said_before_anything_is_sent(run: RunFolder, hub: Hub) -> None:
     said = message_of(run, license="my-own-1.0", languages=["en"])
     assert said.startswith("me/mine on http://127.0.0.1:")

@@ -112,6 +112,8 @@ def _publish_text(report: dict[str, Any]) -> str:
             continue
         sent, kept = count(len(version["sent"]), "file"), len(version["kept"])
         lines.append(f"  {version['branch']} at {version['commit'][:12]}: {sent} sent, {kept} there already ({size})")
+        if stated := [*filter(None, [version["license_kept"]]), *version["languages_kept"]]:
+            lines.append(f"    as the card there said before, and still does: {', '.join(stated)}")
     return "\n".join(lines)
 
 

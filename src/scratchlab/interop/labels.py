@@ -3,6 +3,8 @@
 import difflib
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from scratchlab.errors import UsageError
 
@@ -22,6 +24,18 @@ def check_labels(license: str | None, languages: Sequence[str]) -> None:
     wrong += [_no_language(code) for code in languages if code not in BEYOND and not re.fullmatch("[a-z]{2,3}", code)]
     if wrong:
         raise UsageError("\n".join(wrong))
+
+
+def labels_of(card: Path) -> tuple[str | None, list[str]]:
+    """The license and the languages in the header of a card."""
+    from huggingface_hub import metadata_load
+
+    header: dict[str, Any] = metadata_load(card) or {}
+    license, languages = header.get("license"), header.get("language", [])
+    codes = languages if isinstance(languages, list) else [languages]
+    # YAML takes a plain `no`, which is Norwegian, for false.
+    told = ["no" if code is False else str(code) for code in codes if code is not None]
+    return None if license is None else str(license), told
 
 
 def _no_license(license: str) -> str:

@@ -18,7 +18,7 @@ from scratchlab.errors import RunError, UsageError
 from scratchlab.files import disk_errors, sha256_of_file
 from scratchlab.interop.card import About
 from scratchlab.interop.exports import export_run
-from scratchlab.interop.labels import LICENSES, check_labels
+from scratchlab.interop.labels import LICENSES, check_labels, labels_of
 from scratchlab.interop.names import listed
 from scratchlab.interop.proof_files import BESIDE, CARD, CHARTS, PROOF, read_proof
 from scratchlab.model.load import At
@@ -75,10 +75,9 @@ def publish_run(folder: RunFolder, wish: Wish, about: About, say: Say = lambda t
     versions = wish.versions(folder)
     if wish.checkpoints and len(versions) == 1:
         raise UsageError(f"--checkpoints: {folder.path} kept no snapshots on the way, so there are none to publish.")
-    if not wish.dry_run:
-        _survey(folder, wish, [branch for branch, _ in versions])
+    there = {} if wish.dry_run else _survey(folder, wish, [branch for branch, _ in versions])
     about = replace(about, load_as=wish.name, on_hub=True)
-    done = [_publish_version(folder, wish, branch, at, about, say) for branch, at in versions]
+    done = [_publish_version(folder, wish, branch, at, about, there.get(branch), say) for branch, at in versions]
     if wish.tag is not None and not wish.dry_run:
         _set_tag(wish, done[-1]["commit"])
     facts = {"run": str(folder.path), "to": wish.name, "private": wish.private, "dry_run": wish.dry_run}
@@ -101,8 +100,11 @@ def _check_names(wish: Wish) -> None:
             raise UsageError(f"{option} {name}: letters, digits, -, _, . and / were expected, as in v1.0.")
 
 
-def _publish_version(folder: RunFolder, wish: Wish, branch: str, at: At | int, about: About, say: Say) -> Record:
-    """Export, prove and send one branch."""
+def _publish_version(
+    folder: RunFolder, wish: Wish, branch: str, at: At | int, about: About, commit: str | None, say: Say
+) -> Record:
+    """Export, prove and send one branch, which is at `commit` if an earlier publication is on it."""
+    stated = about if commit is None else _with_labels_there(wish, commit, about)
     temporary = Path(tempfile.gettempdir())
     with (
         disk_errors(temporary, "the export"),
@@ -110,7 +112,7 @@ def _publish_version(folder: RunFolder, wish: Wish, branch: str, at: At | int, a
     ):
         exported = Path(place) / "export"
         say(f"{branch}: exporting and proving")
-        export_run(folder, exported, at, wish.custom, replace(about, revision=None if branch == MAIN else branch))
+        export_run(folder, exported, at, wish.custom, replace(stated, revision=None if branch == MAIN else branch))
         paths = [path for path in sorted(exported.rglob("*")) if path.is_file()]
         files = {path.relative_to(exported).as_posix(): path for path in paths}
         sizes = {name: path.stat().st_size for name, path in files.items()}
@@ -121,14 +123,23 @@ def _publish_version(folder: RunFolder, wish: Wish, branch: str, at: At | int, a
         say(f"{branch}: sending {version['bytes'] / 1e6:,.1f} MB to {wish.where}")
         with hub_errors(wish.where, "model", RunError):
             _check_card(wish, exported / CARD)  # before anything is made there, or takes its time
-            return version | _send(wish, branch, files)
+            return version | _send(wish, branch, files) | _taken_over(about, stated)
+
+
+def _taken_over(about: About, stated: About) -> Record:
+    """What a card says because the one before it did."""
+    license = None if about.license else stated.license
+    return {"license_kept": license, "languages_kept": [] if about.languages else list(stated.languages)}
 
 
 # The Hub.
 
 
-def _survey(folder: RunFolder, wish: Wish, branches: Sequence[str]) -> None:
-    """Whether this may be published there, before anything takes its time. Nothing is changed."""
+def _survey(folder: RunFolder, wish: Wish, branches: Sequence[str]) -> dict[str, str]:
+    """Whether this may be published there, before anything takes its time. Nothing is changed.
+
+    Gives the commits of those branches that something was put on.
+    """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -148,7 +159,7 @@ def _survey(folder: RunFolder, wish: Wish, branches: Sequence[str]) -> None:
         try:
             refs = api.list_repo_refs(wish.name)
         except RepositoryNotFoundError:
-            return  # it is yet to be made
+            return {}  # it is yet to be made
         private = api.model_info(wish.name).private
     if private != wish.private:
         is_, option = ("private", "--private") if private else ("public", "--public")
@@ -157,14 +168,15 @@ def _survey(folder: RunFolder, wish: Wish, branches: Sequence[str]) -> None:
             "page first."
         )
     heads = _commits(refs)
-    for branch in branches:
-        if branch in heads and not _is_copy_of_main(branch, heads):
-            _refuse_another(folder, wish, branch, heads[branch])
+    own_heads = {name: heads[name] for name in branches if name in heads and not _is_copy_of_main(name, heads)}
+    for branch, commit in own_heads.items():
+        _refuse_another(folder, wish, branch, commit)
     tags = {ref.name: ref.target_commit for ref in refs.tags}
     if wish.tag in tags and tags[wish.tag] != heads.get(wish.branch):
         raise RunError(
             f"{wish.where} has a tag {wish.tag} already, of another commit. Choose another name for this one."
         )
+    return own_heads
 
 
 def _commits(refs: "GitRefs") -> dict[str, str]:
@@ -204,6 +216,20 @@ def _proof_at(wish: Wish, commit: str) -> Record:
     if not isinstance(proof.get("files"), dict) or not {"name", "fingerprint"} <= dict(proof.get("run", {})).keys():
         raise RunError(f"{wish.where}: its {PROOF} is damaged. Delete it there, or give another name.")
     return proof
+
+
+def _with_labels_there(wish: Wish, commit: str, about: About) -> About:
+    """With the license and the languages that the card there states, where none are given."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    with hub_errors(wish.where, "model", RunError), tempfile.TemporaryDirectory(prefix="scratchlab-publish-") as place:
+        try:
+            card = hf_hub_download(wish.name, CARD, revision=commit, local_dir=place)
+        except EntryNotFoundError:
+            return about
+        license, languages = labels_of(Path(card))
+    return replace(about, license=about.license or license, languages=about.languages or languages)
 
 
 def _check_card(wish: Wish, card: Path) -> None:
