@@ -22,8 +22,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 import yaml
 
-LARGE = (".bin", ".parquet", ".safetensors")
-"""What is kept by its SHA-256 (Git LFS) and served from elsewhere, as the Hub does for these suffixes."""
+LARGE = (".bin", ".parquet", ".safetensors", "tokenizer.json")
+"""What is kept by its SHA-256 (Git LFS) and served from elsewhere, as the Hub does for these and large texts."""
 LICENSES = ("apache-2.0", "mit", "cc-by-4.0", "gpl-3.0", "unknown", "other")
 """Of the licenses that the Hub knows."""
 PAGE = 100
@@ -71,6 +71,20 @@ class Cut:
 
 
 @dataclass
+class Hold:
+    """The next upload whose path contains `path` comes to a halt after `after` bytes, and is lost when it is let go."""
+
+    path: str
+    after: int
+    reached: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def halt(self) -> None:
+        self.reached.set()
+        self.released.wait()
+
+
+@dataclass
 class Outage:
     """After `after` more requests whose path contains `path`, every request fails, until `Hub.recover` is called.
 
@@ -94,6 +108,7 @@ class Hub:
     writers: set[str] = field(default_factory=lambda: {"writer"})
     """The tokens that may see what is private, and write. Others may neither."""
     cuts: list[Cut] = field(default_factory=list)
+    hold: Hold | None = None
     outage: Outage | None = None
     ranges: bool = True
     """Whether it takes notice of ranges."""
@@ -244,6 +259,10 @@ class _Answers(BaseHTTPRequestHandler):
         return cut
 
     def _read_body(self) -> bytes:
+        if self.command == "PUT" and self.hub.hold and self.hub.hold.path in self.path:
+            self.rfile.read(self.hub.hold.after)
+            self.hub.hold.halt()
+            raise _Over
         if self.cut and self.command in ("PUT", "POST"):
             self.rfile.read(self.cut.after)
             raise _Over

@@ -18,7 +18,7 @@ from alone import in_process
 from click.testing import CliRunner
 from huggingface_hub import snapshot_download
 
-from hub_server import Cut, Hub, point_client_at, serve
+from hub_server import Cut, Hold, Hub, point_client_at, serve
 from scratchlab.cli.interop import export_model
 from scratchlab.cli.publish import publish_model
 from scratchlab.errors import RunError, ScratchlabError, UnfinishedError, UnreachableError, UsageError
@@ -381,6 +381,30 @@ def test_told_to_end_it_leaves_nothing(
     assert "Traceback" not in said
     assert not proving.is_running()
     assert (list(tmp_path.iterdir()), list(temporary.iterdir())) == ([temporary], [])
+
+
+def test_killed_in_mid_upload_it_goes_on_where_it_stopped(
+    run: RunFolder, exported: Path, hub: Hub, tmp_path: Path
+) -> None:
+    """As a process, which finds the Hub and the token by its environment."""
+    weights, tokenizer = (sha256_of_file(exported / name) for name in (WEIGHTS, "tokenizer.json"))
+    places = hub.settings(tmp_path / "home") | {"HF_TOKEN": SECRET, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "scratchlab", "publish", str(run.path), "me/mine"]
+    hub.hold = Hold(weights, after=300)
+    with subprocess.Popen(command, env=os.environ | places, stdout=subprocess.DEVNULL) as process:
+        reached = hub.hold.reached.wait(120)
+        process.kill()
+    hub.hold.released.set()
+    assert reached
+    assert (set(hub.objects), list(hub.repositories["models/me/mine"].files)) == ({tokenizer}, [".gitattributes"])
+    hub.hold = None
+    hub.asked.clear()
+    again = subprocess.run(command, env=os.environ | places, capture_output=True, text=True, check=False, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert hub.answered("PUT", "") == [f"PUT /objects/{weights}"], "the tokenizer had arrived"
+    assert hub.repositories["models/me/mine"].files[WEIGHTS] == (exported / WEIGHTS).read_bytes()
+    assert "Upload 0 LFS files" not in again.stderr, "a bar of nothing"
+    assert SECRET not in again.stdout + again.stderr
 
 
 def test_a_run_without_snapshots_has_none_to_publish(tmp_path: Path) -> None:

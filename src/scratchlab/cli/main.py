@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -80,6 +81,8 @@ def cli() -> None:
 def run_command(command: click.Command) -> None:
     """Run a command; a user's mistake becomes a message and an exit code, never a traceback."""
     prepare_process()
+    # Bars of other libraries are for what takes a while: the Hub's client would draw one for no file at all, too.
+    os.environ.setdefault("TQDM_DELAY", "0.5")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # "?" for bytes in file names, and for what a terminal does not know
             stream.reconfigure(errors="replace")
