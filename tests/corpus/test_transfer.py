@@ -33,7 +33,7 @@ OLD = Path(__file__).parents[1] / "old" / "format-1" / "corpora" / "old"
 TRAIN = "train-00000.bin"
 VALIDATION = "validation-00000.bin"
 FILES = sorted(path.name for path in OLD.iterdir() if path.name != "manifest.json")
-LARGE = [name for name in FILES if name.endswith(".bin")]
+LARGE = [name for name in FILES if name.endswith((".bin", "tokenizer.json"))]
 
 
 @pytest.fixture
