@@ -122,8 +122,16 @@ def test_folders_that_were_there_or_hold_something_stay(tmp_path: Path) -> None:
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    path, message = tmp_path / "file" / "one", r"the thing could not be written to .*file/one"
+    path = tmp_path / "file" / "one"
+    message = rf"the thing could not be written to {path}: {path.parent} is a file, and no folder\. Give another place"
     with pytest.raises(ScratchlabError, match=message), folder_in_one_piece(path, "the thing"):
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="without /proc")
+def test_where_nothing_can_be_made_it_is_said() -> None:
+    message = r"^the export could not be written to /proc/x: /proc takes no new folders\. Give another place"
+    with pytest.raises(ScratchlabError, match=message), folder_in_one_piece(Path("/proc/x"), "the export"):
         pass
 
 

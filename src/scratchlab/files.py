@@ -66,6 +66,9 @@ def failed_outside(error: OSError) -> bool:
     return error.errno is not None and errno.errorcode.get(error.errno) in _OUTSIDE
 
 
+ELSEWHERE = "Give another place, or see to this one."
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path, what: str) -> Generator[None]:
     """Turn what the system says while `what` is written at `path` into a message that can be acted on.
@@ -91,7 +94,9 @@ def disk_errors(path: Path, what: str) -> Generator[None]:
             errno.EISDIR,
             errno.ENOTEMPTY,
         ):
-            raise ScratchlabError(f"{what} could not be written to {path}: {os.strerror(error.errno)}.") from error
+            found = nearest_existing(path)
+            reason = os.strerror(error.errno) if found.is_dir() else f"{found} is a file, and no folder"
+            raise ScratchlabError(f"{what} could not be written to {path}: {reason}. {ELSEWHERE}") from error
         if failed_outside(error):
             raise UnfinishedError(
                 f"{what} could not be finished at {path}: {os.strerror(error.errno or 0)}. Nothing written earlier was "
@@ -162,7 +167,11 @@ def folder_in_one_piece(path: Path, what: str, replace: bool = False) -> Generat
     With `replace` a folder that is there already makes way, once the new one is whole.
     """
     with disk_errors(path, what), _parents_of(path):
-        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.partial-"))
+        try:
+            partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.partial-"))
+        except FileNotFoundError as error:  # as below /proc, which is there
+            said = f"{what} could not be written to {path}: {path.parent} takes no new folders. {ELSEWHERE}"
+            raise ScratchlabError(said) from error
         try:
             os.chmod(partial, 0o755)
             yield partial
