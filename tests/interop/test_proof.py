@@ -34,7 +34,7 @@ from scratchlab.corpus.tokenizer import train_tokenizer
 from scratchlab.errors import RunError, UnfinishedError
 from scratchlab.files import stops
 from scratchlab.interop import anybody, exports, proof
-from scratchlab.interop.expected import expected_of, from_record, in_float32, recorded
+from scratchlab.interop.expected import LOADED, SPOKEN, expected_of, from_record, in_float32, recorded
 from scratchlab.interop.exports import export_run, write_run
 from scratchlab.interop.hard_strings import HARD, hard_strings
 from scratchlab.interop.proof import compare, hub_count, prove, read_proof, verify
@@ -79,7 +79,10 @@ def test_an_export_is_proved_by_transformers_alone(exported: Path) -> None:
     checks = content["checks"]
     assert list(checks) == ["loading", "logits", "generation", "tokenizer", "parameters"]
     assert all(check["passed"] for check in checks.values())
-    assert checks["logits"]["sequences"].keys() == {"library", "random"}
+    assert checks["logits"]["sequences"].keys() == {"library", "random", "cover"}
+    cover = checks["logits"]["sequences"].pop("cover")
+    assert (cover["positions"], cover["tokens"]) == (2 * 240, 1), "each of 282 tokens, and the first ones again"
+    assert 0 < cover["mean"] <= cover["largest"] < 1e-4
     for figures in checks["logits"]["sequences"].values():
         assert (figures["positions"], figures["tokens"]) == (240, others.SYMBOLS + 2)
         assert 0 < figures["mean"] <= figures["largest"] < 1e-4
@@ -113,7 +116,7 @@ def test_what_was_proved_is_verified_without_the_run(copy: Path, run: RunFolder)
     assert outcome.exit_code == 0, outcome.output
     report = json.loads(outcome.stdout)
     assert report["passed"]
-    assert list(report["checks"]) == ["files", "loading", "logits", "generation", "tokenizer", "parameters"]
+    assert list(report["checks"]) == ["files", "weights", "loading", "logits", "generation", "tokenizer", "parameters"]
     assert report["checks"]["logits"]["sequences"]["random"]["positions"] == 8
 
 
@@ -140,8 +143,54 @@ def forge(folder: Path) -> None:
     change_json(folder / "proof.json", lambda content: content.update(files=hashes))
 
 
+def change_what_is_hardly_used(folder: Path) -> None:
+    """The tokens that neither stand in what was recorded nor have a logit there, but for those of the cover."""
+    weights, reference = load_file(folder / "model.safetensors"), read_proof(folder)["reference"]
+    used = {token for row in reference["sequences"].values() for token in row} | {*reference["columns"]}
+    used |= {token for text in reference["written"] for token in (*text["prompt"], *text["tokens"])}
+    rows = weights["transformer.wte.weight"]
+    free = [token for token in range(len(rows)) if token not in used]
+    assert len(free) > 20
+    rows[free] = -0.5 * rows[free] + 0.01
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def swap_two_numbers(folder: Path) -> None:
+    """Which leaves their sum as it was, and that of their squares."""
+    weights = load_file(folder / "model.safetensors")
+    matrix = weights["transformer.h.1.mlp.c_fc.weight"]
+    matrix[0, 0], matrix[0, 1] = matrix[0, 1].item(), matrix[0, 0].item()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def in_json(name: str, **changes: Any) -> Callable[[Path], None]:
+    return lambda folder: change_json(folder / name, lambda content: content.update(changes))
+
+
+def reword_later_turns(folder: Path) -> None:
+    def change(config: Record) -> None:
+        start = "{%- for message in messages -%}"
+        assert start in config["chat_template"]
+        config["chat_template"] = config["chat_template"].replace(
+            start, start + "{% if loop.index > 1 %}EVIL{% endif %}"
+        )
+
+    change_json(folder / "tokenizer_config.json", change)
+
+
 TAMPERED: dict[str, tuple[Callable[[Path], None], str, set[str]]] = {
-    "flipped-byte": (flip_a_byte, "model.safetensors", {"logits", "generation"}),
+    "flipped-byte": (flip_a_byte, "model.safetensors", {"weights", "logits", "generation"}),
+    "rare-tokens": (change_what_is_hardly_used, "model.safetensors", {"weights", "logits"}),
+    "swapped-numbers": (swap_two_numbers, "model.safetensors", {"weights", "logits", "generation"}),
+    "other-end": (in_json("config.json", eos_token_id=5), "config.json", {"loading"}),
+    "short-texts": (in_json("generation_config.json", max_length=7), "generation_config.json", {"loading"}),
+    "hot-texts": (
+        in_json("generation_config.json", temperature=9.0, do_sample=True),
+        "generation_config.json",
+        {"loading"},
+    ),
+    "cut-prompts": (in_json("tokenizer_config.json", model_max_length=3), "tokenizer_config.json", {"tokenizer"}),
+    "later-turns": (reword_later_turns, "tokenizer_config.json", {"tokenizer"}),
     "swapped-tokenizer": (swap_the_tokenizer, "tokenizer.json", {"tokenizer"}),
     "norm-epsilon": (change_the_epsilon, "config.json", {"logits", "generation"}),
 }
@@ -234,7 +283,7 @@ def test_a_process_that_is_killed_says_nothing_against_an_export(
     assert not (tmp_path / "out").exists()
     flip_a_byte(copy)
     report = verify(copy)
-    assert (list(report["checks"]), report["passed"]) == (["files"], False)
+    assert (list(report["checks"]), report["passed"]) == (["files", "weights"], False)
     assert "its SHA-256 is another; the rest was not tried: " in report["checks"]["files"]["said"]
 
 
@@ -329,6 +378,7 @@ def test_a_full_disk_says_nothing_against_an_export(
 
 
 NOTHING: Record = {"texts": {}, "conversation": None, "sequences": {}, "positions": {}, "written": [], "tie": 0}
+NOTHING |= {"cover": [[0]], "at_once": 1}
 """To ask of an export."""
 
 
@@ -364,6 +414,9 @@ def test_the_process_knows_no_token_and_asks_no_hub(
     assert seen["HF_HUB_OFFLINE"] == "1"
     assert not any("hf_secret" in value for value in seen.values())
 
+
+EMPTIED: Record = {name: {"library": [], "random": []} for name in ("sequences", "positions", "logits")}
+EMPTIED |= {"columns": [], "cover": [], "cover_logits": [], "written": [], "texts": {}}
 
 # What counts as the same, in this process.
 
@@ -462,9 +515,10 @@ def test_hard_strings_are_what_a_tokenizer_can_say(spec: str) -> None:
 def passed(run: RunFolder) -> tuple[Any, Record, dict[str, Any]]:
     """What is expected of a run, and the answers that would be right."""
     expected = expected_of(run, in_float32(run, "final"))
-    loaded = {"missing": [], "unexpected": [], "mismatched": [], "ends": expected.facts["ends"], "parameters": 0}
+    loaded = {"missing": [], "unexpected": [], "mismatched": [], "parameters": 0}
+    loaded |= {name: expected.facts[name] for name in LOADED}
     loaded |= {"transformers": "5", "torch": "2", "class": "GPT2LMHeadModel"}
-    spoken = {name: expected.facts[name] for name in ("symbols", "end_of_text", "conversation")}
+    spoken = {name: expected.facts[name] for name in SPOKEN}
     answers: Record = {
         "failures": {},
         "loading": loaded,
@@ -472,10 +526,11 @@ def passed(run: RunFolder) -> tuple[Any, Record, dict[str, Any]]:
         "generation": {"identical": 200, "ties": [], "parted": None},
         "tokenizer": {**spoken, "ids": dict(expected.ids), "texts": dict(expected.texts)},
     }
-    return expected, answers, dict(expected.logits)
+    return expected, answers, {**expected.logits, "cover": expected.cover}
 
 
 WRONG: dict[str, tuple[str, Callable[[Record, dict[str, Any]], object]]] = {
+    "a rare logit off": ("logits", lambda _, logits: logits["cover"].__setitem__(7, 1e3)),
     "a number more": ("parameters", lambda answers, _: answers["loading"].update(parameters=1)),
     "a tensor made up": ("loading", lambda answers, _: answers["loading"].update(missing=["h.0.weight"])),
     "no end": ("loading", lambda answers, _: answers["loading"].update(ends=[])),
@@ -494,7 +549,7 @@ WRONG: dict[str, tuple[str, Callable[[Record, dict[str, Any]], object]]] = {
 @pytest.mark.parametrize("what", [None, *WRONG])
 def test_each_part_fails_by_itself(what: str | None, passed: Any, tmp_path: Path) -> None:
     expected, right, logits = passed
-    answers, found = json.loads(json.dumps(right)), dict(logits)
+    answers, found = json.loads(json.dumps(right)), {name: row.copy() for name, row in logits.items()}
     part, change = WRONG[what] if what else (None, lambda *_: None)
     change(answers, found)
     checks = compare(expected, answers, found, tmp_path)
@@ -551,7 +606,7 @@ def test_code_that_is_not_what_was_proved_is_not_executed_even_if_it_is_trusted(
     with in_process():
         report = verify(copy, trust_code=True)
     assert not (tmp_path / "executed").exists()
-    assert (list(report["checks"]), report["passed"]) == (["files"], False)
+    assert (list(report["checks"]), report["passed"]) == (["files", "weights"], False)
     said = report["checks"]["files"]["said"]
     assert "a.py was not there when it was proved; the rest was not tried: it would execute the code" in said
 
@@ -560,8 +615,21 @@ def test_code_that_is_not_what_was_proved_is_not_executed_even_if_it_is_trusted(
     ("change", "complaint"),
     [
         (lambda content: content.update(format_version=9), "format version 9"),
+        (
+            lambda content: content.update(format_version=2),
+            "format version 2; .*the scratchlab that made it, or export",
+        ),
+        (
+            lambda content: content["reference"].update(EMPTIED),
+            "lacks a part of its sequences; columns; cover; written; texts",
+        ),
+        (lambda content: content["reference"]["sequences"].pop("library"), "damaged .KeyError: .library."),
+        (lambda content: content["reference"]["positions"]["random"].pop(), "lacks a part of its positions"),
+        (lambda content: content["reference"]["cover"].pop(), "lacks a part of its cover"),
+        (lambda content: content["reference"]["written"][0]["tokens"].pop(), "lacks a part of its written"),
+        (lambda content: content["reference"].pop("weights"), "damaged .KeyError: 'weights'.*Export or download it"),
         (lambda content: content.pop("files"), "damaged .KeyError: 'files'"),
-        (lambda content: content["reference"].update(columns=[1]), "the logits of 'library' are not those of"),
+        (lambda content: content["reference"]["columns"].append(1), "the logits of 'library' are not those of"),
     ],
 )
 def test_a_proof_that_cannot_be_read_is_said(change: Any, complaint: str, copy: Path) -> None:

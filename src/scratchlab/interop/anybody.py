@@ -5,9 +5,10 @@ code that comes with an export could not import it either.
 
     python -P anybody.py FOLDER ORDER ANSWERS LOGITS
 
-ORDER is JSON: token sequences by name and the positions to give logits of, prompts with what should follow, texts by
-name, perhaps a conversation, and which errors of the system say nothing about the export. ANSWERS is JSON, with what
-failed by its part; LOGITS is safetensors, a tensor (positions, V) a sequence.
+ORDER is JSON: token sequences by name and the positions to give logits of, sequences to give the logit of each next
+token of, prompts with what should follow, texts by name, perhaps a conversation, and which errors of the system say
+nothing about the export. ANSWERS is JSON, with what failed by its part; LOGITS is safetensors, a tensor (positions, V)
+a sequence, and `cover` (tokens, 1).
 
 It ends with `OUTSIDE`, and no answers, where such an error put a stop to it: its number is the last line of stderr. It
 ends with its parent, which keeps a pipe to its stdin open.
@@ -25,6 +26,8 @@ from typing import Any
 
 Record = dict[str, Any]
 MOST_TIES = 20  # a text that goes on from so many would show little
+USUAL = ("bos_token_id", "eos_token_id", "pad_token_id", "max_length", "transformers_version")
+"""What is said of writing besides would change what it writes, such as a temperature."""
 OUTSIDE = 75  # of sysexits.h: what failed for now may work another time
 
 
@@ -98,7 +101,7 @@ def load(folder: str, code: bool, models: list[Any]) -> Record:
     loader: Any = transformers.AutoModelForCausalLM
     model, report = loader.from_pretrained(folder, trust_remote_code=code, output_loading_info=True)
     models.append(model.eval())
-    ends = model.generation_config.eos_token_id
+    ends, said = model.generation_config.eos_token_id, model.generation_config.to_diff_dict()
     return {
         "transformers": transformers.__version__,
         "torch": torch.__version__,
@@ -106,6 +109,9 @@ def load(folder: str, code: bool, models: list[Any]) -> Record:
         "dtype": str(model.dtype).removeprefix("torch."),
         "parameters": model.num_parameters(),
         "ends": [] if ends is None else ends if isinstance(ends, list) else [ends],
+        "end_in_config": model.config.eos_token_id,
+        "max_length": model.generation_config.max_length,
+        "ways_of_writing": sorted(name for name in said if name not in USUAL and not name.startswith("_")),
         **{kind: sorted(map(str, report[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")},
     }
 
@@ -124,6 +130,7 @@ def speak(folder: str, order: Record) -> Record:
     return {
         "symbols": len(tokenizer),
         "end_of_text": tokenizer.eos_token_id,
+        "model_max_length": tokenizer.model_max_length,
         "ids": ids,
         "texts": {name: tokenizer.decode(row) for name, row in ids.items()},
         "conversation": worded and list(worded["input_ids"]),
@@ -131,7 +138,7 @@ def speak(folder: str, order: Record) -> Record:
 
 
 def compute(model: Any, order: Record, logits_file: str) -> Record:
-    """Write the logits of every sequence at the positions that are asked for."""
+    """Write the logits of every sequence at the positions that are asked for, and of each next token of the cover."""
     import torch
     from safetensors.torch import save_file
 
@@ -140,6 +147,9 @@ def compute(model: Any, order: Record, logits_file: str) -> Record:
         for name, tokens in order["sequences"].items():
             found = model(torch.tensor([tokens])).logits[0, order["positions"][name]]
             logits[name] = found.float().contiguous().clone()
+        rows = torch.tensor(order["cover"]).split(order["at_once"])
+        found = [model(part).logits.gather(2, part.roll(-1, 1)[..., None]) for part in rows]
+        logits["cover"] = torch.cat(found).float().reshape(-1, 1)
     save_file(logits, logits_file)
     return {}
 

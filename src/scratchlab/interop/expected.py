@@ -1,6 +1,7 @@
 """What an export should give: out of the run itself, or out of the record of its proof."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from scratchlab.errors import CorpusError, RunError
 from scratchlab.generation.engine import Settings, generate
 from scratchlab.generation.text import run_template, run_tokenizer
 from scratchlab.interop.hard_strings import hard_strings, library_text, spoken, without_specials
+from scratchlab.interop.names import listed
 from scratchlab.model.build import empty_model
 from scratchlab.model.gpt import GPT
 from scratchlab.model.load import At, load_model
@@ -29,13 +31,22 @@ COMPARED = 2**23
 """Logits that are compared of a sequence, at most."""
 RECORDED, COLUMNS = 8, 24
 """Positions of a sequence whose logits are recorded, and of how many tokens, besides the likeliest ones."""
+FEWEST_TEXTS = 3
+"""An empty one, a space and ordinary text are known to any tokenizer."""
+COVERED = 4096
+"""Tokens of the vocabulary, at most, of which each is read once, and its logit is computed once."""
 MOST_TEXT = 2000
 """Characters of ordinary text that are tried on the tokenizer."""
 HELD_OUT, TRAINING = "held_out", "training"
 PRIVATE = (HELD_OUT, TRAINING)
 """The text of the run's own corpus, which is compared and not recorded: what was held out, or, where nothing was, its
 training split."""
-FACTS = ("symbols", "end_of_text", "ends", "conversation")
+LOADED = ("ends", "end_in_config", "max_length", "ways_of_writing")
+SPOKEN = ("symbols", "end_of_text", "model_max_length", "conversation")
+FACTS = (*LOADED, *SPOKEN)
+"""What else is to be known of a model as it is loaded, and of its tokenizer."""
+TALK = ("Hello, who are you?", "A model.", "What can you do?", "I can write.", "Then write to me.")
+"""Of several turns, for a template may word each of them in another way."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -48,6 +59,8 @@ class Expected:
     """What is asked for, as `anybody.py` takes it, but for `code`."""
     logits: Mapping[str, Floats]
     """Of shape (positions, tokens)."""
+    cover: Floats
+    """Of shape (tokens, 1): in the sequences of the cover, one after another, of each token that comes next."""
     columns: Sequence[int] | None
     """Of which tokens; None for all."""
     ids: Mapping[str, Sequence[int]]
@@ -55,7 +68,7 @@ class Expected:
     texts: Mapping[str, str]
     """What they are when they come back."""
     facts: Record
-    """Symbols of the tokenizer, its end of text, where writing ends, a conversation's tokens."""
+    """By the names in `FACTS`."""
 
 
 def in_float32(folder: RunFolder, at: At | int) -> GPT:
@@ -83,17 +96,20 @@ def expected_of(folder: RunFolder, model: GPT) -> Expected:
     most = max(RECORDED, COMPARED // model.vocab_size)
     places = {name: _places(len(row), most) for name, row in sequences.items()}
     ids = {name: tokenizer.encode(text).tolist() for name, text in texts.items()}
-    talk, facts = _facts(tokenizer, run_template(folder))
+    (talk, facts), cover = _facts(tokenizer, run_template(folder), length), _cover(tokenizer.vocab_size, length)
     order = {
         "sequences": sequences,
         "positions": places,
+        "cover": cover,
+        "at_once": _at_once(cover, tokenizer.vocab_size),
         "written": list(_texts(model, plain)),
         "tie": TIE,
         "texts": texts,
         "conversation": talk,
     }
     logits = {name: _logits(model, row, places[name]) for name, row in sequences.items()}
-    return Expected(order, logits, None, ids, {name: tokenizer.decode(row) for name, row in ids.items()}, facts)
+    back = {name: tokenizer.decode(row) for name, row in ids.items()}
+    return Expected(order, logits, _cover_logits(model, order), None, ids, back, facts)
 
 
 def _texts(model: GPT, plain: Sequence[int]) -> Iterator[Record]:
@@ -120,6 +136,18 @@ def _texts(model: GPT, plain: Sequence[int]) -> Iterator[Record]:
 
 def _random_tokens(vocab_size: int, length: int) -> list[int]:
     return np.random.default_rng(0).integers(0, vocab_size, length).tolist()
+
+
+def _cover(vocab_size: int, length: int) -> list[list[int]]:
+    """Sequences in which each token of the vocabulary stands, or `COVERED` of them; the last one begins anew."""
+    tokens = np.random.default_rng(1).permutation(vocab_size)[:COVERED]
+    width = min(length, len(tokens))
+    return np.resize(tokens, (math.ceil(len(tokens) / width), width)).tolist()
+
+
+def _at_once(cover: Sequence[Sequence[int]], vocab_size: int) -> int:
+    """Of how many sequences the logits are computed together."""
+    return max(1, COMPARED // (len(cover[0]) * vocab_size))
 
 
 def _places(length: int, most: int) -> list[int]:
@@ -149,13 +177,24 @@ def _logits(model: GPT, tokens: Sequence[int], places: Sequence[int]) -> Floats:
     return model.logits(hidden_BTC[0, list(places)]).numpy()
 
 
-def _facts(tokenizer: Tokenizer, template: ChatTemplate | None) -> tuple[list[Message] | None, Record]:
-    """A conversation, if the run is spoken to by a template, and what is to be known of the tokenizer."""
+@torch.inference_mode()
+def _cover_logits(model: GPT, order: Record) -> Floats:
+    rows = torch.tensor(order["cover"]).split(order["at_once"])
+    found = [model.logits(model.hidden(part)[0]).gather(2, part.roll(-1, 1)[..., None]) for part in rows]
+    return torch.cat(found).reshape(-1, 1).numpy()
+
+
+def _facts(tokenizer: Tokenizer, template: ChatTemplate | None, length: int) -> tuple[list[Message] | None, Record]:
+    """A conversation, if the run is spoken to by a template, and what else is to be known."""
     ends = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
-    facts: Record = {"symbols": tokenizer.vocab_size, "end_of_text": tokenizer.end_of_text}
+    facts: Record = {"symbols": tokenizer.vocab_size, "end_of_text": tokenizer.end_of_text, "ways_of_writing": []}
+    facts |= {"end_in_config": tokenizer.end_of_text, "max_length": length, "model_max_length": length}
     if template is None:
         return None, facts | {"ends": ends, "conversation": None}
-    talk: list[Message] = [{"role": "user", "content": spoken(tokenizer, "Hello, who are you?")}]
+    talk: list[Message] = [
+        {"role": "assistant" if place % 2 else "user", "content": spoken(tokenizer, said)}
+        for place, said in enumerate(TALK)
+    ]
     ends = sorted({*ends, template.end_of_turn(tokenizer)})
     return talk, facts | {"ends": ends, "conversation": template.prompt(tokenizer, talk)}
 
@@ -173,6 +212,8 @@ def recorded(expected: Expected) -> Record:
     return {
         "sequences": sequences,
         "positions": {name: [order["positions"][name][place] for place in kept[name]] for name in sequences},
+        "cover": order["cover"],
+        "cover_logits": _rounded(expected.cover.T)[0],
         "columns": columns,
         "logits": {name: _rounded(expected.logits[name][kept[name]][:, columns]) for name in sequences},
         "written": order["written"],
@@ -193,9 +234,11 @@ def _rounded(logits: Floats) -> list[list[float]]:
 
 def from_record(reference: Record) -> Expected:
     """What `recorded` kept. KeyError, TypeError or ValueError for what it cannot have written."""
+    _check_whole(reference)
     texts: dict[str, Any] = reference["texts"]
-    order = {name: reference[name] for name in ("sequences", "positions", "written", "conversation")}
-    order |= {"tie": TIE, "texts": {name: text["text"] for name, text in texts.items()}}
+    order = {name: reference[name] for name in ("sequences", "positions", "cover", "written", "conversation")}
+    order |= {"tie": TIE, "at_once": _at_once(order["cover"], reference["facts"]["symbols"])}
+    order["texts"] = {name: text["text"] for name, text in texts.items()}
     logits = {name: np.array(rows, np.float32) for name, rows in reference["logits"].items()}
     for text in order["written"]:
         if not (text["prompt"] and text["tokens"]):
@@ -207,8 +250,26 @@ def from_record(reference: Record) -> Expected:
     return Expected(
         order=order,
         logits=logits,
+        cover=np.array(reference["cover_logits"], np.float32)[:, None],
         columns=reference["columns"],
         ids={name: text["ids"] for name, text in texts.items()},
         texts={name: text["back"] for name, text in texts.items()},
         facts={name: reference["facts"][name] for name in FACTS},
     )
+
+
+def _check_whole(reference: Record) -> None:
+    """ValueError for a record from which something was taken: what is compared with less says less."""
+    sequences, cover = reference["sequences"], list(itertools.chain(*reference["cover"]))
+    symbols, context = reference["facts"]["symbols"], reference["facts"]["max_length"]
+    fewest = {name: min(RECORDED, len(row)) for name, row in sequences.items()}
+    lacking = {
+        "sequences": not sequences["library"] or len(sequences["random"]) != context,
+        "positions": any(len(reference["positions"][name]) < least for name, least in fewest.items()),
+        "columns": len(reference["columns"]) < min(COLUMNS, symbols),
+        "cover": len(set(cover)) < min(COVERED, symbols) or len(reference["cover_logits"]) != len(cover),
+        "written": context > 1 and sum(len(text["tokens"]) for text in reference["written"]) < WRITTEN,
+        "texts": "library" not in reference["texts"] or len(reference["texts"]) < FEWEST_TEXTS,
+    }
+    if lacks := [name for name, lacks in lacking.items() if lacks]:
+        raise ValueError(f"it lacks a part of its {listed(lacks)}")

@@ -29,6 +29,8 @@ from scratchlab.files import disk_errors, pretty_json, sha256_of_file, stops, wr
 from scratchlab.interop import anybody
 from scratchlab.interop.expected import (
     HELD_OUT,
+    LOADED,
+    SPOKEN,
     TIE,
     TRAINING,
     Expected,
@@ -41,6 +43,7 @@ from scratchlab.interop.expected import (
 from scratchlab.interop.files import read_json
 from scratchlab.interop.names import listed
 from scratchlab.interop.proof_files import FORMAT_VERSION, PROOF, check_files, hashed_files, read_proof
+from scratchlab.interop.proof_weights import check_weights, sums_of
 from scratchlab.model.count import parameter_count
 from scratchlab.model.gpt import GPT
 from scratchlab.model.load import At
@@ -53,6 +56,7 @@ NAMES = {
     "random": "random tokens",
     HELD_OUT: "held-out text of its corpus",
     TRAINING: "text of the training split of its corpus (there is no other)",
+    "cover": "tokens of the whole vocabulary",
 }
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 ALONE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -94,7 +98,7 @@ def prove(exported: Path, folder: RunFolder, at: At | int = "final", beneath: GP
         "tolerance": {"largest": LARGEST, "mean": MEAN, "of": "the largest logit", "tie": TIE},
         "checks": checks,
         "files": {name: sha256_of_file(exported / name) for name in hashed_files(exported)},
-        "reference": recorded(expected) | {"parameters": loaded["parameters"]},
+        "reference": recorded(expected) | {"parameters": loaded["parameters"], "weights": sums_of(exported)},
     }
     write_atomically(exported / PROOF, _numbers_in_lines(pretty_json(proof)))
     return proof
@@ -121,19 +125,24 @@ def verify(exported: Path, trust_code: bool = False) -> Record:
         )
     try:
         expected, files = from_record(proof["reference"]), check_files(exported, proof["files"])
+        weights = check_weights(exported, proof["reference"]["weights"])
         parameters = int(proof["reference"]["parameters"])
         about = {name: proof[name] for name in ("class", "run", "software")}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{exported / PROOF} is damaged ({type(error).__name__}: {error}).") from None
-    checks = _verified(exported, expected, code, files, parameters)
+        raise RunError(
+            f"{exported / PROOF} is damaged ({type(error).__name__}: {error}). Export or download it again."
+        ) from None
+    checks = _verified(exported, expected, code, {"files": files, "weights": weights}, parameters)
     return {"path": str(exported), "passed": not failures(checks), **about, "checks": checks}
 
 
-def _verified(exported: Path, expected: Expected, code: bool, files: Record, parameters: int) -> Checks:
-    """What is found of all parts; of `files` alone where they are wrong and the rest cannot or must not be tried."""
+def _verified(exported: Path, expected: Expected, code: bool, read: Checks, parameters: int) -> Checks:
+    """What is found of all parts; of those that were `read` alone, where files are wrong and the rest cannot or must
+    not be tried."""
+    files = read["files"]
 
     def alone(why: str) -> Checks:
-        return {"files": {**files, "said": f"{files['said']}; the rest was not tried: {why}"}}
+        return read | {"files": {**files, "said": f"{files['said']}; the rest was not tried: {why}"}}
 
     if code and not files["passed"]:
         return alone("it would execute the code that the folder brings, which may not be what was proved")
@@ -143,7 +152,7 @@ def _verified(exported: Path, expected: Expected, code: bool, files: Record, par
         if files["passed"]:
             raise
         return alone(str(error).removesuffix("."))
-    return {"files": files, **compare(expected, answers, logits, exported, parameters)}
+    return read | compare(expected, answers, logits, exported, parameters)
 
 
 def failures(checks: Mapping[str, Record]) -> list[str]:
@@ -239,10 +248,9 @@ PARTS = ("loading", "logits", "generation", "tokenizer", "parameters")
 
 
 def _check_loading(loaded: Record, expected: Expected) -> Record:
-    """That every tensor found its place, and that writing ends where it should."""
+    """That every tensor found its place, and that writing goes and ends as it should."""
     wrong = [f"{kind} {listed(loaded[kind])}" for kind in ("missing", "unexpected", "mismatched") if loaded[kind]]
-    if sorted(loaded["ends"]) != sorted(expected.facts["ends"]):
-        wrong.append(f"writing ends at the tokens {loaded['ends']} instead of {expected.facts['ends']}")
+    wrong += _other_facts({**loaded, "ends": sorted(loaded["ends"])}, expected, LOADED)
     by = f"transformers {loaded['transformers']} as {loaded['class']}"
     said = f"loaded by {by}, every tensor in its place" if not wrong else f"loaded by {by}, but {'; '.join(wrong)}"
     return {"passed": not wrong, "said": said}
@@ -250,10 +258,13 @@ def _check_loading(loaded: Record, expected: Expected) -> Record:
 
 def _check_logits(expected: Expected, logits: Mapping[str, Floats]) -> Record:
     """The largest and the mean difference, of each sequence."""
-    figures = {name: _differences(wanted, logits[name], expected) for name, wanted in expected.logits.items()}
+    figures = {
+        name: _differences(wanted, _asked_for(logits[name], expected)) for name, wanted in expected.logits.items()
+    }
+    figures["cover"] = _differences(expected.cover, logits["cover"])
     said = [
         f"{NAMES.get(name, name)}: at most {one['largest']:.1e}, on average {one['mean']:.1e} "
-        f"(the largest logit is {one['largest_logit']:.1f}; {one['positions']:,} positions of {one['tokens']:,} tokens)"
+        f"(the largest logit is {one['largest_logit']:.1f}; {_counted(one)})"
         if one["largest"] is not None
         else f"{NAMES.get(name, name)}: not comparable"
         for name, one in figures.items()
@@ -263,11 +274,23 @@ def _check_logits(expected: Expected, logits: Mapping[str, Floats]) -> Record:
     return {"passed": passed, "said": f"differences from {'; '.join(said)}; {allowed}", "sequences": figures}
 
 
-def _differences(wanted: Floats, found: Floats, expected: Expected) -> Record:
+def _counted(one: Record) -> str:
+    positions, tokens = one["positions"], one["tokens"]
+    return (
+        f"{positions:,} positions of {tokens:,} tokens" if tokens > 1 else f"{positions:,} positions, of a token each"
+    )
+
+
+def _asked_for(found: Floats, expected: Expected) -> Floats:
+    """The logits of the tokens that were recorded; nothing where there are not as many as the tokenizer has symbols."""
+    if found.shape[-1] != expected.facts["symbols"]:
+        return found[:, :0]
+    return found if expected.columns is None else found[:, list(expected.columns)]
+
+
+def _differences(wanted: Floats, found: Floats) -> Record:
     """Of one sequence; None where what was found has another shape or is not finite."""
-    whole = expected.facts["symbols"] == found.shape[-1]
-    found = found if expected.columns is None or not whole else found[:, list(expected.columns)]
-    comparable = whole and found.shape == wanted.shape and bool(np.isfinite(found).all())
+    comparable = found.shape == wanted.shape and bool(np.isfinite(found).all())
     apart = np.abs(found - wanted) if comparable else np.full(1, np.nan)
     largest, mean, scale = float(apart.max()), float(apart.mean()), float(np.abs(wanted).max())
     return {
@@ -302,8 +325,7 @@ def _check_writing(written: Record, texts: Sequence[Record]) -> Record:
 
 def _check_tokenizer(spoken: Record, expected: Expected) -> Record:
     """Texts to tokens and back, and what its special tokens are."""
-    facts, texts = expected.facts, expected.order["texts"]
-    wrong = [f"{name} is {spoken[name]}, not {facts[name]}" for name in SPOKEN if spoken[name] != facts[name]]
+    texts, wrong = expected.order["texts"], _other_facts(spoken, expected, SPOKEN)
     parted = [name for name, row in expected.ids.items() if spoken["ids"][name] != row]
     changed = [name for name, text in expected.texts.items() if spoken["texts"][name] != text and name not in parted]
     wrong += [f"{len(parted)} texts have other tokens, as {texts[parted[0]][:40]!r}"] if parted else []
@@ -313,7 +335,9 @@ def _check_tokenizer(spoken: Record, expected: Expected) -> Record:
     return {"passed": not wrong, "said": "; ".join(wrong) or said, "texts": len(texts), "unchanged": exact}
 
 
-SPOKEN = ("symbols", "end_of_text", "conversation")
+def _other_facts(found: Record, expected: Expected, names: Sequence[str]) -> list[str]:
+    wanted = expected.facts
+    return [f"{name} is {found[name]}, not {wanted[name]}" for name in names if found[name] != wanted[name]]
 
 
 def _check_parameters(theirs: int, exported: Path, proved: int | None) -> Record:

@@ -12,7 +12,7 @@ PROOF, CARD, CHARTS = "proof.json", "README.md", "charts"
 BESIDE = (PROOF, CARD, ".gitattributes", ".gitignore", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")
 BESIDE_FOLDERS = (CHARTS, ".git", ".cache")
 """What changes nothing about what is loaded: it may be written and changed after the proof."""
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 OTHERS = {
     "adapter_config.json": "it holds adapters. What they go beside is verified by `scratchlab verify {0}/base`; they "
     "were read back and compared when they were written, and compared.json has the hashes of both.",
@@ -30,7 +30,10 @@ def read_proof(exported: Path) -> Record:
         raise RunError(f"{exported} has no {PROOF}: {_without_proof(exported)}")
     proof = read_json(exported / PROOF)
     if (version := proof.get("format_version")) != FORMAT_VERSION:
-        raise RunError(f"{exported / PROOF}: format version {version!r}; this scratchlab reads {FORMAT_VERSION}.")
+        raise RunError(
+            f"{exported / PROOF} has format version {version!r}; this scratchlab reads {FORMAT_VERSION}. Verify it "
+            "with the scratchlab that made it, or export the run again with this one."
+        )
     return proof
 
 
