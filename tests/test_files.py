@@ -2,9 +2,14 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +20,7 @@ from scratchlab.files import (
     disk_errors,
     folder_in_one_piece,
     nearest_existing,
+    own_folder,
     sha256_of_file,
     sha256_of_json,
     unfinished_folder,
@@ -61,6 +67,69 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from scratchlab.files import folder_in_one_piece
+with folder_in_one_piece(Path(sys.argv[1]), "it") as partial:
+    (partial / "half").write_text("a")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    """And not what others are at, or what goes on when it is run again."""
+    path = tmp_path / "one"
+    subprocess.run([sys.executable, "-c", KILLED, path], check=False)
+    (left,) = tmp_path.iterdir()
+    assert names(left) == ["half"]
+    with folder_in_one_piece(path, "it") as first:
+        assert not left.exists()
+        (first / "a").write_text("a")
+        (tmp_path / ".one.partial-0123456789abcdef").mkdir()
+        (tmp_path / ".one.partial-somefile").write_text("")
+        (tmp_path / ".two.partial-12345678").mkdir()
+        with folder_in_one_piece(path, "it", replace=True) as second:
+            (second / "b").write_text("b")
+        assert names(path) == ["b"]
+        os.rename(path, tmp_path / "aside")
+    assert names(path) == ["a"]
+    others = [".one.partial-0123456789abcdef", ".one.partial-somefile", ".two.partial-12345678"]
+    assert names(tmp_path) == [*others, "aside", "one"]
+
+
+def test_a_folder_that_is_removed_before_it_is_held_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another process that takes it for one that was left."""
+    made: list[Path] = []
+    make = tempfile.mkdtemp
+
+    def make_and_lose(**options: Any) -> str:
+        made.append(Path(make(**options)))
+        if len(made) == 1:
+            made[0].rmdir()
+        return str(made[-1])
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_and_lose)
+    with own_folder(tmp_path, "some-") as folder:
+        assert (folder.is_dir(), folder) == (True, made[1])
+    assert names(tmp_path) == []
+
+
+def test_where_nothing_can_be_locked_nothing_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network folders."""
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    (tmp_path / "some-12345678").mkdir()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with own_folder(tmp_path, "some-") as folder:
+        assert folder.is_dir()
+    assert names(tmp_path) == ["some-12345678"]
 
 
 def test_a_folder_appears_in_one_piece(tmp_path: Path) -> None:

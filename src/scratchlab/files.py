@@ -164,27 +164,70 @@ def _parents_of(path: Path) -> Generator[None]:
 def folder_in_one_piece(path: Path, what: str, replace: bool = False) -> Generator[Path]:
     """Yield a hidden folder beside `path` to fill; renamed to `path` at the end, removed if anything goes wrong.
 
-    With `replace` a folder that is there already makes way, once the new one is whole.
+    With `replace` a folder that is there already makes way, once the new one is whole. What a killed process left of
+    the same name is removed.
     """
-    with disk_errors(path, what), _parents_of(path):
+    with disk_errors(path, what), _parents_of(path), contextlib.ExitStack() as held:
         try:
-            partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.partial-"))
+            partial = held.enter_context(own_folder(path.parent, f".{path.name}.partial-"))
         except FileNotFoundError as error:  # as below /proc, which is there
             said = f"{what} could not be written to {path}: {path.parent} takes no new folders. {ELSEWHERE}"
             raise ScratchlabError(said) from error
-        try:
-            os.chmod(partial, 0o755)
-            yield partial
-            sync_files(partial)
-            aside = path.parent / f".{path.name}.old-{partial.name[-8:]}"
-            if replace and path.exists():
-                os.replace(path, aside)  # a rename is over in no time; removing what is there would take longer
-            os.replace(partial, path)
-            shutil.rmtree(aside, ignore_errors=True)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        os.chmod(partial, 0o755)
+        yield partial
+        sync_files(partial)
+        aside = path.parent / f".{path.name}.old-{partial.name[-8:]}"
+        if replace and path.exists():
+            os.replace(path, aside)  # a rename is over in no time; removing what is there would take longer
+        os.replace(partial, path)
+        shutil.rmtree(aside, ignore_errors=True)
         sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def own_folder(parent: Path, prefix: str) -> Generator[Path]:
+    """Yield a new folder in `parent` for this process alone; removed at the end, unless it was renamed.
+
+    Those of the same prefix whose processes were killed are removed first. Each is known by a lock on the folder
+    itself, which dies with its process; where folders cannot be locked, nothing is removed.
+    """
+    for other in parent.glob(f"{glob.escape(prefix)}{'?' * 8}"):  # as `mkdtemp` names them
+        if other.is_dir() and not other.is_symlink():
+            with contextlib.suppress(OSError), _locked_folder(other):
+                shutil.rmtree(other, ignore_errors=True)
+    with contextlib.ExitStack() as lock:
+        folder = _new_locked_folder(parent, prefix, lock)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _new_locked_folder(parent: Path, prefix: str, lock: contextlib.ExitStack) -> Path:
+    """Another process may take it for one that was left, until it is locked; then there is another one."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        try:
+            lock.enter_context(_locked_folder(folder))
+        except BlockingIOError:
+            continue
+        except OSError:  # there are no locks here
+            pass
+        if folder.exists():
+            return folder
+
+
+@contextlib.contextmanager
+def _locked_folder(folder: Path) -> Generator[None]:
+    """BlockingIOError if another process has it, another OSError where folders cannot be locked."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        import fcntl  # where there is none, folders cannot be opened either
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync_files(folder: Path) -> None:

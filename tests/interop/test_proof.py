@@ -638,6 +638,14 @@ def test_a_proof_that_cannot_be_read_is_said(change: Any, complaint: str, copy: 
         verify(copy)
 
 
+def test_what_was_published_before_may_have_an_earlier_proof(copy: Path) -> None:
+    change_json(copy / "proof.json", lambda content: content.update(format_version=1))
+    assert read_proof(copy, earlier=True)["run"]["name"] == "run"
+    change_json(copy / "proof.json", lambda content: content.update(format_version=9))
+    with pytest.raises(RunError, match="format version 9"):
+        read_proof(copy, earlier=True)
+
+
 def test_a_folder_without_a_proof_is_said(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"has no proof.json: it is no folder that scratchlab export"):
         verify(tmp_path)

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from scratchlab import __version__
 from scratchlab.errors import RunError, UnfinishedError
 from scratchlab.extras import require
-from scratchlab.files import disk_errors, pretty_json, sha256_of_file, stops, write_atomically
+from scratchlab.files import disk_errors, own_folder, pretty_json, sha256_of_file, stops, write_atomically
 from scratchlab.interop import anybody
 from scratchlab.interop.expected import (
     HELD_OUT,
@@ -174,13 +174,13 @@ def ask_anybody(exported: Path, order: Record, code: bool) -> tuple[Record, dict
     temporary = Path(tempfile.gettempdir())
     with (
         disk_errors(temporary, "What is compared with transformers (TMPDIR says where)"),
-        tempfile.TemporaryDirectory(prefix="scratchlab-proof-", dir=temporary) as name,
+        own_folder(temporary, "scratchlab-proof-") as place,
     ):
-        asked, answered, computed = (Path(name) / file for file in ("order.json", "answers.json", "logits.safetensors"))
+        asked, answered, computed = (place / file for file in ("order.json", "answers.json", "logits.safetensors"))
         asked.write_text(json.dumps(order | {"code": code, "outside": stops()}), encoding="utf-8")
         files = [str(path.absolute()) for path in (exported, asked, answered, computed)]
         kept = {key: value for key, value in os.environ.items() if key not in SECRET}
-        own = {"HF_MODULES_CACHE": name, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        own = {"HF_MODULES_CACHE": str(place), "OMP_NUM_THREADS": str(torch.get_num_threads())}
         with _lifeline() as lifeline:
             outcome = subprocess.run(
                 [sys.executable, "-P", anybody.__file__, *files],

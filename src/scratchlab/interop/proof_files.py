@@ -24,12 +24,16 @@ OTHERS = {
 """What export writes besides, by a file in it."""
 
 
-def read_proof(exported: Path) -> Record:
-    """The content of the proof.json in a folder. RunError if there is none that can be read here."""
+def read_proof(exported: Path, earlier: bool = False) -> Record:
+    """The content of the proof.json in a folder; of an `earlier` format too, whose `files` and `run` are the same.
+
+    RunError if there is none that can be read here.
+    """
     if not (exported / PROOF).is_file():
         raise RunError(f"{exported} has no {PROOF}: {_without_proof(exported)}")
     proof = read_json(exported / PROOF)
-    if (version := proof.get("format_version")) != FORMAT_VERSION:
+    version = proof.get("format_version")
+    if version != FORMAT_VERSION and not (earlier and version in range(1, FORMAT_VERSION)):
         raise RunError(
             f"{exported / PROOF} has format version {version!r}; this scratchlab reads {FORMAT_VERSION}. Verify it "
             "with the scratchlab that made it, or export the run again with this one."

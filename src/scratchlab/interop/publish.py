@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from scratchlab.corpus.hub import files_at, hub_errors, in_words, is_there, send
 from scratchlab.errors import RunError, UsageError
-from scratchlab.files import disk_errors, sha256_of_file
+from scratchlab.files import disk_errors, own_folder, sha256_of_file
 from scratchlab.interop.card import About
 from scratchlab.interop.exports import export_run
 from scratchlab.interop.labels import LICENSES, check_labels, labels_of
@@ -108,9 +108,9 @@ def _publish_version(
     temporary = Path(tempfile.gettempdir())
     with (
         disk_errors(temporary, "the export"),
-        tempfile.TemporaryDirectory(prefix="scratchlab-publish-", dir=temporary) as place,
+        own_folder(temporary, "scratchlab-publish-") as place,
     ):
-        exported = Path(place) / "export"
+        exported = place / "export"
         say(f"{branch}: exporting and proving")
         export_run(folder, exported, at, wish.custom, replace(stated, revision=None if branch == MAIN else branch))
         paths = [path for path in sorted(exported.rglob("*")) if path.is_file()]
@@ -210,9 +210,9 @@ def _proof_at(wish: Wish, commit: str) -> Record:
     """The proof.json of what was published before. RunError if it is none."""
     from huggingface_hub import hf_hub_download
 
-    with tempfile.TemporaryDirectory(prefix="scratchlab-publish-") as place:
+    with own_folder(Path(tempfile.gettempdir()), "scratchlab-publish-") as place:
         hf_hub_download(wish.name, PROOF, revision=commit, local_dir=place)
-        proof = read_proof(Path(place))
+        proof = read_proof(place, earlier=True)
     if not isinstance(proof.get("files"), dict) or not {"name", "fingerprint"} <= dict(proof.get("run", {})).keys():
         raise RunError(f"{wish.where}: its {PROOF} is damaged. Delete it there, or give another name.")
     return proof
