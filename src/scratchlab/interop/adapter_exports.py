@@ -9,20 +9,18 @@ import torch
 from torch import Tensor
 
 from scratchlab.architecture import GPTSection
-from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import RunError
 from scratchlab.files import folder_in_one_piece, pretty_json, sha256_of_file, write_atomically
 from scratchlab.generation.text import run_tokenizer
 from scratchlab.interop.adapters import CONFIG, WEIGHTS, Layers, adapted_layers, from_peft, padded, their_name, to_peft
-from scratchlab.interop.files import read_json, read_safetensors
+from scratchlab.interop.expected import float32_model
+from scratchlab.interop.files import read_json, read_safetensors, refuse_existing
 from scratchlab.interop.gpt2_layout import GPT2
 from scratchlab.interop.hugging_face import WEIGHTS as MODEL
 from scratchlab.interop.hugging_face import write_hugging_face
 from scratchlab.interop.names import listed, shapes_of
 from scratchlab.interop.proof import prove
 from scratchlab.interop.proof_files import PROOF
-from scratchlab.model.build import empty_model
-from scratchlab.model.gpt import GPT
 from scratchlab.model.load import At, StoredTensors, weights_at
 from scratchlab.model.lora import is_adapter
 from scratchlab.recipe import FinetuningSection
@@ -44,29 +42,22 @@ def export_adapters(folder: RunFolder, to: Path, at: At = "final") -> list[str]:
     assert isinstance(recipe.model, GPTSection)
     if differences := GPT2.lacks(recipe.model):
         raise RunError(f"GPT-2 as Hugging Face has it knows no {listed(differences)}: this model cannot be one.")
-    if to.exists():
-        raise RunError(f"{to} exists already; an export needs a folder of its own.")
+    refuse_existing(to)
     tensors = dict(StoredTensors(*folder.weight_files(weights_at(folder, at))))
     layers, template = adapted_layers(recipe.model, tokenizer.vocab_size, recipe.finetuning), folder.chat_template_path
     with folder_in_one_piece(to, "the export") as partial:
         base = {name: tensors[name] for name in shapes_of(recipe.model, tokenizer.vocab_size)}
         worded = template.read_bytes().decode() if template.is_file() else None
         write_hugging_face(recipe.model, base, tokenizer, partial / BASE, worded)
-        prove(partial / BASE, folder, at, _in_float32(recipe.model, tokenizer, base))
+        prove(
+            partial / BASE, folder, at, float32_model(recipe.model, base, tokenizer.vocab_size, tokenizer.end_of_text)
+        )
         write_tensors(to_peft(layers, tensors), partial / WEIGHTS, {"format": "pt"})
         named = _known_base(folder)
         write_atomically(partial / CONFIG, pretty_json(_settings(recipe.finetuning, layers) | named))
         _check(partial, recipe.model, tokenizer.vocab_size, recipe.finetuning, tensors)
         write_atomically(partial / COMPARED, pretty_json(_compared(partial, folder, at, layers, named)))
     return sorted(path.name for path in to.iterdir())
-
-
-def _in_float32(config: GPTSection, tokenizer: Tokenizer, tensors: Mapping[str, Tensor]) -> GPT:
-    """The base itself."""
-    model = empty_model(config, tokenizer.vocab_size, torch.float32, tokenizer.end_of_text)
-    model.load_state_dict(tensors, assign=True)
-    assert isinstance(model, GPT)
-    return model.eval().requires_grad_(False)
 
 
 def _known_base(folder: RunFolder) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import RunError
 from scratchlab.files import inside, sha256_of_file
 from scratchlab.generation.text import run_template, run_tokenizer
-from scratchlab.interop.files import read_json, read_safetensors, whole_numbers
+from scratchlab.interop.files import read_json, read_safetensors, refuse_existing, whole_numbers
 from scratchlab.interop.gpt2_layout import GPT2, NAMES
 from scratchlab.interop.hugging_face import read_chat_template
 from scratchlab.interop.imports import fitting, imported_run
@@ -95,8 +95,7 @@ def import_adapters(source: Path, base: RunFolder, out: str | Path) -> RunFolder
 
     `RunError` names all in them that ours do not have.
     """
-    if Path(out).exists():
-        raise RunError(f"{out} exists already; an import needs a folder of its own.")
+    refuse_existing(out, "import")
     model, tokenizer = load_model(base, "final", "cpu"), run_tokenizer(base)
     if not isinstance(model.config, GPTSection):
         raise RunError(f"{base.path} is a recurrent network, which has no adapters.")

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from scratchlab.architecture import GPTSection
 from scratchlab.corpus.chat import ChatTemplate, Message
 from scratchlab.corpus.store import open_corpus
 from scratchlab.corpus.tokenizer import Tokenizer
@@ -76,8 +78,13 @@ def in_float32(folder: RunFolder, at: At | int) -> GPT:
     trained = load_model(folder, at, "cpu")
     if not isinstance(trained, GPT):
         raise RunError(f"{folder.path} is a recurrent network, which Hugging Face has no class for.")
-    model = empty_model(trained.config, trained.vocab_size, torch.float32, trained.end_of_text)
-    model.load_state_dict(trained.state_dict(), assign=True)
+    return float32_model(trained.config, trained.state_dict(), trained.vocab_size, trained.end_of_text)
+
+
+def float32_model(config: GPTSection, tensors: Mapping[str, Tensor], vocab_size: int, end_of_text: int | None) -> GPT:
+    """A GPT of these weights, computing in float32."""
+    model = empty_model(config, vocab_size, torch.float32, end_of_text)
+    model.load_state_dict(tensors, assign=True)
     assert isinstance(model, GPT)
     return model.eval().requires_grad_(False)
 

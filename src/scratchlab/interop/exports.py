@@ -10,6 +10,7 @@ from scratchlab.files import folder_in_one_piece
 from scratchlab.generation.text import run_tokenizer
 from scratchlab.interop.adapter_exports import export_adapters
 from scratchlab.interop.card import About, write_card
+from scratchlab.interop.files import refuse_existing
 from scratchlab.interop.gguf_files import export_gguf
 from scratchlab.interop.hugging_face import write_hugging_face
 from scratchlab.interop.labels import check_labels
@@ -27,10 +28,9 @@ def export_run(
     `at` may also be the step of a snapshot; `custom` as in `write_run`; `about` is for the card. Gives the names of the
     files. RunError if transformers has no class for it, or if the proof fails; there is no folder then.
     """
-    about = about or About(load_as=to.as_posix())
+    about = about or About(load_as=to.name)
     check_labels(about.license, about.languages)
-    if to.exists():
-        raise RunError(f"{to} exists already; an export needs a folder of its own.")
+    refuse_existing(to)
     with folder_in_one_piece(to, "the export") as whole:
         written = whole / "model"
         write_run(folder, written, at, custom)

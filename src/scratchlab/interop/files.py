@@ -14,6 +14,12 @@ from torch import Tensor
 from scratchlab.errors import RunError
 
 
+def refuse_existing(to: str | Path, what: str = "export") -> None:
+    """RunError if something is there, where an export or import shall make its folder."""
+    if Path(to).exists():
+        raise RunError(f"{to} exists already; an {what} needs a folder of its own.")
+
+
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
     try:

@@ -21,7 +21,7 @@ from scratchlab.errors import RunError
 from scratchlab.extras import missing
 from scratchlab.files import folder_in_one_piece, write_atomically
 from scratchlab.generation.text import run_template, run_tokenizer
-from scratchlab.interop.files import whole_numbers
+from scratchlab.interop.files import refuse_existing, whole_numbers
 from scratchlab.interop.foreign import Foreign, section
 from scratchlab.interop.gguf_models import FAMILIES, Family, family_of, fields_of, from_gguf, to_gguf
 from scratchlab.interop.gguf_vocabulary import stored_tokenizer, vocabulary_of
@@ -46,8 +46,7 @@ def export_gguf(folder: RunFolder, to: Path, at: At = "final") -> list[str]:
     what was written. MissingExtraError without the package gguf.
     """
     _package()
-    if to.exists():
-        raise RunError(f"{to} exists already; an export needs a folder of its own.")
+    refuse_existing(to)
     model = load_model(folder, at, "cpu")
     if not isinstance(model.config, GPTSection):
         raise RunError(f"{folder.path} is a recurrent network, which llama.cpp does not compute.")

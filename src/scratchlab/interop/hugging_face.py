@@ -19,7 +19,7 @@ from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import RunError
 from scratchlab.files import Find, folder_in_one_piece, pretty_json, write_atomically
 from scratchlab.interop.custom import CUSTOM, FILES, source_of
-from scratchlab.interop.files import read_json, read_pickle, read_safetensors, tensors_of
+from scratchlab.interop.files import read_json, read_pickle, read_safetensors, refuse_existing, tensors_of
 from scratchlab.interop.foreign import Foreign, section
 from scratchlab.interop.gpt2_layout import GPT2
 from scratchlab.interop.layouts import HEAD, Layout, Settings
@@ -168,8 +168,7 @@ def write_hugging_face(
     model is spoken to, if it is; where its turns end with another token than the text does, generation stops at both.
     """
     layout = CUSTOM if custom else layout_for(config)
-    if to.exists():
-        raise RunError(f"{to} exists already; an export needs a folder of its own.")
+    refuse_existing(to)
     with folder_in_one_piece(to, "the export") as folder:
         write_tensors(_state(config, tensors, layout, tokenizer.vocab_size), folder / WEIGHTS, {"format": "pt"})
         write_atomically(folder / CONFIG, pretty_json(_settings(config, layout, tokenizer)))

@@ -15,7 +15,7 @@ from scratchlab.corpus.tokenizer import Tokenizer
 from scratchlab.errors import CorpusError, RunError, ScratchlabError, UsageError
 from scratchlab.files import Find, inside, sha256_of_file, sha256_of_json
 from scratchlab.interop.book import is_book, read_book
-from scratchlab.interop.files import read_pickle, read_safetensors, tensors_of
+from scratchlab.interop.files import read_pickle, read_safetensors, refuse_existing, tensors_of
 from scratchlab.interop.foreign import Foreign
 from scratchlab.interop.gguf_files import read_gguf
 from scratchlab.interop.hub import commit_of, is_name, on_the_hub
@@ -42,8 +42,7 @@ def import_run(source: str, out: str | Path, tokenizer: str | None = None, revis
     on the Hub. `revision` is a branch, tag or commit there. Raises RunError
     or CorpusError for what cannot be read, is not known here, or does not fit together.
     """
-    if Path(out).exists():
-        raise RunError(f"{out} exists already; an import needs a folder of its own.")
+    refuse_existing(out, "import")
     find, foreign = _find_model(source, revision)
     spoken = _find_tokenizer(source, find, tokenizer, foreign.tokenizer)
     hashes = {path.name: sha256_of_file(path) for path in foreign.files}

@@ -21,6 +21,7 @@ from scratchlab.errors import RunError
 from scratchlab.extras import missing
 from scratchlab.files import folder_in_one_piece, pretty_json, write_atomically
 from scratchlab.generation.text import run_tokenizer
+from scratchlab.interop.files import refuse_existing
 from scratchlab.interop.foreign import Foreign, section
 from scratchlab.interop.names import Names, shapes_of, to_ours
 from scratchlab.model.build import Model, empty_model
@@ -53,8 +54,7 @@ def export_onnx(folder: RunFolder, to: Path, at: At = "final") -> list[str]:
     else. MissingExtraError without the packages that it takes.
     """
     _packages()
-    if to.exists():
-        raise RunError(f"{to} exists already; an export needs a folder of its own.")
+    refuse_existing(to)
     model, tokenizer, template = load_model(folder, at, "cpu"), run_tokenizer(folder), folder.chat_template_path
     if not isinstance(model.config, GPTSection):
         raise RunError(f"{folder.path} is a recurrent network; as ONNX there are GPTs alone.")
