@@ -200,7 +200,7 @@ def test_what_is_not_known_is_said_in_words(run: RunFolder, tmp_path: Path) -> N
     assert "which was no longer there when this card was written" in card
     assert "None was stated: without one, nobody is given the right" in card
     assert "no price is known of" in card
-    assert "hf download me/mine --local-dir ./mine" not in card
+    assert "hf download me/mine --local-dir mine" not in card
     assert "## The study it came from" not in card
     assert "The run itself has 4:" in card
     head = ModelCard(card).data
@@ -218,7 +218,7 @@ def test_a_snapshot_has_a_sample_of_its_time_and_no_test_loss(run: RunFolder, tm
     assert "the weights here are those of step 4" in card
     assert ModelCard(card).data.eval_results is None
     assert "from_pretrained('me/mine', revision='step-00000004')" in card
-    assert "hf download me/mine --revision step-00000004 --local-dir ./mine" in card
+    assert "hf download me/mine --revision step-00000004 --local-dir mine" in card
 
 
 @pytest.mark.parametrize("at", ["final", "best", 2])
@@ -286,7 +286,7 @@ def test_datasets_of_the_hub_are_linked(run: RunFolder, tmp_path: Path, monkeypa
     head = ModelCard(card_of(run, tmp_path / "card", on_hub=True)).data
     assert head.datasets == ["some/texts"]
     assert {one.dataset_type for one in head.eval_results or []} == {"some/texts"}
-    assert "hf download me/mine --local-dir ./mine" in body_of(tmp_path / "card")
+    assert "hf download me/mine --local-dir mine" in body_of(tmp_path / "card")
 
 
 def test_a_run_without_results_has_a_card(tmp_path: Path) -> None:

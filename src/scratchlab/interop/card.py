@@ -168,7 +168,7 @@ PROMPT = "Every effort moves you"
 def _verified(proof: Record, about: About) -> list[str]:
     """What the proof says, part by part, and how to see for oneself, without scratchlab and with it."""
     software, checks = proof["software"], proof["checks"]
-    place = shlex.quote(f"./{about.name}")
+    place = shlex.quote(about.name if about.on_hub else about.place)
     revision = f" --revision {shlex.quote(about.revision)}" if about.revision else ""
     trust = " --trust-code" if proof["needs_code"] else ""
     fetch = f"hf download {about.load_as}{revision} --local-dir {place}\n" if about.on_hub else ""
