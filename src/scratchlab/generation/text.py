@@ -25,7 +25,7 @@ def run_template(folder: RunFolder) -> ChatTemplate | None:
     if not path.is_file():
         return None
     try:
-        return ChatTemplate(path.read_text(encoding="utf-8"))
+        return ChatTemplate(path.read_bytes().decode())  # with the ends of its lines as they are
     except (UnicodeDecodeError, UsageError) as error:
         raise RunError(f"{path}: {error}") from None
 

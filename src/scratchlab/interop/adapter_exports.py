@@ -11,7 +11,7 @@ from torch import Tensor
 from scratchlab.architecture import GPTSection
 from scratchlab.errors import RunError
 from scratchlab.files import folder_in_one_piece, pretty_json, sha256_of_file, write_atomically
-from scratchlab.generation.text import run_tokenizer
+from scratchlab.generation.text import run_template, run_tokenizer
 from scratchlab.interop.adapters import CONFIG, WEIGHTS, Layers, adapted_layers, from_peft, padded, their_name, to_peft
 from scratchlab.interop.expected import float32_model
 from scratchlab.interop.files import read_json, read_safetensors, refuse_existing
@@ -44,10 +44,10 @@ def export_adapters(folder: RunFolder, to: Path, at: At = "final") -> list[str]:
         raise RunError(f"GPT-2 as Hugging Face has it knows no {listed(differences)}: this model cannot be one.")
     refuse_existing(to)
     tensors = dict(StoredTensors(*folder.weight_files(weights_at(folder, at))))
-    layers, template = adapted_layers(recipe.model, tokenizer.vocab_size, recipe.finetuning), folder.chat_template_path
+    layers, template = adapted_layers(recipe.model, tokenizer.vocab_size, recipe.finetuning), run_template(folder)
     with folder_in_one_piece(to, "the export") as partial:
         base = {name: tensors[name] for name in shapes_of(recipe.model, tokenizer.vocab_size)}
-        worded = template.read_bytes().decode() if template.is_file() else None
+        worded = template.source if template else None
         write_hugging_face(recipe.model, base, tokenizer, partial / BASE, worded)
         prove(
             partial / BASE, folder, at, float32_model(recipe.model, base, tokenizer.vocab_size, tokenizer.end_of_text)

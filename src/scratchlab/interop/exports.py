@@ -7,7 +7,7 @@ from pathlib import Path
 from scratchlab.architecture import GPTSection
 from scratchlab.errors import RunError
 from scratchlab.files import folder_in_one_piece
-from scratchlab.generation.text import run_tokenizer
+from scratchlab.generation.text import run_template, run_tokenizer
 from scratchlab.interop.adapter_exports import export_adapters
 from scratchlab.interop.card import About, write_card
 from scratchlab.interop.files import refuse_existing
@@ -55,8 +55,8 @@ def write_run(folder: RunFolder, to: Path, at: At | int = "final", custom: bool 
             "--custom carries the code of a GPT alone."
         )
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    template = folder.chat_template_path
-    worded = template.read_bytes().decode() if template.is_file() else None
+    template = run_template(folder)
+    worded = template.source if template else None
     write_hugging_face(model.config, tensors, run_tokenizer(folder), to, worded, custom)
     return sorted(path.name for path in to.iterdir())
 

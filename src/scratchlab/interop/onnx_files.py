@@ -20,7 +20,7 @@ from scratchlab.architecture import GPTSection
 from scratchlab.errors import RunError
 from scratchlab.extras import missing
 from scratchlab.files import folder_in_one_piece, pretty_json, write_atomically
-from scratchlab.generation.text import run_tokenizer
+from scratchlab.generation.text import run_template, run_tokenizer
 from scratchlab.interop.files import refuse_existing
 from scratchlab.interop.foreign import Foreign, section
 from scratchlab.interop.names import Names, shapes_of, to_ours
@@ -55,7 +55,7 @@ def export_onnx(folder: RunFolder, to: Path, at: At = "final") -> list[str]:
     """
     _packages()
     refuse_existing(to)
-    model, tokenizer, template = load_model(folder, at, "cpu"), run_tokenizer(folder), folder.chat_template_path
+    model, tokenizer, template = load_model(folder, at, "cpu"), run_tokenizer(folder), run_template(folder)
     if not isinstance(model.config, GPTSection):
         raise RunError(f"{folder.path} is a recurrent network; as ONNX there are GPTs alone.")
     ours = {name: parameter.detach() for name, parameter in model.named_parameters()}
@@ -65,8 +65,8 @@ def export_onnx(folder: RunFolder, to: Path, at: At = "final") -> list[str]:
         check_onnx(partial / MODEL, plain)
         write_atomically(partial / COMPARED, pretty_json(compare_logits(partial / MODEL, plain)))
         write_atomically(partial / "tokenizer.json", tokenizer.to_json())
-        if template.is_file():
-            write_atomically(partial / TEMPLATE, template.read_bytes())
+        if template is not None:
+            write_atomically(partial / TEMPLATE, template.source)
     return sorted(path.name for path in to.iterdir())
 
 
