@@ -26,9 +26,9 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2-untied": ("GPT2LMHeadModel", {"qkv_bias": False, "tie_weights": False, "mlp": "relu2", "dropout": 0.1}),
     "llama": ("LlamaForCausalLM", MODERN | {"bias": False, "n_kv_head": 2}),
     "llama-biases": ("LlamaForCausalLM", MODERN | {"output_bias": False, "tie_weights": False, "dropout_mlp": 0.2}),
-    "qwen2-windows": ("Qwen2ForCausalLM", MODERN | {"bias": False, "window": 5, "n_kv_head": 1}),
-    "qwen2-alternate": (
-        "Qwen2ForCausalLM",
+    "smollm3-windows": ("SmolLM3ForCausalLM", MODERN | {"bias": False, "window": 5, "n_kv_head": 1}),
+    "smollm3-alternate": (
+        "SmolLM3ForCausalLM",
         MODERN | ALTERNATE | {"bias": False, "qkv_bias": True},
     ),
     "qwen3": ("Qwen3ForCausalLM", MODERN | {"bias": False, "qk_norm": True, "n_kv_head": 2, "tie_weights": False}),

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from exported import KINDS, MODERN, export, exported_weights, greedy, lively
 from exported import expect as expect_of
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, pipeline
 
 from scratchlab.architecture import GPTSection
 from scratchlab.cli.main import cli
@@ -29,6 +29,7 @@ from scratchlab.interop.custom import FILES, source_of
 from scratchlab.interop.exports import write_run
 from scratchlab.interop.imports import import_run
 from scratchlab.model.gpt import GPT
+from scratchlab.model.load import load_model
 from scratchlab.runfolder import RunFolder
 from switches import BASE, END, ROWS, VOCAB, tokens_with_documents
 from switches import lively as lively_row
@@ -112,7 +113,9 @@ def test_a_bias_that_is_zero_no_more_stays(tmp_path: Path, tokenizer: Tokenizer)
         ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_type = 'linear'"),
         ("llama", {"head_dim": 16}, "head_dim = 16, and 4 heads"),
         ("llama", {"num_attention_heads": "4"}, "num_attention_heads = '4': a whole number"),
-        ("qwen2-windows", {"layer_types": ["sliding_attention", "full_attention"]}, "windows are every layer's here"),
+        ("smollm3-windows", {"layer_types": ["sliding_attention", "full_attention"]}, "windows are every layer's here"),
+        ("smollm3-windows", {"no_rope_layers": [1, 0]}, "positions are turned in every layer here"),
+        ("smollm3-windows", {"no_rope_layers": None}, "positions are turned in every layer here"),
         ("starcoder2", {"norm_epsilon": 1e-6}, "norm_epsilon = 1e-06"),
         ("arcee", {"hidden_act": "silu"}, "hidden_act = 'silu'; known here are gelu_new"),
         ("arcee", {"model_type": "mistral"}, "model_type = 'mistral'; known here are gpt2, llama"),
@@ -126,6 +129,25 @@ def test_a_model_that_is_none_of_ours_is_refused_by_name(
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
     with pytest.raises(RunError, match=complaint):
         import_run(str(folder), tmp_path / "run")
+
+
+@pytest.mark.parametrize("slides", [(True, True, True, True), (False, True, False, True), (False,) * 4])
+@torch.no_grad()
+def test_a_qwen2_of_others_is_read(slides: tuple[bool, ...], tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """Which is no more written: transformers gives it Qwen's tokenizer."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
+    settings = {**sizes, "intermediate_size": 48, "max_position_embeddings": 24, "rms_norm_eps": 1e-5}
+    types = ["sliding_attention" if layer else "full_attention" for layer in slides]
+    windows = {"use_sliding_window": any(slides), "sliding_window": 5, "layer_types": types}
+    config = Qwen2Config(vocab_size=tokenizer.vocab_size, **settings, **windows)
+    theirs = AutoModelForCausalLM.from_config(config).eval()
+    for number, parameter in enumerate(theirs.parameters()):
+        parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+    theirs.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs/tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+    ours = load_model(import_run(str(tmp_path / "theirs"), tmp_path / "run"), device="cpu")
+    tokens = torch.randint(tokenizer.vocab_size, (3, 24), generator=torch.Generator().manual_seed(5))
+    assert distance(theirs(tokens).logits, ours(tokens)[0]) < 1e-5
 
 
 def test_what_no_class_of_transformers_is_says_what_is_missing(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -355,11 +377,11 @@ def test_the_oldest_release_that_is_asked_for_is_one_that_is_tried() -> None:
 
 
 @pytest.mark.parametrize("spec", ["char", "byte", "bpe:270"])
-@pytest.mark.parametrize("custom", [False, True])
-def test_the_tokenizer_comes_along(spec: str, custom: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "custom"), [*((kind, False) for kind in KINDS), ("llama", True)])
+def test_the_tokenizer_comes_along(kind: str, custom: bool, spec: str, tmp_path: Path) -> None:
     hard = "  two  spaces,\n\n\ttabs \r\n . , ' n't I'm naïve ☕ 🙂 e\u0301 \u200d <|x|>  "
     ours = train_tokenizer(spec, [others.TEXT + hard], specials=("<|x|>",) if spec == "byte" else ())
-    folder = export(lively(MODERN, ours), tmp_path / "out", ours, custom)
+    folder = export(lively(KINDS[kind][1], ours), tmp_path / "out", ours, custom)
     theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=custom)
     for text in (others.TEXT, hard.replace("<|x|>", "")):
         ids = theirs(text)["input_ids"]

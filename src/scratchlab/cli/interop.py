@@ -25,9 +25,9 @@ def import_model(
 ) -> None:
     """Make a run folder of a GPT that another program trained, to evaluate, sample, train on or export.
 
-    SOURCE is a folder or a name on the Hub with a model of Hugging Face's (GPT-2, Llama, Qwen2, Qwen3, Starcoder2 or
-    Arcee, or one that was exported here with --custom), nanoGPT's ckpt.pt, a checkpoint of the book's GPT (.pth or
-    .safetensors, with its model.json), llama.cpp's GGUF, or an ONNX graph from here. --tokenizer takes a
+    SOURCE is a folder or a name on the Hub with a model of Hugging Face's (GPT-2, Llama, SmolLM3, Qwen2, Qwen3,
+    Starcoder2 or Arcee, or one that was exported here with --custom), nanoGPT's ckpt.pt, a checkpoint of the book's GPT
+    (.pth or .safetensors, with its model.json), llama.cpp's GGUF, or an ONNX graph from here. --tokenizer takes a
     tokenizer.json, a folder that has one (a corpus built here, a run), GPT-2's older files (vocab.json and merges.txt,
     or a .tiktoken file), gpt2, or a name on the Hub. A folder in which peft saved low-rank adapters of a GPT-2 needs
     --base, and nothing else.

@@ -24,12 +24,13 @@ from scratchlab.interop.foreign import Foreign, section
 from scratchlab.interop.gpt2_layout import GPT2
 from scratchlab.interop.layouts import HEAD, Layout, Settings
 from scratchlab.interop.names import listed, shapes_of, tied, to_ours, to_theirs
-from scratchlab.interop.rotary_layouts import ARCEE, LLAMA, QWEN2, QWEN3, STARCODER2
+from scratchlab.interop.rotary_layouts import ARCEE, LLAMA, QWEN2, QWEN3, SMOLLM3, STARCODER2
 from scratchlab.training.checkpoint import write_tensors
 
-NATIVE = (GPT2, LLAMA, QWEN2, QWEN3, STARCODER2, ARCEE)
-"""Where a model can be several of them, it is the first."""
-LAYOUTS = {layout.model_type: layout for layout in (*NATIVE, CUSTOM)}
+NATIVE = (GPT2, LLAMA, SMOLLM3, QWEN3, STARCODER2, ARCEE)
+"""What is written. Where a model can be several of them, it is the first."""
+LAYOUTS = {layout.model_type: layout for layout in (*NATIVE, QWEN2, CUSTOM)}
+"""What is read. Qwen2 is read alone: whatever tokenizer comes with it, transformers 5 parts text as Qwen's does."""
 
 CONFIG, WEIGHTS, OLD_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
 TOKENIZER_CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"

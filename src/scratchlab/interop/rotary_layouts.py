@@ -1,7 +1,7 @@
-"""Classes of transformers with rotary positions: Llama and Arcee, Qwen2 and Qwen3, Starcoder2.
+"""Classes of transformers with rotary positions: Llama and Arcee, SmolLM3, Qwen2 and Qwen3, Starcoder2.
 
-They part in little. Llama has RMS norms and SwiGLU, Arcee another MLP in its place. Qwen2 and Qwen3 are Llama with
-windows, which may be every second layer's, and Qwen3 with QK norms. Starcoder2 has layer norms and GPT-2's MLP.
+They part in little. Llama has RMS norms and SwiGLU, Arcee another MLP in its place. SmolLM3, Qwen2 and Qwen3 are Llama
+with windows, which may be every second layer's, and Qwen3 with QK norms. Starcoder2 has layer norms and GPT-2's MLP.
 
 Their rotation pairs number i of a head with number i + D / 2, as ours does, so that no matrix is permuted.
 """
@@ -154,7 +154,7 @@ ARCEE = Layout(
     usual={"hidden_act": "relu2", "tie_word_embeddings": False},
 )
 
-# Qwen2 and Qwen3.
+# With windows: SmolLM3, Qwen2 and Qwen3.
 
 
 def _windows(config: GPTSection) -> dict[str, Any]:
@@ -162,9 +162,13 @@ def _windows(config: GPTSection) -> dict[str, Any]:
     return {
         "use_sliding_window": config.window is not None,
         "sliding_window": config.window,
-        "max_window_layers": 0 if config.window_layers == "all" else config.n_layer,  # older releases read this alone
         "layer_types": [types[config.window_of(layer) is not None] for layer in range(config.n_layer)],
     }
+
+
+def _windows_of_qwen(config: GPTSection) -> dict[str, Any]:
+    first = 0 if config.window_layers == "all" else config.n_layer
+    return _windows(config) | {"max_window_layers": first}  # older releases read this alone
 
 
 def _narrow(settings: Settings, where: str) -> int | None:
@@ -192,8 +196,21 @@ def _window_fields(settings: Settings, where: str) -> dict[str, Any]:
     return {"window": window, "window_layers": "all" if slides[0] else "alternate"}
 
 
+def _smollm3_settings(config: GPTSection) -> dict[str, Any]:
+    # Its usual padding is a token that a small vocabulary has not, and every fourth layer's positions are not turned.
+    own = {"pad_token_id": None, "no_rope_layers": [1] * config.n_layer}
+    return _llama_settings(config) | _windows(config) | own
+
+
+def _smollm3_fields(settings: Settings, where: str) -> dict[str, Any]:
+    found, n_layer = _llama_fields(settings, where), settings["num_hidden_layers"]
+    if settings.get("no_rope_layers") != [1] * n_layer:
+        raise RunError(f"{where}: no_rope_layers: positions are turned in every layer here.")
+    return found | _window_fields({"layer_types": ["full_attention"] * n_layer} | dict(settings), where)
+
+
 def _qwen2_settings(config: GPTSection) -> dict[str, Any]:
-    settings = _settings(config) | _windows(config) | {"rms_norm_eps": 1e-5}
+    settings = _settings(config) | _windows_of_qwen(config) | {"rms_norm_eps": 1e-5}
     del settings["head_dim"]  # it knows none but the width by the heads
     return settings
 
@@ -205,7 +222,9 @@ def _qwen2_fields(settings: Settings, where: str) -> dict[str, Any]:
 
 
 def _qwen3_settings(config: GPTSection) -> dict[str, Any]:
-    return _settings(config) | _windows(config) | {"rms_norm_eps": 1e-5, "attention_bias": _in_attention(config)}
+    return (
+        _settings(config) | _windows_of_qwen(config) | {"rms_norm_eps": 1e-5, "attention_bias": _in_attention(config)}
+    )
 
 
 def _qwen3_fields(settings: Settings, where: str) -> dict[str, Any]:
@@ -214,6 +233,19 @@ def _qwen3_fields(settings: Settings, where: str) -> dict[str, Any]:
     return _fields({"head_dim": 128} | dict(settings), where) | _window_fields(settings, where) | own
 
 
+SMOLLM3 = Layout(
+    name="SmolLM3ForCausalLM",
+    title="SmolLM3",
+    model_type="smollm3",
+    names=Names(TABLE),
+    prefix="model.",
+    knows=lambda config: _knows(mlp=("swiglu",), window=(config.window,)),
+    biases=_llama_biases,
+    settings=_smollm3_settings,
+    fields=_smollm3_fields,
+    fixed=GATED,
+    usual={"rms_norm_eps": 1e-6, "rope_theta": 2e6, "num_key_value_heads": 4, "tie_word_embeddings": True},
+)
 QWEN2 = Layout(
     name="Qwen2ForCausalLM",
     title="Qwen2",
