@@ -101,6 +101,14 @@ def test_overrides_come_last(common: list[Any], tmp_path: Path) -> None:
     assert recipe.training.learning_rate == pytest.approx(1e-3), "ten times what all weights would have"
 
 
+def test_the_rate_is_one_that_people_would_write(
+    common: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scratchlab.training.finetuning.LORA_TIMES", 3)
+    run([*common, "--out", tmp_path / "o", "--prepare", "--lora", "r=4"])
+    assert load_recipe(tmp_path / "o.toml").training.learning_rate == 0.0003 != 3 * (0.1 * 1e-3)
+
+
 def test_a_corpus_of_examples_is_taken_as_it_is(place: Path, common: list[Any], tmp_path: Path) -> None:
     run([*common, "--out", tmp_path / "a", "--prepare"])
     run([place / "base", "--data", tmp_path / "a-corpus", "--out", tmp_path / "b", "--prepare"])

@@ -286,6 +286,14 @@ def test_datasets_of_the_hub_are_linked(run: RunFolder, tmp_path: Path, monkeypa
     head = ModelCard(card_of(run, tmp_path / "card", on_hub=True)).data
     assert head.datasets == ["some/texts"]
     assert {one.dataset_type for one in head.eval_results or []} == {"some/texts"}
+    copy = RunFolder(Path(shutil.copytree(run.path, tmp_path / "run")))
+    manifest = run.manifest() | {"evaluation_corpus": {"path": "/elsewhere/held", "sha256": "0"}}
+    (copy.path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    own = run.manifest()["corpus"]
+    monkeypatch.setattr(card_corpora, "opened", lambda recorded: opened if recorded == own else None)
+    head = ModelCard(card_of(copy, tmp_path / "other", on_hub=True)).data
+    assert head.datasets == ["some/texts"]
+    assert {one.dataset_type for one in head.eval_results or []} == {"held"}, "what scored it is another"
     assert "hf download me/mine --local-dir mine" in body_of(tmp_path / "card")
 
 

@@ -183,6 +183,7 @@ def test_what_was_scored_is_said(name: str, scored: str, place: Path, tmp_path: 
     names = [one.metric_name for one in ModelCard(card).data.eval_results or []]
     assert names == [f"bits per byte of {scored}", f"nats per token of {scored}"]
     assert f"| loss on {scored} | bits per byte |" in card
+    assert ("padding between examples included |" in card) == (name != "base")
     sentence = "It is the loss of what the assistant says alone: what it is asked is not scored."
     assert (sentence in card) == (name == "taught")
 

@@ -76,8 +76,9 @@ def _front_matter(folder: RunFolder, proof: Record, about: About) -> str:
     """What the Hub reads, as YAML. Only the final weights have a test loss."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    result, own = folder.result() or {}, folder.manifest().get("corpus")
-    scored_from, from_hub = datasets(own), datasets(own, *(one.corpus for one in earlier(folder)))
+    result, manifest = folder.result() or {}, folder.manifest()
+    scored_from = datasets(manifest.get("evaluation_corpus"))
+    from_hub = datasets(manifest.get("corpus"), *(one.corpus for one in earlier(folder)))
     test = result.get("test") if proof["run"]["at"] == "final" else None
     data_name = _data_name(folder)
     figures = [] if test is None else [(name, words, test[name]) for name, words in METRICS if test[name] is not None]

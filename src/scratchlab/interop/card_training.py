@@ -37,7 +37,7 @@ def training(folder: RunFolder) -> list[str]:
     software = ", ".join(f"{name} {environment[name]}" for name in ("scratchlab", "torch") if name in environment)
     rows = [
         ("steps", f"{steps:,} of {optimization.global_batch_size} sequences{planned}"),
-        ("tokens", f"{tokens:,}" + _with_earlier(folder, tokens)),
+        ("tokens", f"{tokens:,}" + _with_earlier(folder, tokens) + _padded(folder)),
         ("learning rate", f"{optimization.learning_rate:g}, {optimization.schedule}; {optimization.optimizer}"),
         ("precision", settled.precision),
         ("machine", environment.get("device", UNKNOWN) + processes),
@@ -59,6 +59,10 @@ def _steps(folder: RunFolder) -> int:
 def _with_earlier(folder: RunFolder, own: int) -> str:
     before = sum(one.tokens for one in earlier(folder))
     return f" ({own + before:,} with those of the runs it began from)" if before else ""
+
+
+def _padded(folder: RunFolder) -> str:
+    return ", padding between examples included" if folder.manifest().get("examples") else ""
 
 
 def _spent(folder: RunFolder, device: str) -> list[tuple[str, str]]:

@@ -85,6 +85,7 @@ def finetuning_recipe(
     """
     before, pairs, labels = folder.resolved(), holds_pairs(corpus), labels_of(corpus)
     adapts = "lora_rank" in finetuning or "finetuning.lora_rank" in overrides
+    rate = _rate(folder, pairs) * (LORA_TIMES if adapts else 1)
     tables: dict[str, Any] = {
         "corpus": str(corpus.path),
         "model": before.model.model_dump(exclude_defaults=True)
@@ -92,7 +93,7 @@ def finetuning_recipe(
         "training": {
             "epochs": EPOCHS_OF_PAIRS if pairs else EPOCHS,
             "global_batch_size": 1,
-            "learning_rate": _rate(folder, pairs) * (LORA_TIMES if adapts else 1),
+            "learning_rate": float(f"{rate:.12g}"),  # a tenth of .003 is .0003, and no more digits
             "schedule": "cosine",
             "final_learning_rate": 0.0,
         },
