@@ -10,10 +10,10 @@ from scratchlab.files import folder_in_one_piece
 from scratchlab.generation.text import run_template, run_tokenizer
 from scratchlab.interop.adapter_exports import export_adapters
 from scratchlab.interop.card import About, write_card
+from scratchlab.interop.card_header import check_header
 from scratchlab.interop.files import refuse_existing
 from scratchlab.interop.gguf_files import export_gguf
 from scratchlab.interop.hugging_face import write_hugging_face
-from scratchlab.interop.labels import check_labels
 from scratchlab.interop.onnx_files import export_onnx
 from scratchlab.interop.proof import prove
 from scratchlab.model.load import At, load_model
@@ -29,7 +29,7 @@ def export_run(
     files. RunError if transformers has no class for it, or if the proof fails; there is no folder then.
     """
     about = about or About(load_as=to.name)
-    check_labels(about.license, about.languages)
+    check_header(about.license, about.languages)
     refuse_existing(to)
     with folder_in_one_piece(to, "the export") as whole:
         written = whole / "model"

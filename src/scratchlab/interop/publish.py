@@ -17,8 +17,8 @@ from scratchlab.corpus.hub import files_at, hub_errors, in_words, is_there, send
 from scratchlab.errors import RunError, UsageError
 from scratchlab.files import disk_errors, own_folder, sha256_of_file
 from scratchlab.interop.card import About
+from scratchlab.interop.card_header import LICENSES, check_header, labels_of
 from scratchlab.interop.exports import export_run
-from scratchlab.interop.labels import LICENSES, check_labels, labels_of
 from scratchlab.interop.names import listed
 from scratchlab.interop.proof_files import BESIDE, CARD, CHARTS, PROOF, read_proof
 from scratchlab.model.load import At
@@ -71,7 +71,7 @@ def publish_run(folder: RunFolder, wish: Wish, about: About, say: Say = lambda t
     UnreachableError for what goes on when it is run again.
     """
     _check_names(wish)
-    check_labels(about.license, about.languages)
+    check_header(about.license, about.languages)
     versions = wish.versions(folder)
     if wish.checkpoints and len(versions) == 1:
         raise UsageError(f"--checkpoints: {folder.path} kept no snapshots on the way, so there are none to publish.")

@@ -18,7 +18,7 @@ BEYOND = ("code", "multilingual")
 """What it takes for a language besides."""
 
 
-def check_labels(license: str | None, languages: Sequence[str]) -> None:
+def check_header(license: str | None, languages: Sequence[str]) -> None:
     """UsageError names what cannot be an identifier of a license or of a language there, all at once."""
     wrong = [] if license is None or re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license) else [_no_license(license)]
     wrong += [_no_language(code) for code in languages if code not in BEYOND and not re.fullmatch("[a-z]{2,3}", code)]

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from scratchlab.errors import UsageError
-from scratchlab.interop.labels import check_labels, labels_of
+from scratchlab.interop.card_header import check_header, labels_of
 
 
 def test_identifiers_of_the_hub_pass() -> None:
     for license in (None, "mit", "apache-2.0", "openrail++", "lppl-1.3c", "llama3.1", "other"):
-        check_labels(license, ["en", "gsw", "code", "multilingual"])
+        check_header(license, ["en", "gsw", "code", "multilingual"])
 
 
 @pytest.mark.parametrize(
@@ -26,12 +26,12 @@ def test_identifiers_of_the_hub_pass() -> None:
 )
 def test_a_license_by_its_name_is_refused_with_what_was_meant(license: str, meant: str) -> None:
     with pytest.raises(UsageError, match=f"--license {license}: .* Did you mean {meant}[?] They are listed at https"):
-        check_labels(license, [])
+        check_header(license, [])
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(UsageError) as caught:
-        check_labels("our own (see LICENSE)", ["English", "de", "zh-Hant", ""])
+        check_header("our own (see LICENSE)", ["English", "de", "zh-Hant", ""])
     license, english, chinese, nothing = str(caught.value).split("\n")
     assert "Did you mean" not in license
     assert license.endswith("other is for a license that has none.")
