@@ -7,11 +7,11 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import others
 import pytest
 from alone import in_process
+from cards import PROOF, body_of, card_of
 from huggingface_hub import ModelCard
 from others import TEXT
 
@@ -29,20 +29,11 @@ from scratchlab.interop.exports import export_run
 from scratchlab.interop.proof import read_proof
 from scratchlab.recipe import EvaluationSection
 from scratchlab.recipe_files import load_recipe
-from scratchlab.runfolder import Record, RunFolder, step_name
+from scratchlab.runfolder import RunFolder, step_name
 from scratchlab.training.loop import train
 from tiny_run import make_run
 
 ROOT = Path(__file__).parents[2]
-PROOF: Record = {
-    "class": "GPT2LMHeadModel",
-    "needs_code": False,
-    "run": {"name": "run", "at": "final", "parameters": 4},
-    "software": {"scratchlab": "0", "transformers": "5", "torch": "2"},
-    "checks": {"parameters": {"hub": 5, "said": "5 as the Hub counts them"}},
-    "files": {"config.json": "0"},
-    "reference": {"sequences": {"library": [1]}},
-}
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +56,6 @@ def exported(run: RunFolder) -> Path:
     with in_process():
         export_run(run, run.path.parent / "export", about=about)
     return run.path.parent / "export"
-
-
-def body_of(folder: Path) -> str:
-    return (folder / "README.md").read_text(encoding="utf-8")
-
-
-def card_of(run: RunFolder, folder: Path, **about: Any) -> str:
-    folder.mkdir()
-    write_card(folder, run, PROOF, About(**{"load_as": "me/mine", **about}))
-    return body_of(folder)
 
 
 def patch_corpus(monkeypatch: pytest.MonkeyPatch, corpus: Corpus) -> None:
@@ -184,7 +165,7 @@ def test_a_stranger_can_compare_the_hashes(changed: str | None, exported: Path, 
     if changed:
         with (tmp_path / "first" / changed).open("ab") as file:
             file.write(b"0")
-    (script,) = re.findall(r"```\n(cd .*?)```", body_of(exported), re.DOTALL)
+    (script,) = re.findall(r"```\n(\(cd .*?)```", body_of(exported), re.DOTALL)
     done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     said = dict(line.split(": ") for line in done.stdout.splitlines())
     assert said == {name: "FAILED" if name == changed else "OK" for name in read_proof(exported)["files"]}

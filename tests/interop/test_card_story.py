@@ -7,6 +7,7 @@ from typing import Any
 
 import others
 import pytest
+from cards import card_of
 from click.testing import CliRunner
 from huggingface_hub import ModelCard
 
@@ -16,26 +17,9 @@ from scratchlab.corpus.chat import CHATML
 from scratchlab.corpus.examples.build import build_examples
 from scratchlab.corpus.examples.encode import open_wording
 from scratchlab.interop import exports
-from scratchlab.interop.card import About, write_card
-from scratchlab.runfolder import Record, RunFolder
+from scratchlab.runfolder import RunFolder
 from scratchlab.training.loop import train
 from tiny_run import make_run
-
-PROOF: Record = {
-    "class": "GPT2LMHeadModel",
-    "needs_code": False,
-    "run": {"name": "run", "at": "final", "parameters": 4},
-    "software": {"scratchlab": "0", "transformers": "5", "torch": "2"},
-    "checks": {"parameters": {"hub": 5, "said": "5 as the Hub counts them"}},
-    "files": {"config.json": "0"},
-    "reference": {"sequences": {"library": [1]}},
-}
-
-
-def card_of(run: RunFolder, folder: Path) -> str:
-    folder.mkdir()
-    write_card(folder, run, PROOF, About(load_as="me/mine", on_hub=True))
-    return (folder / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

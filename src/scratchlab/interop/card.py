@@ -180,7 +180,7 @@ def _verified(proof: Record, about: About) -> list[str]:
         "\n".join(f"- {part}: {check['said']}." for part, check in checks.items()),
         f"`proof.json` has the SHA-256 of {len(proof['files'])} files, and what to compare with. Whether the files are "
         "those that were compared, Python and `sha256sum` tell:",
-        f"```\n{fetch}cd {place}\n{HASHES}\n```",
+        f"```\n{fetch}(cd {place} && {HASHES})\n```",  # in parentheses: what follows begins beside the folder
         "To compare again what they compute takes scratchlab, which has no public address yet: neither a page nor a "
         "package. Where a clone of it lies beside this folder:",
         f"```\npip install './scratchlab[transformers]'\nscratchlab verify {place}{trust}\n```",

@@ -6,9 +6,10 @@ of its own, and the run's weights last. A version that fails its proof ends it b
 The token is the one that `hf auth login` or HF_TOKEN gave to the Hub's own client; it is never looked at here.
 """
 
+import contextlib
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,27 +209,32 @@ def _refuse_another(folder: RunFolder, wish: Wish, branch: str, commit: str) -> 
 
 def _proof_at(wish: Wish, commit: str) -> Record:
     """The proof.json of what was published before. RunError if it is none."""
-    from huggingface_hub import hf_hub_download
-
-    with own_folder(Path(tempfile.gettempdir()), "scratchlab-publish-") as place:
-        hf_hub_download(wish.name, PROOF, revision=commit, local_dir=place)
-        proof = read_proof(place, earlier=True)
+    with _sent_before(wish, PROOF, commit) as path:
+        proof = read_proof(path.parent, earlier=True)
     if not isinstance(proof.get("files"), dict) or not {"name", "fingerprint"} <= dict(proof.get("run", {})).keys():
         raise RunError(f"{wish.where}: its {PROOF} is damaged. Delete it there, or give another name.")
     return proof
 
 
+@contextlib.contextmanager
+def _sent_before(wish: Wish, name: str, commit: str) -> Generator[Path]:
+    """A file of what was published before, for as long as it is looked at."""
+    from huggingface_hub import hf_hub_download
+
+    with own_folder(Path(tempfile.gettempdir()), "scratchlab-publish-") as place:
+        yield Path(hf_hub_download(wish.name, name, revision=commit, local_dir=place))
+
+
 def _with_labels_there(wish: Wish, commit: str, about: About) -> About:
     """With the license and the languages that the card there states, where none are given."""
-    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    with hub_errors(wish.where, "model", RunError), tempfile.TemporaryDirectory(prefix="scratchlab-publish-") as place:
+    with hub_errors(wish.where, "model", RunError):
         try:
-            card = hf_hub_download(wish.name, CARD, revision=commit, local_dir=place)
+            with _sent_before(wish, CARD, commit) as card:
+                license, languages = labels_of(card)
         except EntryNotFoundError:
             return about
-        license, languages = labels_of(Path(card))
     return replace(about, license=about.license or license, languages=about.languages or languages)
 
 

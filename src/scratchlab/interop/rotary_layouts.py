@@ -7,6 +7,7 @@ Their rotation pairs number i of a head with number i + D / 2, as ours does, so 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from scratchlab.architecture import GPTSection
@@ -233,17 +234,14 @@ def _qwen3_fields(settings: Settings, where: str) -> dict[str, Any]:
     return _fields({"head_dim": 128} | dict(settings), where) | _window_fields(settings, where) | own
 
 
-SMOLLM3 = Layout(
+SMOLLM3 = replace(
+    LLAMA,
     name="SmolLM3ForCausalLM",
     title="SmolLM3",
     model_type="smollm3",
-    names=Names(TABLE),
-    prefix="model.",
     knows=lambda config: _knows(mlp=("swiglu",), window=(config.window,)),
-    biases=_llama_biases,
     settings=_smollm3_settings,
     fields=_smollm3_fields,
-    fixed=GATED,
     usual={"rms_norm_eps": 1e-6, "rope_theta": 2e6, "num_key_value_heads": 4, "tie_word_embeddings": True},
 )
 QWEN2 = Layout(

@@ -336,7 +336,7 @@ def write_result(run: Run, test: UnitLosses | None, compared: Record, answers: l
     if answers:
         folder.save_answers(answers)
         result["answers"] = score_of(answers)
-    if "forecast" in manifest and run.steps:  # one that was made before there were any has none
+    if "forecast" in manifest and run.steps:  # none for no steps, nor from before there were any
         result["forecast"] = happened(manifest["forecast"], result["cost"], result["peak_memory_bytes"])
     if test is not None and np.isfinite(test.nats).all():
         folder.save_test_units(test.merged(KEPT_UNITS).to_json())
